@@ -1,0 +1,1 @@
+//! The Docker Engine API: wire types and a client.

@@ -1,0 +1,1 @@
+//! HTTP routes, daemon.json and the wiring of one host's services.

@@ -1,0 +1,1 @@
+//! The containers and images of one host, and the rules by which they change.

@@ -1,0 +1,3 @@
+//! The OCI runtime, the spawner, the shims and the workers: everything that touches a container.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The container engine: client and daemon in one executable.
+
+fn main() {}

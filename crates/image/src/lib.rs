@@ -1,0 +1,1 @@
+//! Keeps content-addressed blobs and the file systems made of them.

@@ -1,0 +1,3 @@
+//! Turns a bundle into a process and tells how it ended.
+
+pub mod bundle;

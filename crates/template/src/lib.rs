@@ -1,0 +1,1 @@
+//! Go's text/template as Docker's --format and log tags use it.

@@ -1,0 +1,1 @@
+//! Hosts made of namespaces, and images, for the tests of all crates.

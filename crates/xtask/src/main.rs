@@ -1,0 +1,3 @@
+//! Developer commands: build, test, demo, bench, tidy, ci.
+
+fn main() {}
