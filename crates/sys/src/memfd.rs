@@ -1,0 +1,83 @@
+//! Files in memory that cannot change any more (memfd_create(2), fcntl(2) "File Sealing").
+//!
+//! Documents go from process to process as sealed memfds: of any size, read with one call, and the
+//! sender cannot alter them after they were checked.
+
+use std::ffi::CStr;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::error::{During, Errno, Result, ShowFd};
+
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// A sealed file in memory with `bytes`; `name` shows in /proc alone.
+pub fn sealed(name: &CStr, bytes: &[u8]) -> Result<OwnedFd> {
+    sealed_with(name, bytes, MemfdFlags::empty())
+}
+
+/// The same, executable: what the spawner runs from, so that a container that gets hold of
+/// `/proc/PID/exe` finds a file that nobody can write to.
+pub fn sealed_executable(name: &CStr, bytes: &[u8]) -> Result<OwnedFd> {
+    match sealed_with(name, bytes, MemfdFlags::EXEC) {
+        // Before Linux 6.3 there is no MFD_EXEC, and every memfd is executable.
+        Err(error) if error.errno == Errno::INVAL => sealed_with(name, bytes, MemfdFlags::empty()),
+        result => result,
+    }
+}
+
+fn sealed_with(name: &CStr, bytes: &[u8], flags: MemfdFlags) -> Result<OwnedFd> {
+    let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd =
+        rustix::fs::memfd_create(name, flags).during("memfd_create", || format!("{name:?}, {flags:?}"))?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes).during("write", || format!("memfd {name:?}, {} bytes", bytes.len()))?;
+    rustix::fs::fcntl_add_seals(&file, SEALS).during("fcntl", || format!("memfd {name:?}, F_ADD_SEALS"))?;
+    Ok(file.into())
+}
+
+/// The whole content of a memfd that a peer sent, wherever its position is. Not sealed against
+/// every change is EPERM, more than `limit` bytes EFBIG.
+pub fn read_sealed(fd: impl AsFd, limit: u64) -> Result<Vec<u8>> {
+    let fd = fd.as_fd();
+    let seals = rustix::fs::fcntl_get_seals(fd).during("fcntl", || format!("{}, F_GET_SEALS", ShowFd(fd)))?;
+    let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    if !seals.contains(needed) {
+        return Err(Errno::PERM).during("fcntl", || format!("{}, F_GET_SEALS: {seals:?}", ShowFd(fd)));
+    }
+    let size = rustix::fs::fstat(fd).during("fstat", || ShowFd(fd))?.st_size;
+    let size = u64::try_from(size).unwrap_or(u64::MAX);
+    if size > limit {
+        return Err(Errno::FBIG)
+            .during("read", || format!("{}: {size} bytes of at most {limit}", ShowFd(fd)));
+    }
+    rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0)).during("lseek", || ShowFd(fd))?;
+    let mut file =
+        std::fs::File::from(rustix::io::fcntl_dupfd_cloexec(fd, 0).during("fcntl", || "F_DUPFD_CLOEXEC")?);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    file.read_to_end(&mut bytes).during("read", || ShowFd(fd))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_document_can_be_read_and_not_written() {
+        let fd = sealed(c"test", b"document").unwrap();
+        assert_eq!(read_sealed(&fd, 8).unwrap(), b"document");
+        assert_eq!(read_sealed(&fd, 8).unwrap(), b"document");
+        assert_eq!(read_sealed(&fd, 7).unwrap_err().errno, Errno::FBIG);
+        assert_eq!(rustix::io::write(&fd, b"x").unwrap_err(), Errno::PERM);
+    }
+
+    #[test]
+    fn a_document_that_could_still_change_is_refused() {
+        let fd = rustix::fs::memfd_create(c"open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        assert_eq!(read_sealed(&fd, 8).unwrap_err().errno, Errno::PERM);
+    }
+}
