@@ -1,0 +1,213 @@
+//! What a container was asked to be, as values that can only be valid.
+//!
+//! The daemon's routes decode Docker's JSON into [`Create`]; everything the engine acts on is
+//! typed here. What it merely has to give back (Docker's own spelling of the request) travels as
+//! [`Create::request`], opaque to the engine: one place decides, one place echoes.
+
+use std::collections::BTreeMap;
+
+use hull_oci::Digest;
+use hull_oci::runtime::{Resources, Rlimit};
+use serde::{Deserialize, Serialize};
+
+/// A request to create a container.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Without a name the engine makes one.
+    pub name: Option<String>,
+    /// As asked: name, id, or digest. Resolved by the engine.
+    pub image: String,
+    pub settings: Settings,
+    /// The API's own document, kept and given back as it is, never read by the engine.
+    pub request: String,
+}
+
+/// Everything the engine acts on. Fields that the image also speaks of (`env`, `entrypoint`,
+/// `cmd`, `user`, `working_dir`, `labels`, `stop_signal`) hold what the caller said until
+/// `create` merges the image's configuration under them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Empty: the short id.
+    pub hostname: String,
+    pub domainname: String,
+    /// `name|uid[:group|gid]`, resolved inside the image at start.
+    pub user: String,
+    pub group_add: Vec<String>,
+    /// `KEY=value`; a bare `KEY` removes what the image set.
+    pub env: Vec<String>,
+    /// `None`: the image's. An empty list clears the image's.
+    pub entrypoint: Option<Vec<String>>,
+    pub cmd: Option<Vec<String>>,
+    pub working_dir: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    /// Rows and columns for the terminal's first size, where the client told them.
+    pub console_size: Option<(u16, u16)>,
+    /// A signal's name or number; empty is SIGTERM.
+    pub stop_signal: String,
+    /// Seconds; -1 waits for ever; `None` is ten.
+    pub stop_timeout: Option<i32>,
+    pub network: NetworkMode,
+    pub pid: PidMode,
+    pub ipc: IpcMode,
+    /// Share the host's UTS namespace.
+    pub uts_host: bool,
+    /// Share the host's cgroup namespace.
+    pub cgroupns_host: bool,
+    pub cgroup_parent: String,
+    pub mounts: Vec<Mount>,
+    pub volumes_from: Vec<String>,
+    pub extra_hosts: Vec<String>,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub security: Security,
+    pub read_only: bool,
+    /// Run a reaping pid 1 of ours.
+    pub init: bool,
+    pub resources: Resources,
+    /// CPUs in billionths, as `--cpus`; 0 is unset. Kept beside `resources`, which has the quota.
+    pub rlimits: Vec<Rlimit>,
+    pub oom_score_adj: i32,
+    pub shm_bytes: u64,
+    pub sysctls: BTreeMap<String, String>,
+    pub devices: Vec<Device>,
+    pub restart: RestartPolicy,
+    pub auto_remove: bool,
+    pub log: LogDriver,
+    /// An OCI runtime by name; empty is Hull's own.
+    pub runtime: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// Asked for nothing, or for `default`/`bridge`: until bridges exist this is `none`.
+    #[default]
+    Default,
+    None,
+    Host,
+    /// Another container's, by id (resolved at create).
+    Container(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PidMode {
+    #[default]
+    Private,
+    Host,
+    Container(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IpcMode {
+    #[default]
+    Private,
+    /// Private, and others may join it.
+    Shareable,
+    /// Private without /dev/shm.
+    None,
+    Host,
+    Container(String),
+}
+
+/// A mount asked for by the caller. Volumes come with a later room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mount {
+    Bind {
+        /// Absolute on the host.
+        source: String,
+        /// Absolute in the container.
+        target: String,
+        read_only: bool,
+        /// `rprivate` where the caller said nothing.
+        propagation: String,
+        /// `-v` makes a missing source a folder; `--mount` refuses.
+        create_source: bool,
+        non_recursive: bool,
+    },
+    Tmpfs {
+        target: String,
+        /// Mount options as in fstab, `size=…`, `mode=…` among them.
+        options: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Security {
+    pub privileged: bool,
+    /// Without the `CAP_` prefix or with it, any case, `ALL` too.
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub no_new_privileges: bool,
+    pub seccomp: SeccompChoice,
+    pub apparmor: String,
+    pub labels: Vec<String>,
+    /// `None`: the default list. `systempaths=unconfined` is an empty list.
+    pub masked_paths: Option<Vec<String>>,
+    pub readonly_paths: Option<Vec<String>>,
+    /// `host` shares the host's user namespace (the only kind this build has).
+    pub userns: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeccompChoice {
+    #[default]
+    Default,
+    Unconfined,
+    /// The text of a profile in Docker's JSON form.
+    Profile(String),
+}
+
+/// A device of the host, shown in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub host: String,
+    pub container: String,
+    /// Some of `rwm`.
+    pub permissions: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    Always,
+    UnlessStopped,
+    /// At most so many attempts; 0 is without limit.
+    OnFailure {
+        attempts: u32,
+    },
+}
+
+/// The log driver that was asked for, with its options; Hull writes its own format whatever the
+/// name, except `none`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogDriver {
+    /// Empty: the daemon's default, shown as `json-file`.
+    pub name: String,
+    pub options: BTreeMap<String, String>,
+}
+
+/// What the image contributed, frozen at create: a container does not change when its image's
+/// name moves or the image is removed by force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageRef {
+    /// The image's id: the digest of its configuration.
+    pub id: Digest,
+    /// The name as the caller wrote it.
+    pub name: String,
+    /// Diff ids from the base up.
+    pub layers: Vec<Digest>,
+}
