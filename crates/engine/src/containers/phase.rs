@@ -36,14 +36,22 @@ pub struct Live {
 pub enum Phase {
     Created,
     /// The shim was asked for; no process is known yet. `last` is the exit before this start.
-    Starting { last: Option<Exit> },
+    Starting {
+        last: Option<Exit>,
+    },
     Running(Live),
     Paused(Live),
     /// Waiting for the restart policy's delay.
-    Restarting { after: Exit, attempt: u32, due: Time },
+    Restarting {
+        after: Exit,
+        attempt: u32,
+        due: Time,
+    },
     Exited(Exit),
     /// Being taken away; what is left to do is in the effects.
-    Removing { last: Option<Exit> },
+    Removing {
+        last: Option<Exit>,
+    },
 }
 
 impl Phase {

@@ -1,0 +1,72 @@
+//! The release executables.
+//!
+//! `hull` is linked against the host's C library, because names of registries must resolve as the
+//! host resolves them. `hull-runtime` is what every shim is a fork of: small, without unwinding,
+//! and static where the C library allows it, so that its sealed copy in memory needs no file of
+//! the host to start.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{cargo, execute, root};
+
+/// Builds both into `target/dist` and returns that folder.
+pub(crate) fn release() -> Result<PathBuf> {
+    let target = target_folder();
+    let dist = target.join("dist");
+    fs::create_dir_all(&dist).with_context(|| format!("create {}", dist.display()))?;
+    execute(cargo().args(["build", "--quiet", "--release", "--package", "hull"]))?;
+    publish(&target.join("release/hull"), &dist.join("hull"))?;
+    publish(&runtime(&target)?, &dist.join("hull-runtime"))?;
+    Ok(dist)
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// `hull-runtime`, static when glibc's archive is installed, else dynamic. A target is named even
+/// though it is the host's own: only then do RUSTFLAGS leave build scripts alone.
+fn runtime(target: &std::path::Path) -> Result<PathBuf> {
+    let triple = host_triple()?;
+    let mut command = cargo();
+    command.args([
+        "build",
+        "--quiet",
+        "--profile",
+        "runtime",
+        "--package",
+        "hull-runtime",
+        "--target",
+        &triple,
+    ]);
+    if has_static_libc() {
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    }
+    execute(&mut command)?;
+    Ok(target.join(triple).join("runtime/hull-runtime"))
+}
+
+/// Asks the C compiler where its static C library is; without one it answers with the bare name.
+fn has_static_libc() -> bool {
+    let answer = Command::new("cc").arg("-print-file-name=libc.a").output();
+    answer.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().starts_with('/'))
+}
+
+fn host_triple() -> Result<String> {
+    let output = Command::new("rustc").arg("-vV").output().context("run rustc -vV")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let triple = text.lines().find_map(|line| line.strip_prefix("host: "));
+    triple.map(str::to_owned).context("rustc -vV names no host")
+}
+
+/// Copy and rename: a daemon may be running from the old file.
+fn publish(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let fresh = to.with_extension("new");
+    fs::copy(from, &fresh).with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
+    fs::rename(&fresh, to).with_context(|| format!("rename {} to {}", fresh.display(), to.display()))
+}
