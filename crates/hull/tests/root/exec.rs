@@ -1,0 +1,60 @@
+//! exec: another process in the same namespaces.
+
+use super::{CLIENTS, host};
+
+#[test]
+fn exec_joins_every_namespace_of_the_container() {
+    let host = host();
+    host.hull(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    for client in CLIENTS {
+        let script = "for n in cgroup ipc mnt net pid uts; do readlink /proc/$$/ns/$n; done";
+        let inside = client(&host, &["exec", "box", "sh", "-c", script]).ok().to_owned();
+        let first = client(&host, &["exec", "box", "sh", "-c", &script.replace("$$", "1")]).ok().to_owned();
+        assert_eq!(inside, first, "the exec'd process and pid 1 share all namespaces");
+        let pid = client(&host, &["inspect", "-f", "{{.State.Pid}}", "box"]).ok().to_owned();
+        for (line, kind) in inside.lines().zip(["cgroup", "ipc", "mnt", "net", "pid", "uts"]) {
+            let link =
+                |of: &str| std::fs::read_link(format!("/proc/{of}/ns/{kind}")).unwrap().display().to_string();
+            assert_eq!(link(&pid), line, "{kind} as seen from the host");
+            assert_ne!(link("self"), line, "{kind} is the host's own");
+        }
+    }
+}
+
+#[test]
+fn exec_codes_streams_user_directory_and_environment() {
+    let host = host();
+    host.hull(&["run", "-d", "--name", "box", "-e", "FROM=create", "busybox", "sleep", "1000"]).ok();
+    for client in CLIENTS {
+        assert_eq!(client(&host, &["exec", "box", "sh", "-c", "echo e >&2; exit 9"]).code, 9);
+        let words = [
+            "exec",
+            "-u",
+            "7:8",
+            "-w",
+            "/tmp",
+            "-e",
+            "X=y",
+            "box",
+            "sh",
+            "-c",
+            "echo $(id -u):$(id -g) $PWD $X $FROM",
+        ];
+        assert_eq!(client(&host, &words).ok(), "7:8 /tmp y create");
+        assert_eq!(client(&host, &["exec", "box", "nosuch"]).code, 127);
+        assert_eq!(client(&host, &["exec", "box", "/etc/passwd"]).code, 126);
+        client(&host, &["exec", "-d", "box", "touch", "/made"]).ok();
+    }
+    assert_eq!(host.docker_with_input(&["exec", "-i", "box", "cat"], b"to cat").ok(), "to cat");
+    assert_eq!(host.hull_with_input(&["exec", "-i", "box", "cat"], b"to cat").ok(), "to cat");
+    let mut terminal = host.hull_on_terminal(&["exec", "-it", "box", "sh"]);
+    terminal.expect("#");
+    terminal.type_in("tty; exit 4\r");
+    let (code, screen) = terminal.finish();
+    assert_eq!(code, 4, "{screen}");
+    assert!(screen.contains("/dev/pts/"), "{screen}");
+    host.hull(&["stop", "-t", "0", "box"]).ok();
+    for client in CLIENTS {
+        client(&host, &["exec", "box", "true"]).fails(1, "is not running");
+    }
+}

@@ -1,0 +1,97 @@
+//! Resource limits, shown by what they do to a process.
+
+use super::{CLIENTS, host};
+
+#[test]
+fn too_much_memory_is_killed_and_said() {
+    let host = host();
+    for client in CLIENTS {
+        let words = ["run", "--name", "hog", "--memory", "24m", "--memory-swap", "24m", "busybox"];
+        let finished =
+            client(&host, &[&words[..], &["sh", "-c", "head -c 200000000 /dev/zero | tail"]].concat());
+        let state = client(&host, &["inspect", "-f", "{{.State.OOMKilled}} {{.HostConfig.Memory}}", "hog"]);
+        assert_eq!(state.ok(), "true 25165824", "{finished}");
+        client(&host, &["rm", "hog"]).ok();
+        let words =
+            ["run", "--rm", "--memory", "24m", "--memory-swap", "24m", "busybox", "tail", "/dev/zero"];
+        assert_eq!(client(&host, &words).code, 137);
+    }
+}
+
+#[test]
+fn processes_are_counted() {
+    let host = host();
+    let script = "i=0; while [ $i -lt 30 ]; do sleep 5 & i=$((i+1)); done; echo all";
+    for client in CLIENTS {
+        let finished = client(&host, &["run", "--rm", "--pids-limit", "10", "busybox", "sh", "-c", script]);
+        assert!(finished.stderr.contains("fork"), "{finished}");
+    }
+}
+
+#[test]
+fn a_cpu_set_is_the_affinity_and_cpus_are_a_quota() {
+    let host = host();
+    for client in CLIENTS {
+        let words = [
+            "run",
+            "--rm",
+            "--cpuset-cpus",
+            "1",
+            "busybox",
+            "sh",
+            "-c",
+            "grep Cpus_allowed_list /proc/self/status",
+        ];
+        assert!(client(&host, &words).ok().ends_with("\t1"));
+        client(
+            &host,
+            &["run", "-d", "--name", "slow", "--cpus", "0.25", "busybox", "sh", "-c", "while :; do :; done"],
+        )
+        .ok();
+        let used = || {
+            let pid = client(&host, &["inspect", "-f", "{{.State.Pid}}", "slow"]).ok().to_owned();
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        };
+        let (start, before) = (std::time::Instant::now(), used());
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let share = (used() - before) as f64 / 100.0 / start.elapsed().as_secs_f64();
+        assert!((0.1..0.4).contains(&share), "a quarter of a CPU was asked for, {share:.2} was used");
+        client(&host, &["rm", "-f", "slow"]).ok();
+    }
+}
+
+#[test]
+fn ulimits_reach_the_process() {
+    let host = host();
+    for client in CLIENTS {
+        let words =
+            ["run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn"];
+        assert_eq!(client(&host, &words).ok(), "123\n456");
+    }
+}
+
+#[test]
+fn an_update_changes_a_running_container() {
+    let host = host();
+    host.hull(&[
+        "run",
+        "-d",
+        "--name",
+        "grows",
+        "--memory",
+        "32m",
+        "--memory-swap",
+        "32m",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    host.docker(&["update", "--memory", "64m", "--memory-swap", "64m", "grows"]).ok();
+    assert_eq!(host.hull(&["inspect", "-f", "{{.HostConfig.Memory}}", "grows"]).ok(), "67108864");
+    let script =
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+    assert_eq!(host.hull(&["exec", "grows", "sh", "-c", script]).ok(), "67108864");
+}

@@ -1,0 +1,41 @@
+//! The privileged tests: each on a machine of its own, with real namespaces, cgroups, overlays and
+//! both clients. Nothing here is skipped: what cannot run fails.
+
+mod bulk;
+mod commands;
+mod exec;
+mod faults;
+mod images;
+mod isolation;
+mod kills;
+mod lifecycle;
+mod limits;
+mod recovery;
+mod run;
+mod streams;
+
+use hull_testkit::{Executables, Finished, Host, Options};
+
+/// A machine with the busybox image, and nothing else.
+#[track_caller]
+fn host() -> Host {
+    let host = bare();
+    host.busybox();
+    host
+}
+
+/// A machine without any image.
+#[track_caller]
+fn bare() -> Host {
+    Host::start(executables(), Options::default())
+}
+
+fn executables() -> Executables {
+    Executables::beside(env!("CARGO_BIN_EXE_hull"))
+}
+
+/// A client's command line against a machine.
+type Client = fn(&Host, &[&str]) -> Finished;
+
+/// Ours and the official one: whatever a person types must do the same with both.
+const CLIENTS: [Client; 2] = [Host::hull, Host::docker];

@@ -1,0 +1,70 @@
+//! The daemon is killed, upgraded, restarted: containers never notice, nothing is lost.
+
+use std::thread;
+use std::time::Duration;
+
+use super::host;
+
+#[test]
+fn a_killed_daemon_finds_its_container_its_log_and_its_exit_again() {
+    let mut host = host();
+    let script = "i=0; while [ $i -lt 60 ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 17";
+    let id = host.hull(&["run", "-d", "--name", "goes-on", "busybox", "sh", "-c", script]).ok().to_owned();
+    let pid = host.hull(&["inspect", "-f", "{{.State.Pid}}", &id]).ok().to_owned();
+    host.kill_daemon();
+    thread::sleep(Duration::from_millis(500));
+    host.start_daemon();
+    assert_eq!(
+        host.docker(&["inspect", "-f", "{{.State.Pid}} {{.State.Status}}", &id]).ok(),
+        format!("{pid} running")
+    );
+    host.docker(&["exec", &id, "true"]).ok();
+    host.kill_daemon();
+    // It ends while no daemon is there.
+    thread::sleep(Duration::from_secs(4));
+    host.start_daemon();
+    assert_eq!(host.hull(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", &id]).ok(), "exited 17");
+    let numbers: Vec<String> = (0..60).map(|number: u32| number.to_string()).collect();
+    assert_eq!(host.hull(&["logs", &id]).ok(), numbers.join("\n"));
+    host.hull(&["rm", &id]).ok();
+}
+
+#[test]
+fn a_stopped_daemon_leaves_containers_running_and_its_files_in_order() {
+    let mut host = host();
+    host.hull(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]).ok();
+    assert_eq!(host.stop_daemon(), 0);
+    assert!(!host.folder().join("hull.pid").exists(), "the pid file is left");
+    host.start_daemon();
+    assert_eq!(host.hull(&["ps", "--format", "{{.Names}} {{.State}}"]).ok(), "stays running");
+    host.hull(&["stop", "-t", "0", "stays"]).ok();
+}
+
+#[test]
+fn a_container_that_removes_itself_does_so_after_a_restart_too() {
+    let mut host = host();
+    let id = host.hull(&["run", "-d", "--rm", "busybox", "sleep", "1"]).ok().to_owned();
+    host.kill_daemon();
+    thread::sleep(Duration::from_millis(1500));
+    host.start_daemon();
+    let start = std::time::Instant::now();
+    while !host.hull(&["ps", "-aq"]).ok().is_empty() {
+        assert!(start.elapsed().as_secs() < 10, "{id} is still there");
+    }
+    assert!(!host.data_root().join("containers").join(&id).exists());
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_is_refused() {
+    let host = host();
+    let mut second = host.daemon_command();
+    second.arg("--host").arg(format!("unix://{}/second.sock", host.folder().display()));
+    let output = second.output().unwrap();
+    assert_ne!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("another daemon") || text.contains("is running") || text.contains("in use"),
+        "{text}"
+    );
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+}

@@ -1,0 +1,95 @@
+//! logs, attach and follow: nothing is lost, nothing comes twice.
+
+use super::{CLIENTS, host};
+
+#[test]
+fn logs_show_both_streams_and_select_lines() {
+    let host = host();
+    let id = host
+        .hull(&["run", "-d", "busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo line$i; done; echo bad >&2"])
+        .ok()
+        .to_owned();
+    host.hull(&["wait", &id]).ok();
+    for client in CLIENTS {
+        let all = client(&host, &["logs", &id]);
+        assert_eq!((all.ok(), all.stderr.as_str()), ("line1\nline2\nline3\nline4\nline5", "bad\n"));
+        assert_eq!(client(&host, &["logs", "--tail", "2", &id]).ok(), "line5");
+        assert_eq!(client(&host, &["logs", "--tail", "0", &id]).ok(), "");
+        assert_eq!(client(&host, &["logs", "--since", "2099-01-01T00:00:00Z", &id]).ok(), "");
+        assert_eq!(client(&host, &["logs", "--until", "2001-01-01T00:00:00Z", &id]).ok(), "");
+        let stamped = client(&host, &["logs", "-t", "--tail", "1", &id]);
+        let stamp = stamped.stderr.split(' ').next().unwrap_or_default().to_owned();
+        assert!(stamp.len() == 30 && stamp.ends_with('Z') && stamped.stderr.ends_with(" bad\n"), "{stamped}");
+    }
+}
+
+#[test]
+fn follow_ends_with_the_container() {
+    let host = host();
+    host.hull(&[
+        "run",
+        "-d",
+        "--name",
+        "talker",
+        "busybox",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4; do echo $i; sleep 0.2; done",
+    ])
+    .ok();
+    for client in CLIENTS {
+        assert_eq!(client(&host, &["logs", "-f", "talker"]).ok(), "1\n2\n3\n4");
+    }
+}
+
+#[test]
+fn a_million_lines_arrive_in_order_attached_and_replayed() {
+    let host = host();
+    let words = ["run", "--name", "many", "busybox", "seq", "1", "200000"];
+    let check = |text: &str| {
+        let mut count = 0u32;
+        for (line, number) in text.lines().zip(1u32..) {
+            assert_eq!(line, number.to_string());
+            count = number;
+        }
+        assert_eq!(count, 200_000);
+    };
+    check(host.hull(&words).ok());
+    check(host.docker(&["logs", "many"]).ok());
+    check(host.hull(&["logs", "many"]).ok());
+    assert_eq!(host.hull(&["logs", "--tail", "1", "many"]).ok(), "200000");
+}
+
+#[test]
+fn lines_without_end_and_long_lines_survive() {
+    let host = host();
+    let script = "printf unfinished; head -c 100000 /dev/zero | tr '\\0' x; echo; printf last";
+    let id = host.hull(&["run", "-d", "busybox", "sh", "-c", script]).ok().to_owned();
+    host.hull(&["wait", &id]).ok();
+    let expected = format!("unfinished{}\nlast", "x".repeat(100_000));
+    for client in CLIENTS {
+        assert_eq!(client(&host, &["logs", &id]).stdout, expected);
+    }
+}
+
+#[test]
+fn two_clients_attached_see_the_same() {
+    let host = host();
+    host.hull(&["run", "-d", "-i", "--name", "echoes", "busybox", "cat"]).ok();
+    let mut watchers = Vec::new();
+    for mut command in [
+        host.hull_command(&["attach", "--no-stdin", "echoes"]),
+        host.docker_command(&["attach", "--no-stdin", "echoes"]),
+    ] {
+        watchers.push(
+            command.stdout(std::process::Stdio::piped()).stdin(std::process::Stdio::null()).spawn().unwrap(),
+        );
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    host.docker_with_input(&["attach", "echoes"], b"heard by all\n");
+    host.hull(&["rm", "-f", "echoes"]).ok();
+    for watcher in watchers {
+        let output = watcher.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "heard by all\n");
+    }
+}
