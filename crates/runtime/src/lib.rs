@@ -1,3 +1,4 @@
 //! Turns a bundle into a process and tells how it ended.
 
 pub mod bundle;
+pub mod cgroup;
