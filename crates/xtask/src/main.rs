@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 
 mod build;
+mod demo;
 mod machine;
 mod test;
 mod tidy;
@@ -21,6 +22,7 @@ Usage: cargo xtask COMMAND
 
 Commands:
   build   Build the release executables (hull, hull-runtime) into target/dist
+  demo    Build, start a private daemon, and show what it does
   test    Install what the tests need and run all of them (as root)
   unit    Run the tests that need no privileges, and the style checks
   tidy    Check the arrows between crates and the house rules
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let result = match command.as_str() {
         "build" => build::release().map(|dist| println!("built: {}", dist.display())),
+        "demo" => demo::run(&rest),
         "test" => test::all(&rest),
         "unit" => test::unit(),
         "tidy" => tidy::run(),
