@@ -8,6 +8,7 @@
 
 mod baseline;
 mod command;
+pub mod fuzz;
 mod host;
 mod http;
 
