@@ -3,3 +3,5 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod log;
+pub mod protocol;
+pub mod shim;

@@ -1,0 +1,415 @@
+//! The words that daemon, spawner, shims and workers say to each other.
+//!
+//! Everything travels over `SOCK_SEQPACKET` Unix sockets: one message is one JSON object of at
+//! most [`MESSAGE_MAX`] bytes with descriptors beside it. What may be larger — a bundle — is a
+//! sealed memfd among the descriptors. `roles` names the descriptors in their order.
+//!
+//! ```text
+//! Launching. C is the requester's end, C' the other end of one socket pair made for this launch.
+//!
+//!   daemon                      spawner                      shim or worker
+//!     │ (connects to spawner/<build id>.sock)
+//!     │◄── hello {version, pid} ──│
+//!     │── launch {id, roles} ────►│   + C' + document + namespaces, streams …
+//!     │                           │── fork; keeps a copy of C' ─►│
+//!     │◄── on C: started ─────────┼──────────────────────────────│  + pidfd + root descriptor
+//!     │    or   start-failed      │                              │  (then it leaves)
+//!     │── on C: attach, resize ───┼─────────────────────────────►│
+//!     │◄── on C: exited ──────────┼──────────────────────────────│  (then it leaves)
+//!     │                           │◄─ SIGCHLD ───────────────────┘
+//!     │◄── C is closed ───────────│
+//!
+//! A shim that is killed says nothing more. Its children become the spawner's, which
+//!     │                           │  1. writes the exit record (137) if there is none,
+//!     │                           │  2. kills and reaps them all, and says in the shim's place
+//!     │◄── on C: exited ──────────│     (or start-failed, if the shim had not said started).
+//!
+//! A worker says one thing, `outcome`; it is killed when C is closed.
+//!
+//! A new daemon finds a living shim at c/<id>/shim.sock (x/<id>/shim.sock for an exec):
+//!
+//!   daemon                                                   shim
+//!     │── connects ─────────────────────────────────────────────►│  any number of times
+//!     │◄── started ──────────────────────────────────────────────│  + pidfd + root descriptor
+//!     │── attach, resize ───────────────────────────────────────►│
+//!     │◄── exited ───────────────────────────────────────────────│
+//!   If this connection closes without `exited`: the pidfd tells when the process is gone, and
+//!   c/<id>/exit how it ended, for the record is always written before anybody is told.
+//!
+//! A spawner leaves when told so and its last child has ended:
+//!     │── retire ────────────────►│  (it unlinks its socket and takes no more launches)
+//! ```
+//!
+//! **Versions.** Words are only ever added, fields only with a default. Who does not know a word
+//! ignores it (`Unknown`): an old shim must outlive many daemons. [`VERSION`] counts additions, so
+//! that a daemon can know what a shim will not do.
+//!
+//! **Who may speak.** The sockets lie in folders of mode 0700, there are no abstract ones, and
+//! every accepted peer must be root or the listener's own user (SO_PEERCRED).
+//!
+//! ```text
+//! <exec-root>/            on tmpfs
+//!   spawner/<build id>.sock
+//!   c/<container id>/     shim.sock, exit     x/<exec id>/ the same
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hull_oci::Digest;
+use hull_oci::runtime::NamespaceKind;
+use hull_sys::{Errno, socket};
+use rustix::net::SocketFlags;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{Exit, StartError};
+
+/// Counts the additions to this page.
+pub const VERSION: u32 = 1;
+/// Bytes of the longest message.
+pub const MESSAGE_MAX: usize = 32 * 1024;
+/// Bytes of the longest document (a bundle or exec) beside a message.
+pub const DOCUMENT_MAX: u64 = 4 * 1024 * 1024;
+
+/// What a shim looks after; decides its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Container,
+    Exec,
+}
+
+impl Kind {
+    /// The folder of one shim.
+    pub fn folder(self, exec_root: &Path, id: &str) -> PathBuf {
+        self.all(exec_root).join(id)
+    }
+
+    /// The folder of all shims of this kind.
+    pub fn all(self, exec_root: &Path) -> PathBuf {
+        exec_root.join(match self {
+            Kind::Container => "c",
+            Kind::Exec => "x",
+        })
+    }
+}
+
+/// How output is laid into an attached socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Framing {
+    /// As it comes.
+    #[default]
+    Raw,
+    /// Each piece behind eight bytes: stream (1 or 2), three zeros, its length big-endian, as the
+    /// Docker Engine API's "Stream format".
+    Multiplexed,
+}
+
+/// What an attached socket is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attach {
+    /// What is read from the socket is the process' standard input; its end is the input's end
+    /// where `stdin_once` says so.
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub framing: Framing,
+}
+
+/// What a descriptor beside a launch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Role {
+    /// The shim's or worker's end of the control socket.
+    Control,
+    /// The bundle or exec as JSON in a sealed memfd.
+    Document,
+    /// A namespace to join instead of making one.
+    Namespace(NamespaceKind),
+    /// The pidfd of the container's first process.
+    Target,
+    /// Readable or closed when the container may execute its program.
+    Hold,
+    /// A stream socket attached before the process starts.
+    Attach(Attach),
+    /// A worker's input.
+    Source,
+    /// A worker's folder: becomes its root.
+    Folder,
+    /// A worker's output.
+    Sink,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Unpack the archive `Source` into `Folder` as an image layer: whiteouts become overlay's.
+    ApplyLayer,
+    /// Unpack it as it is.
+    ApplyPlain,
+    /// Pack `Folder`, an overlay upper folder, into `Sink` as an image layer.
+    Diff,
+}
+
+/// What the daemon says to the spawner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub(crate) enum ToSpawner {
+    Shim {
+        kind: Kind,
+        id: String,
+        roles: Vec<Role>,
+        /// The container's cgroup, below each hierarchy: to be killed with a killed shim.
+        #[serde(default)]
+        cgroup: Option<String>,
+    },
+    Worker {
+        work: Work,
+        roles: Vec<Role>,
+    },
+    Retire,
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the spawner says on a new connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub(crate) enum FromSpawner {
+    Hello {
+        version: u32,
+        pid: i32,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+/// What is said to a shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub(crate) enum ToShim {
+    /// With the stream socket.
+    Attach(Attach),
+    /// Of the terminal, in characters.
+    Resize { rows: u16, columns: u16 },
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a shim says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub(crate) enum FromShim {
+    /// With the pidfd, and for a container the descriptor of its root folder.
+    Started {
+        pid: i32,
+        /// Nanoseconds since the epoch.
+        at: i64,
+        #[serde(default)]
+        version: u32,
+        /// What could not be done and was left out, one line each.
+        #[serde(default)]
+        warnings: Vec<String>,
+    },
+    StartFailed(StartError),
+    Exited(Exit),
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a worker says, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum Outcome {
+    Applied {
+        /// Of the bytes as read.
+        blob: Digest,
+        blob_size: u64,
+        /// Of the bytes unpacked.
+        diff_id: Digest,
+        /// Bytes of the files.
+        size: u64,
+        entries: u64,
+    },
+    Diffed {
+        diff_id: Digest,
+        /// Bytes of the archive.
+        size: u64,
+    },
+    /// The archive or the host is to blame, in one line.
+    Failed { message: String },
+    #[serde(other)]
+    Unknown,
+}
+
+/// A message could not be sent or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("send a message")]
+    Send { source: hull_sys::Error },
+    #[error("receive a message")]
+    Receive { source: hull_sys::Error },
+    #[error("a message of {size} bytes is over the limit of {MESSAGE_MAX}")]
+    TooLong { size: usize },
+    #[error("a message came truncated")]
+    Truncated,
+    #[error("a message is not of this protocol")]
+    Malformed { source: serde_json::Error },
+    #[error("the message {message} needs {wanted} descriptors and has {got}")]
+    Descriptors { message: &'static str, wanted: usize, got: usize },
+}
+
+/// Sends one message.
+pub(crate) fn send<T: Serialize>(to: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(message).map_err(|source| Error::Malformed { source })?;
+    if bytes.len() > MESSAGE_MAX {
+        return Err(Error::TooLong { size: bytes.len() });
+    }
+    socket::send(to, &bytes, fds).map_err(|source| Error::Send { source })
+}
+
+/// What a receiving end has got.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    Message(T, Vec<OwnedFd>),
+    /// Nothing for now (the socket does not block).
+    Nothing,
+    /// The peer has gone.
+    Closed,
+}
+
+/// Receives one message.
+pub(crate) fn receive<T: DeserializeOwned>(from: impl AsFd) -> Result<Received<T>, Error> {
+    let mut buffer = [0; MESSAGE_MAX];
+    let got = match socket::receive(from, &mut buffer) {
+        Ok(got) => got,
+        Err(error) if error.errno == Errno::AGAIN => return Ok(Received::Nothing),
+        Err(error) if error.errno == Errno::CONNRESET => return Ok(Received::Closed),
+        Err(source) => return Err(Error::Receive { source }),
+    };
+    if got.truncated {
+        return Err(Error::Truncated);
+    }
+    if got.len == 0 && got.fds.is_empty() {
+        return Ok(Received::Closed);
+    }
+    let message = serde_json::from_slice(&buffer[..got.len]).map_err(|source| Error::Malformed { source })?;
+    Ok(Received::Message(message, got.fds))
+}
+
+/// Accepts one connection that is allowed to speak; `None` when none is waiting, or the one that
+/// was is not allowed (it is closed then).
+pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, hull_sys::Error> {
+    use hull_sys::During;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let peer = match rustix::net::accept_with(&listener, flags) {
+        Ok(peer) => peer,
+        Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(None),
+        Err(errno) => return Err(errno).during("accept4", || "a path socket"),
+    };
+    let uid = socket::peer(&peer)?.uid;
+    Ok((uid.is_root() || uid == rustix::process::geteuid()).then_some(peer))
+}
+
+/// Ids become names of folders: ASCII letters, digits, `_`, `.`, `-`, at most 128, no leading dot.
+pub(crate) fn valid_id(id: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    (1..=128).contains(&id.len()) && !id.starts_with('.') && id.bytes().all(plain)
+}
+
+/// Any bytes as each kind of message.
+#[doc(hidden)]
+pub mod fuzz {
+    use super::*;
+
+    pub fn fuzz_messages(data: &[u8]) {
+        let _ = serde_json::from_slice::<ToSpawner>(data);
+        let _ = serde_json::from_slice::<FromSpawner>(data);
+        let _ = serde_json::from_slice::<ToShim>(data);
+        let _ = serde_json::from_slice::<FromShim>(data);
+        let _ = serde_json::from_slice::<Outcome>(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn check<T: Serialize>(message: &T, expected: Expect) {
+        expected.assert_eq(&serde_json::to_string(message).unwrap());
+    }
+
+    /// These texts are a contract with shims of past builds: they may only grow.
+    #[test]
+    fn the_words_on_the_wire_do_not_change() {
+        let attach = Attach { stdin: true, stdout: true, stderr: false, framing: Framing::Multiplexed };
+        check(
+            &ToSpawner::Shim {
+                kind: Kind::Container,
+                id: "abc".to_owned(),
+                roles: vec![
+                    Role::Control,
+                    Role::Document,
+                    Role::Namespace(NamespaceKind::Network),
+                    Role::Attach(attach),
+                ],
+                cgroup: None,
+            },
+            expect![[
+                r#"{"say":"shim","kind":"container","id":"abc","roles":["control","document",{"namespace":"network"},{"attach":{"stdin":true,"stdout":true,"stderr":false,"framing":"multiplexed"}}],"cgroup":null}"#
+            ]],
+        );
+        check(&ToSpawner::Retire, expect![[r#"{"say":"retire"}"#]]);
+        check(
+            &ToShim::Attach(attach),
+            expect![[
+                r#"{"say":"attach","stdin":true,"stdout":true,"stderr":false,"framing":"multiplexed"}"#
+            ]],
+        );
+        check(
+            &ToShim::Resize { rows: 24, columns: 80 },
+            expect![[r#"{"say":"resize","rows":24,"columns":80}"#]],
+        );
+        check(
+            &FromShim::Started { pid: 7, at: 5, version: 1, warnings: Vec::new() },
+            expect![[r#"{"say":"started","pid":7,"at":5,"version":1,"warnings":[]}"#]],
+        );
+        check(
+            &FromShim::Exited(Exit { code: 137, oom: true, at: 9 }),
+            expect![[r#"{"say":"exited","code":137,"oom":true,"at":9}"#]],
+        );
+    }
+
+    #[test]
+    fn a_word_of_a_later_version_is_ignored() {
+        let later = br#"{"say":"dance","tempo":3}"#;
+        assert_eq!(serde_json::from_slice::<ToShim>(later).unwrap(), ToShim::Unknown);
+        assert_eq!(serde_json::from_slice::<ToSpawner>(later).unwrap(), ToSpawner::Unknown);
+        assert_eq!(serde_json::from_slice::<FromShim>(later).unwrap(), FromShim::Unknown);
+        let grown = br#"{"say":"resize","rows":1,"columns":2,"pixels":[3,4]}"#;
+        let resize = ToShim::Resize { rows: 1, columns: 2 };
+        assert_eq!(serde_json::from_slice::<ToShim>(grown).unwrap(), resize);
+    }
+
+    #[test]
+    fn ids_cannot_leave_their_folder() {
+        for good in ["a", "0f3c", "web_1.x-y", &"a".repeat(128)] {
+            assert!(valid_id(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "../a", "a\0", "a b", ".hidden", &"a".repeat(129)] {
+            assert!(!valid_id(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_not_sent() {
+        let (a, _b) = socket::pair().unwrap();
+        let long = "x".repeat(MESSAGE_MAX);
+        assert!(matches!(send(&a, &long, &[]), Err(Error::TooLong { .. })));
+    }
+}
