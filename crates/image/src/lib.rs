@@ -4,4 +4,6 @@
 //! grammar, the compressions, and a layer's application and difference. Nothing
 //! in this crate is async, mounts anything or knows of containers.
 
+pub mod compress;
+pub mod layer;
 pub mod tar;

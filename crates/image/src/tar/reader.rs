@@ -55,7 +55,10 @@ impl<'a> Reader<'a> {
     /// The next entry, or `None` at the end of the archive: two blocks of zeros,
     /// or the end of the stream at a block boundary. What follows the two blocks
     /// is left unread.
-    #[expect(clippy::should_implement_trait, reason = "a fallible reader; an Iterator would outlive the data")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a fallible reader; an Iterator would outlive the data"
+    )]
     pub fn next(&mut self) -> Result<Option<Entry>, Error> {
         self.skip(self.left)?;
         self.left = 0;
@@ -256,7 +259,8 @@ impl<'a> Reader<'a> {
             b'3' | b'4' => {
                 let (major, minor) = header.device().map_err(malformed)?;
                 let character = header.kind() == b'3';
-                let kind = if character { Kind::Character { major, minor } } else { Kind::Block { major, minor } };
+                let kind =
+                    if character { Kind::Character { major, minor } } else { Kind::Block { major, minor } };
                 self.empty(stored, kind, &malformed)?
             }
             b'5' => self.empty(stored, Kind::Directory, &malformed)?,
@@ -329,12 +333,7 @@ impl<'a> Reader<'a> {
 
     /// An entry that can have no data. (GNU tar would skip what `size` says, Go's
     /// reader would take it for the next header.)
-    fn empty(
-        &self,
-        stored: u64,
-        kind: Kind,
-        malformed: &dyn Fn(Malformed) -> Error,
-    ) -> Result<Kind, Error> {
+    fn empty(&self, stored: u64, kind: Kind, malformed: &dyn Fn(Malformed) -> Error) -> Result<Kind, Error> {
         if stored == 0 { Ok(kind) } else { Err(malformed(Malformed::UnexpectedData)) }
     }
 
@@ -364,19 +363,16 @@ impl<'a> Reader<'a> {
         self.sparse_file(at, name, extents, size)
     }
 
-    fn sparse_file(
-        &mut self,
-        at: u64,
-        name: &[u8],
-        extents: Vec<Extent>,
-        size: u64,
-    ) -> Result<Kind, Error> {
+    fn sparse_file(&mut self, at: u64, name: &[u8], extents: Vec<Extent>, size: u64) -> Result<Kind, Error> {
         if extents.len() > self.limits.extents {
             let limit = self.limits.extents as u64;
             return Err(Error::Limit { what: "parts of a sparse file", limit, name: name.to_vec() });
         }
-        let extents = sparse::check(extents, size, self.left)
-            .map_err(|reason| Error::Malformed { offset: at, name: name.to_vec(), reason })?;
+        let extents = sparse::check(extents, size, self.left).map_err(|reason| Error::Malformed {
+            offset: at,
+            name: name.to_vec(),
+            reason,
+        })?;
         self.count(size, name)?;
         Ok(Kind::File { size, extents: Some(extents) })
     }

@@ -52,7 +52,7 @@ impl<'a> Writer<'a> {
                 pax.add(b"GNU.sparse.name", &name);
                 pax.add(b"GNU.sparse.realsize", size.to_string().as_bytes());
                 name = beside(b"GNUSparseFile.0", &name);
-                sparse_map(extents)
+                sparse_map(extents, *size)
             }
             _ => Vec::new(),
         };
@@ -251,9 +251,13 @@ fn decimal(time: Time) -> String {
     text.trim_end_matches('0').to_owned()
 }
 
-fn sparse_map(extents: &[Extent]) -> Vec<u8> {
-    let mut map = format!("{}\n", extents.len());
-    for Extent { offset, length } in extents {
+/// The map of PAX 1.0. An empty extent ends a file that ends with a hole: GNU tar
+/// takes the file's size from the last extent.
+fn sparse_map(extents: &[Extent], size: u64) -> Vec<u8> {
+    let ends = extents.last().is_some_and(|extent| extent.offset + extent.length == size);
+    let last = (!ends).then_some(Extent { offset: size, length: 0 });
+    let mut map = format!("{}\n", extents.len() + usize::from(!ends));
+    for Extent { offset, length } in extents.iter().chain(&last) {
         map.push_str(&format!("{offset}\n{length}\n"));
     }
     let mut map = map.into_bytes();

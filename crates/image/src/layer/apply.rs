@@ -1,0 +1,504 @@
+//! An archive becomes a folder; what both of its digests are comes out with it.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, BufRead, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use hull_oci::Digest;
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode as Bits, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::parents::{Missing, Parent, Parents, set_opaque};
+use super::stream::{Bound, Hashed, Hashing, Side};
+use super::{AUFS, OPAQUE, WHITEOUT, is_portable, is_whiteout, shown};
+use crate::compress::{Compression, Unfolding};
+use crate::tar::{self, Entry, Extent, Kind, Time};
+
+/// What names and metadata in the archive mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A layer of an image: whiteouts become overlayfs's.
+    Layer,
+    /// Any archive: names starting with `.wh.` are names as all others.
+    Plain,
+    /// Only contents: regular files (mode 0600), folders (0700) and symbolic links,
+    /// owned by whoever extracts, without attributes; devices and FIFOs are
+    /// refused. For archives that carry documents, as `docker load` gets them.
+    Files,
+}
+
+/// What `apply` puts up with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub tar: tar::Limits,
+    pub unfolding: Unfolding,
+}
+
+/// What came out of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Digest of the bytes as they were read.
+    pub blob: Digest,
+    /// How many bytes these were.
+    pub blob_size: u64,
+    /// Digest of the uncompressed archive.
+    pub diff_id: Digest,
+    /// Sum of the sizes of all files, holes counted too (bytes).
+    pub size: u64,
+    /// Entries, without extended headers.
+    pub entries: u64,
+    pub compression: Compression,
+}
+
+/// Why an archive could not be applied. The folder is then in an unknown state
+/// and must be thrown away.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Archive(#[from] tar::Error),
+    #[error("cannot read the {} stream", .compression.name())]
+    Read { compression: Compression, source: io::Error },
+    #[error("cannot {action} \"{name}\" ({errno})")]
+    Entry { action: &'static str, name: String, errno: Errno },
+    #[error("\"{name}\" links to \"{target}\", which this archive does not hold before it")]
+    LinkTarget { name: String, target: String },
+    #[error("\"{name}\" is not a valid whiteout")]
+    Whiteout { name: String },
+    #[error("\"{name}\" is a device or FIFO, which has no place in this archive")]
+    Special { name: String },
+}
+
+/// Extracts the archive in `source` into the folder `root`, compressed or not,
+/// reading it to its end. Nothing outside of `root` is ever touched, whatever the
+/// archive holds.
+///
+/// Needs, to give files what archives say: CAP_CHOWN, CAP_DAC_OVERRIDE,
+/// CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP, and CAP_SYS_ADMIN for opaque
+/// folders. Uses a second thread for the digests where one can be made.
+pub fn apply(
+    source: &mut dyn Read,
+    root: BorrowedFd<'_>,
+    mode: Mode,
+    limits: &Limits,
+) -> Result<Applied, ApplyError> {
+    let hashing = RefCell::new(Hashing::start());
+    let (blob_size, diff_size) = (Cell::new(0), Cell::new(0));
+    let mut extraction = Extraction::new(root, mode);
+    let mut blob = Hashed::new(Box::new(source), Side::Blob, &hashing, &blob_size, None);
+    let first = blob.fill_buf();
+    let first = first.map_err(|source| ApplyError::Read { compression: Compression::Plain, source })?;
+    let compression = Compression::detect(first);
+    let read = |source| ApplyError::Read { compression, source };
+    if compression == Compression::Plain {
+        extraction.run(&mut blob, limits)?;
+    } else {
+        let decoder = compression.decoder(&mut blob).map_err(read)?;
+        let bound = Bound { unfolding: limits.unfolding, compressed: &blob_size };
+        let mut diff = Hashed::new(decoder, Side::Diff, &hashing, &diff_size, Some(bound));
+        extraction.run(&mut diff, limits)?;
+        diff.drain().map_err(read)?;
+    }
+    blob.drain().map_err(read)?;
+    drop(blob);
+    let [blob, diff] = hashing.into_inner().finish().map_err(read)?;
+    let diff_id = if compression == Compression::Plain { blob.clone() } else { diff };
+    let Extraction { size, entries, .. } = extraction;
+    Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
+}
+
+struct Extraction<'a> {
+    mode: Mode,
+    parents: Parents<'a>,
+    /// Folders whose times are set at the end, when nothing is made in them any more.
+    folders: Vec<(Vec<u8>, Time)>,
+    user: (u32, u32),
+    size: u64,
+    entries: u64,
+}
+
+/// `Errno` to `ApplyError`, with what was tried on which entry.
+fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> ApplyError {
+    move |errno| ApplyError::Entry { action, name: shown(name), errno }
+}
+
+/// Parent and last component of a normalised name.
+fn split(name: &[u8]) -> (&[u8], &[u8]) {
+    match name.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&name[..slash], &name[slash + 1..]),
+        None => (b"", name),
+    }
+}
+
+impl<'a> Extraction<'a> {
+    fn new(root: BorrowedFd<'a>, mode: Mode) -> Self {
+        let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { mode, parents: Parents::new(root), folders: Vec::new(), user, size: 0, entries: 0 }
+    }
+
+    fn run(&mut self, archive: &mut dyn BufRead, limits: &Limits) -> Result<(), ApplyError> {
+        let mut reader = tar::Reader::new(archive, limits.tar.clone());
+        while let Some(entry) = reader.next()? {
+            self.entries += 1;
+            if self.mode == Mode::Layer && entry.name.split(|&b| b == b'/').any(|c| c.starts_with(WHITEOUT)) {
+                self.whiteout(&entry)?;
+            } else {
+                self.entry(&entry, &mut reader)?;
+            }
+        }
+        self.set_folder_times()
+    }
+
+    fn missing(&self) -> Missing {
+        Missing::Create { over_whiteouts: self.mode == Mode::Layer }
+    }
+
+    fn parent<'n>(&mut self, name: &'n [u8]) -> Result<(Rc<Parent>, &'n [u8]), ApplyError> {
+        let (parent, base) = split(name);
+        let missing = self.missing();
+        let parent = self.parents.open(parent, &missing).map_err(failed("open the folder of", name))?;
+        Ok((parent, base))
+    }
+
+    fn entry(&mut self, entry: &Entry, reader: &mut tar::Reader<'_>) -> Result<(), ApplyError> {
+        let name = &entry.name[..];
+        if name.is_empty() {
+            return self.root(entry);
+        }
+        let (parent, base) = self.parent(name)?;
+        match &entry.kind {
+            Kind::File { size, extents } => {
+                let fd = self.create(&parent, name, base)?;
+                match extents {
+                    None => write_whole(&fd, reader, name)?,
+                    Some(extents) => write_sparse(&fd, reader, name, *size, extents)?,
+                }
+                self.size += size;
+                self.own(fd.as_fd(), entry, parent.set_gid)?;
+                self.attributes(fd.as_fd(), entry)?;
+                rustix::fs::futimens(&fd, &times(entry.mtime)).map_err(failed("set the times of", name))
+            }
+            Kind::Directory => self.folder(&parent, base, entry),
+            Kind::Symlink { target } => {
+                let make = || rustix::fs::symlinkat(&target[..], &parent.fd, base);
+                self.make(&parent, name, base, "make the link", &make)?;
+                self.own_node(&parent, base, entry, None)
+            }
+            Kind::Link { target } => self.link(&parent, base, name, target),
+            Kind::Character { major, minor } => {
+                self.node(&parent, base, entry, FileType::CharacterDevice, (*major, *minor))
+            }
+            Kind::Block { major, minor } => {
+                self.node(&parent, base, entry, FileType::BlockDevice, (*major, *minor))
+            }
+            Kind::Fifo => self.node(&parent, base, entry, FileType::Fifo, (0, 0)),
+        }
+    }
+
+    /// The entry for the root folder itself: its owner, mode, attributes, times.
+    fn root(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        let root = self.parents.open(b"", &Missing::Fail).map_err(failed("open the folder", b"."))?;
+        self.own(root.fd.as_fd(), entry, true)?;
+        self.attributes(root.fd.as_fd(), entry)?;
+        self.parents.forget();
+        self.folders.push((Vec::new(), entry.mtime));
+        Ok(())
+    }
+
+    /// Runs `make`; if the name is taken, removes what has it and runs it again.
+    fn make<T>(
+        &mut self,
+        parent: &Parent,
+        name: &[u8],
+        base: &[u8],
+        action: &'static str,
+        make: &dyn Fn() -> Result<T, Errno>,
+    ) -> Result<T, ApplyError> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.parents.forget();
+                remove(parent.fd.as_fd(), base).map_err(failed("replace", name))?;
+                make().map_err(failed(action, name))
+            }
+            result => result.map_err(failed(action, name)),
+        }
+    }
+
+    fn create(&mut self, parent: &Parent, name: &[u8], base: &[u8]) -> Result<OwnedFd, ApplyError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let make = || rustix::fs::openat(&parent.fd, base, flags, Bits::from_raw_mode(0o600));
+        self.make(parent, name, base, "create the file", &make)
+    }
+
+    fn folder(&mut self, parent: &Parent, base: &[u8], entry: &Entry) -> Result<(), ApplyError> {
+        let name = &entry.name[..];
+        let mut opaque = false;
+        if let Err(errno) = rustix::fs::mkdirat(&parent.fd, base, Bits::from_raw_mode(0o700)) {
+            let error = failed("make the folder", name);
+            if errno != Errno::EXIST {
+                return Err(error(errno));
+            }
+            let stat = rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW).map_err(&error)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                // A whiteout of the same layer hides what lower layers have here.
+                opaque = self.mode == Mode::Layer && is_whiteout(&stat);
+                self.parents.forget();
+                rustix::fs::unlinkat(&parent.fd, base, AtFlags::empty()).map_err(failed("replace", name))?;
+                rustix::fs::mkdirat(&parent.fd, base, Bits::from_raw_mode(0o700)).map_err(&error)?;
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&parent.fd, base, flags, Bits::empty())
+            .map_err(failed("open the folder", name))?;
+        self.own(fd.as_fd(), entry, true)?;
+        self.attributes(fd.as_fd(), entry)?;
+        if opaque {
+            set_opaque(fd.as_fd()).map_err(failed("mark as opaque", name))?;
+        }
+        if entry.mode & 0o2000 != 0 {
+            self.parents.forget();
+        }
+        self.folders.push((name.to_vec(), entry.mtime));
+        Ok(())
+    }
+
+    /// Owner, then mode: a change of owner takes the set-id bits away. A new file
+    /// has the process's owner already unless its folder hands down its group.
+    fn own(&self, fd: BorrowedFd<'_>, entry: &Entry, inherited: bool) -> Result<(), ApplyError> {
+        let folder = entry.kind == Kind::Directory;
+        if self.mode == Mode::Files {
+            let bits = Bits::from_raw_mode(if folder { 0o700 } else { 0o600 });
+            return rustix::fs::fchmod(fd, bits).map_err(failed("set the mode of", &entry.name));
+        }
+        if inherited || (entry.uid, entry.gid) != self.user {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed("set the owner of", &entry.name))?;
+        }
+        rustix::fs::fchmod(fd, Bits::from_raw_mode(entry.mode))
+            .map_err(failed("set the mode of", &entry.name))
+    }
+
+    fn attributes(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ApplyError> {
+        if self.mode == Mode::Files {
+            return Ok(());
+        }
+        for (attribute, value) in &entry.xattrs {
+            if !is_portable(attribute) {
+                continue;
+            }
+            match rustix::fs::fsetxattr(fd, &attribute[..], value, XattrFlags::empty()) {
+                // The file system has no such attributes (tmpfs: none of user.*,
+                // many: no ACLs). An image stays usable without, unless they
+                // give capabilities.
+                Err(Errno::OPNOTSUPP) if attribute != b"security.capability" => {}
+                result => result.map_err(failed("set an extended attribute of", &entry.name))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Owner, mode and times of what is not opened. `mode`: the bits wanted, none
+    /// for links, which have no mode.
+    fn own_node(
+        &self,
+        parent: &Parent,
+        base: &[u8],
+        entry: &Entry,
+        mode: Option<u32>,
+    ) -> Result<(), ApplyError> {
+        let name = &entry.name[..];
+        if self.mode != Mode::Files && (parent.set_gid || (entry.uid, entry.gid) != self.user) {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(&parent.fd, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed("set the owner of", name))?;
+        }
+        if let Some(mode) = mode {
+            // chmod follows links, so it is used only if the umask took bits away.
+            let stat = rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed("examine", name))?;
+            let special =
+                !matches!(FileType::from_raw_mode(stat.st_mode), FileType::Symlink | FileType::Directory);
+            if special && stat.st_mode & 0o7777 != mode {
+                rustix::fs::chmodat(&parent.fd, base, Bits::from_raw_mode(mode), AtFlags::empty())
+                    .map_err(failed("set the mode of", name))?;
+            }
+        }
+        rustix::fs::utimensat(&parent.fd, base, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed("set the times of", name))
+    }
+
+    fn node(
+        &mut self,
+        parent: &Parent,
+        base: &[u8],
+        entry: &Entry,
+        kind: FileType,
+        (major, minor): (u32, u32),
+    ) -> Result<(), ApplyError> {
+        let name = &entry.name[..];
+        let disguised = kind == FileType::CharacterDevice && (major, minor) == (0, 0);
+        if self.mode == Mode::Files || disguised && self.mode == Mode::Layer {
+            return Err(ApplyError::Special { name: shown(name) });
+        }
+        let device = rustix::fs::makedev(major, minor);
+        let make = || rustix::fs::mknodat(&parent.fd, base, kind, Bits::from_raw_mode(entry.mode), device);
+        self.make(parent, name, base, "make the node", &make)?;
+        self.own_node(parent, base, entry, Some(entry.mode))
+    }
+
+    fn link(&mut self, parent: &Parent, base: &[u8], name: &[u8], target: &[u8]) -> Result<(), ApplyError> {
+        let absent = || ApplyError::LinkTarget { name: shown(name), target: shown(target) };
+        if self.mode == Mode::Layer && target.split(|&b| b == b'/').any(|c| c.starts_with(WHITEOUT)) {
+            return Err(absent());
+        }
+        let (folder, target_base) = split(target);
+        let folder = match self.parents.open(folder, &Missing::Fail) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(absent()),
+            result => result.map_err(failed("open the target's folder of", name))?,
+        };
+        let stat = match rustix::fs::statat(&folder.fd, target_base, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Err(absent()),
+            result => result.map_err(failed("examine the target of", name))?,
+        };
+        if self.mode == Mode::Layer && is_whiteout(&stat) {
+            return Err(absent());
+        }
+        match rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(known) if (known.st_dev, known.st_ino) == (stat.st_dev, stat.st_ino) => return Ok(()),
+            _ => {}
+        }
+        let make = || rustix::fs::linkat(&folder.fd, target_base, &parent.fd, base, AtFlags::empty());
+        match self.make(parent, name, base, "make the hard link", &make) {
+            // The target was inside the folder that the link has replaced.
+            Err(ApplyError::Entry { errno: Errno::NOENT, .. }) => Err(absent()),
+            result => result,
+        }
+    }
+
+    fn whiteout(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        let name = &entry.name[..];
+        let invalid = || ApplyError::Whiteout { name: shown(name) };
+        if name.starts_with(AUFS) && name != OPAQUE {
+            return Ok(());
+        }
+        let (folder, base) = split(name);
+        if folder.split(|&b| b == b'/').any(|component| component.starts_with(WHITEOUT)) {
+            return Err(invalid());
+        }
+        let hidden = base.strip_prefix(WHITEOUT).ok_or_else(invalid)?;
+        if base != OPAQUE && base.starts_with(AUFS) {
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(invalid());
+        }
+        let (parent, _) = self.parent(name)?;
+        if base == OPAQUE {
+            return set_opaque(parent.fd.as_fd()).map_err(failed("mark as opaque the folder of", name));
+        }
+        match rustix::fs::statat(&parent.fd, hidden, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {
+                let nobody = rustix::fs::makedev(0, 0);
+                rustix::fs::mknodat(&parent.fd, hidden, FileType::CharacterDevice, Bits::empty(), nobody)
+                    .map_err(failed("make the whiteout", name))
+            }
+            // This layer has a folder there already: only lower layers' is hidden.
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&parent.fd, hidden, flags, Bits::empty())
+                    .and_then(|fd| set_opaque(fd.as_fd()))
+                    .map_err(failed("mark as opaque", name))
+            }
+            // Anything else hides lower layers by being there.
+            Ok(_) => Ok(()),
+            Err(errno) => Err(failed("examine what is hidden by", name)(errno)),
+        }
+    }
+
+    fn set_folder_times(&mut self) -> Result<(), ApplyError> {
+        for (name, mtime) in std::mem::take(&mut self.folders) {
+            let (folder, base) = split(&name);
+            let parent = match self.parents.open(folder, &Missing::Fail) {
+                // A later entry has replaced the folder, or a folder above it.
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                result => result.map_err(failed("open the folder of", &name))?,
+            };
+            let result = if base.is_empty() {
+                rustix::fs::futimens(&parent.fd, &times(mtime))
+            } else {
+                rustix::fs::utimensat(&parent.fd, base, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+            };
+            match result {
+                Err(Errno::NOENT) => {}
+                result => result.map_err(failed("set the times of", &name))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Modification and access time: the archive's one.
+fn times(time: Time) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn write_whole(fd: &OwnedFd, reader: &mut tar::Reader<'_>, name: &[u8]) -> Result<(), ApplyError> {
+    loop {
+        let bytes = reader.data()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match rustix::io::write(fd, bytes) {
+            Err(Errno::INTR) => {}
+            result => {
+                let written = result.map_err(failed("write", name))?;
+                reader.consume(written);
+            }
+        }
+    }
+}
+
+/// Writes each extent at its place; the file's length makes the last hole.
+fn write_sparse(
+    fd: &OwnedFd,
+    reader: &mut tar::Reader<'_>,
+    name: &[u8],
+    size: u64,
+    extents: &[Extent],
+) -> Result<(), ApplyError> {
+    for extent in extents {
+        let (mut at, end) = (extent.offset, extent.offset + extent.length);
+        while at < end {
+            let bytes = reader.data()?;
+            let most = bytes.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            match rustix::io::pwrite(fd, &bytes[..most], at) {
+                Err(Errno::INTR) => {}
+                result => {
+                    let written = result.map_err(failed("write", name))?;
+                    reader.consume(written);
+                    at += written as u64;
+                }
+            }
+        }
+    }
+    rustix::fs::ftruncate(fd, size).map_err(failed("set the size of", name))
+}
+
+/// Removes a file, link or whole tree by descriptors; links in it are not followed.
+fn remove(parent: BorrowedFd<'_>, base: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, base, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        result => return result,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(parent, base, flags, Bits::empty())?;
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            remove(folder.as_fd(), name)?;
+        }
+    }
+    rustix::fs::unlinkat(parent, base, AtFlags::REMOVEDIR)
+}

@@ -1,0 +1,315 @@
+//! A folder becomes an archive: what `apply` makes, the other way round.
+//!
+//! Entries come in the byte order of their names, each folder before what is in
+//! it, so the same folder always gives the same bytes.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use hull_oci::{Digest, Hasher};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+
+use super::{OPAQUE, OVERLAY_ATTRIBUTES, WHITEOUT, is_portable, is_whiteout, shown};
+use crate::tar::{Entry, Extent, Kind, Time, WriteError, Writer};
+
+/// What `diff` wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diffed {
+    /// Digest of the archive.
+    pub diff_id: Digest,
+    /// Its length (bytes).
+    pub archive_size: u64,
+    /// Sum of the sizes of all files, holes counted too (bytes).
+    pub size: u64,
+}
+
+/// Why a folder could not be written as an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffError {
+    #[error("cannot {action} \"{name}\" ({errno})")]
+    Entry { action: &'static str, name: String, errno: Errno },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A `redirect` or `metacopy`: the folder means more than it holds.
+    #[error("\"{name}\" carries the overlay attribute {attribute}, which an archive cannot express")]
+    Overlay { name: String, attribute: String },
+    #[error("\"{name}\" has a name that would be read as a whiteout")]
+    Reserved { name: String },
+    #[error("folders are nested deeper than {limit} at \"{name}\"")]
+    Depth { name: String, limit: usize },
+}
+
+/// Deepest nesting that is followed: each level keeps a descriptor open.
+const DEPTH: usize = 512;
+/// Bytes moved at once.
+const BUFFER: usize = 128 << 10;
+
+/// Writes the tree below `root` (a folder in overlayfs's conventions, such as a
+/// container's upper folder) as a layer's archive. Sockets are left out, as they
+/// mean nothing without the process that listened. The root itself has no entry.
+pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
+    let mut hashed = HashedWrite { out, hasher: Hasher::sha256(), count: 0 };
+    let mut buffered = io::BufWriter::with_capacity(BUFFER, &mut hashed);
+    let mut walk =
+        Walk { writer: Writer::new(&mut buffered), linked: HashMap::new(), buffer: vec![0; BUFFER], size: 0 };
+    let folder = open_folder(root, b".").map_err(failed("open the folder", b"."))?;
+    walk.folder(&folder, &mut Vec::new(), 0)?;
+    let Walk { writer, size, .. } = walk;
+    writer.finish()?;
+    buffered.flush().map_err(WriteError::Write)?;
+    drop(buffered);
+    Ok(Diffed { diff_id: hashed.hasher.finish(), archive_size: hashed.count, size })
+}
+
+struct HashedWrite<'a> {
+    out: &'a mut dyn Write,
+    hasher: Hasher,
+    count: u64,
+}
+
+impl Write for HashedWrite<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+struct Walk<'a> {
+    writer: Writer<'a>,
+    /// First names of files with several, by device and inode.
+    linked: HashMap<(u64, u64), Vec<u8>>,
+    buffer: Vec<u8>,
+    size: u64,
+}
+
+fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> DiffError {
+    move |errno| DiffError::Entry { action, name: shown(name), errno }
+}
+
+fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// The names in a folder, sorted by their bytes.
+fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if !matches!(&name[..], b"." | b"..") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+impl Walk<'_> {
+    /// Everything in the folder `prefix`, which is open as `folder`.
+    fn folder(&mut self, folder: &OwnedFd, prefix: &mut Vec<u8>, depth: usize) -> Result<(), DiffError> {
+        if depth > DEPTH {
+            return Err(DiffError::Depth { name: shown(prefix), limit: DEPTH });
+        }
+        let names = names(folder).map_err(failed("read the folder", prefix))?;
+        let length = prefix.len();
+        for name in names {
+            if length > 0 {
+                prefix.push(b'/');
+            }
+            prefix.extend_from_slice(&name);
+            self.entry(folder, &name, prefix, depth)?;
+            prefix.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        folder: &OwnedFd,
+        base: &[u8],
+        name: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), DiffError> {
+        let stat =
+            rustix::fs::statat(folder, base, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("examine", name))?;
+        if base.starts_with(WHITEOUT) {
+            return Err(DiffError::Reserved { name: shown(name) });
+        }
+        if is_whiteout(&stat) {
+            let hidden = [&name[..name.len() - base.len()], WHITEOUT, base].concat();
+            let kind = Kind::File { size: 0, extents: None };
+            return Ok(self.writer.begin(&Entry { mode: 0, ..Entry::new(&hidden, kind) })?);
+        }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 {
+            let inode = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.linked.get(&inode) {
+                let kind = Kind::Link { target: first.clone() };
+                let entry = described(name, kind, &stat, Vec::new());
+                return Ok(self.writer.begin(&entry)?);
+            }
+            self.linked.insert(inode, name.clone());
+        }
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let kind = match kind {
+            FileType::Directory => return self.subfolder(folder, base, name, depth),
+            FileType::RegularFile => return self.file(folder, base, name),
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(folder, base, Vec::new());
+                Kind::Symlink { target: target.map_err(failed("read the link", name))?.into_bytes() }
+            }
+            FileType::CharacterDevice => Kind::Character { major, minor },
+            FileType::BlockDevice => Kind::Block { major, minor },
+            FileType::Fifo => Kind::Fifo,
+            _ => return Ok(()),
+        };
+        Ok(self.writer.begin(&described(name, kind, &stat, Vec::new()))?)
+    }
+
+    fn subfolder(
+        &mut self,
+        parent: &OwnedFd,
+        base: &[u8],
+        name: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), DiffError> {
+        let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", name))?;
+        // Of the descriptor, not of the name: it may be another folder by now.
+        let stat = rustix::fs::fstat(&folder).map_err(failed("examine", name))?;
+        let (xattrs, opaque) = attributes(folder.as_fd(), name, &mut self.buffer)?;
+        self.writer.begin(&described(name, Kind::Directory, &stat, xattrs))?;
+        if opaque {
+            let mark = [&name[..], b"/", OPAQUE].concat();
+            let kind = Kind::File { size: 0, extents: None };
+            self.writer.begin(&Entry { mode: 0, ..Entry::new(&mark, kind) })?;
+        }
+        self.folder(&folder, name, depth + 1)
+    }
+
+    fn file(&mut self, folder: &OwnedFd, base: &[u8], name: &[u8]) -> Result<(), DiffError> {
+        // NONBLOCK: the name may have become a FIFO's since it was examined.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(folder, base, flags, Mode::empty()).map_err(failed("open", name))?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed("examine", name))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(failed("open as a regular file", name)(Errno::INVAL));
+        }
+        let (xattrs, _) = attributes(fd.as_fd(), name, &mut self.buffer)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        // st_blocks counts 512 bytes each, whatever the file system's block size.
+        let holes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
+        let extents =
+            if holes { Some(extents(&fd, size).map_err(failed("map the holes of", name))?) } else { None };
+        let extents = extents.filter(|e| e[..] != [Extent { offset: 0, length: size }]);
+        let whole = [Extent { offset: 0, length: size }];
+        let kind = Kind::File { size, extents: extents.clone() };
+        self.writer.begin(&described(name, kind, &stat, xattrs))?;
+        self.size += size;
+        for extent in extents.as_deref().unwrap_or(&whole) {
+            self.copy(&fd, *extent, name)?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of one extent. A file that shrinks meanwhile is filled up with
+    /// zeros: the header with its size is written already.
+    fn copy(&mut self, fd: &OwnedFd, extent: Extent, name: &[u8]) -> Result<(), DiffError> {
+        let (mut at, end) = (extent.offset, extent.offset + extent.length);
+        while at < end {
+            let most = self.buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            let count = match rustix::io::pread(fd, &mut self.buffer[..most], at) {
+                Ok(0) => {
+                    self.buffer[..most].fill(0);
+                    most
+                }
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(failed("read", name)(errno)),
+            };
+            self.writer.data(&self.buffer[..count])?;
+            at += count as u64;
+        }
+        Ok(())
+    }
+}
+
+fn described(name: &[u8], kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
+    Entry {
+        name: name.to_vec(),
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
+        xattrs,
+    }
+}
+
+/// The parts of a file that hold data (lseek(2), SEEK_DATA and SEEK_HOLE).
+fn extents(fd: &OwnedFd, size: u64) -> Result<Vec<Extent>, Errno> {
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let offset = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            result => result?,
+        };
+        let end = rustix::fs::seek(fd, SeekFrom::Hole(offset))?.min(size);
+        if offset >= end {
+            break;
+        }
+        extents.push(Extent { offset, length: end - offset });
+        at = end;
+    }
+    Ok(extents)
+}
+
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The portable extended attributes, sorted, and whether the folder is opaque.
+fn attributes(fd: BorrowedFd<'_>, name: &[u8], buffer: &mut [u8]) -> Result<(Attributes, bool), DiffError> {
+    let error = failed("read the extended attributes of", name);
+    // Linux limits both the list and a value to 64 KiB (xattr(7)).
+    let length = match rustix::fs::flistxattr(fd, &mut buffer[..]) {
+        Err(Errno::OPNOTSUPP) => 0,
+        result => result.map_err(&error)?,
+    };
+    if length == 0 {
+        return Ok((Vec::new(), false));
+    }
+    let list = buffer[..length].to_vec();
+    let mut xattrs = Vec::new();
+    let mut opaque = false;
+    for attribute in list.split(|&byte| byte == 0).filter(|attribute| !attribute.is_empty()) {
+        let overlay = OVERLAY_ATTRIBUTES.iter().find_map(|prefix| attribute.strip_prefix(*prefix));
+        if overlay.is_none() && !is_portable(attribute) {
+            continue;
+        }
+        let length = match rustix::fs::fgetxattr(fd, attribute, &mut buffer[..]) {
+            // Removed since it was listed.
+            Err(Errno::NODATA) => continue,
+            result => result.map_err(&error)?,
+        };
+        let value = buffer[..length].to_vec();
+        match overlay {
+            None => xattrs.push((attribute.to_vec(), value)),
+            Some(b"opaque") => opaque |= value == b"y",
+            Some(b"redirect" | b"metacopy") => {
+                let attribute = attribute.escape_ascii().to_string();
+                return Err(DiffError::Overlay { name: shown(name), attribute });
+            }
+            // origin, impure, nlink…: notes of overlayfs to itself.
+            Some(_) => {}
+        }
+    }
+    xattrs.sort_unstable();
+    Ok((xattrs, opaque))
+}

@@ -1,0 +1,174 @@
+//! The bytes of a layer on their way: read in large pieces, hashed by a thread of
+//! their own while the caller works on the same memory, counted, bounded.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use hull_oci::{Digest, Hasher};
+
+use crate::compress::Unfolding;
+
+/// Bytes of a piece: small enough to stay in the processor's cache between
+/// hashing and writing.
+const PIECE: usize = 128 << 10;
+/// Pieces that may wait for the hashing thread.
+const QUEUE: usize = 8;
+
+/// Which of the two digests of a compressed layer a piece belongs to.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    /// The bytes as read.
+    Blob,
+    /// The uncompressed bytes.
+    Diff,
+}
+
+type Pieces = SyncSender<(Side, Arc<Vec<u8>>, usize)>;
+
+/// Two digests, computed beside the caller's work, or in it where no thread can
+/// be had (a worker's seccomp filter may forbid it).
+pub(super) enum Hashing {
+    Thread { pieces: Pieces, thread: JoinHandle<[Hasher; 2]> },
+    Inline(Box<[Hasher; 2]>),
+}
+
+impl Hashing {
+    pub(super) fn start() -> Self {
+        let (pieces, receiver) = sync_channel::<(Side, Arc<Vec<u8>>, usize)>(QUEUE);
+        let work = move || {
+            let mut hashers = [Hasher::sha256(), Hasher::sha256()];
+            for (side, piece, length) in receiver {
+                hashers[side as usize].update(&piece[..length]);
+            }
+            hashers
+        };
+        match std::thread::Builder::new().name("layer-hash".to_owned()).spawn(work) {
+            Ok(thread) => Self::Thread { pieces, thread },
+            Err(_) => Self::Inline(Box::new([Hasher::sha256(), Hasher::sha256()])),
+        }
+    }
+
+    fn add(&mut self, side: Side, piece: &Arc<Vec<u8>>, length: usize) -> io::Result<()> {
+        match self {
+            Self::Thread { pieces, .. } => pieces
+                .send((side, Arc::clone(piece), length))
+                .map_err(|_| io::Error::other("the hashing thread is gone")),
+            Self::Inline(hashers) => {
+                hashers[side as usize].update(&piece[..length]);
+                Ok(())
+            }
+        }
+    }
+
+    /// The digests of the blob's bytes and of the uncompressed ones.
+    pub(super) fn finish(self) -> io::Result<[Digest; 2]> {
+        let hashers = match self {
+            Self::Thread { pieces, thread } => {
+                drop(pieces);
+                thread.join().map_err(|_| io::Error::other("the hashing thread panicked"))?
+            }
+            Self::Inline(hashers) => *hashers,
+        };
+        Ok(hashers.map(Hasher::finish))
+    }
+}
+
+/// A buffered reader that hands what it reads to the hashing.
+pub(super) struct Hashed<'a> {
+    source: Box<dyn Read + 'a>,
+    side: Side,
+    hashing: &'a std::cell::RefCell<Hashing>,
+    pool: Vec<Arc<Vec<u8>>>,
+    /// Index in the pool of the piece being consumed, and its unread part.
+    current: usize,
+    start: usize,
+    end: usize,
+    /// Bytes read so far.
+    count: &'a std::cell::Cell<u64>,
+    bound: Option<Bound<'a>>,
+}
+
+/// What holds for uncompressed bytes only.
+pub(super) struct Bound<'a> {
+    pub(super) unfolding: Unfolding,
+    pub(super) compressed: &'a std::cell::Cell<u64>,
+}
+
+impl<'a> Hashed<'a> {
+    pub(super) fn new(
+        source: Box<dyn Read + 'a>,
+        side: Side,
+        hashing: &'a std::cell::RefCell<Hashing>,
+        count: &'a std::cell::Cell<u64>,
+        bound: Option<Bound<'a>>,
+    ) -> Self {
+        Self { source, side, hashing, pool: Vec::new(), current: 0, start: 0, end: 0, count, bound }
+    }
+
+    /// Reads to the end of the stream, so that digests cover all of it.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        loop {
+            let count = self.fill_buf()?.len();
+            if count == 0 {
+                return Ok(());
+            }
+            self.consume(count);
+        }
+    }
+
+    /// A piece that nobody else looks at any more, else a new one.
+    fn free_piece(&mut self) -> usize {
+        match self.pool.iter_mut().position(|piece| Arc::get_mut(piece).is_some()) {
+            Some(index) => index,
+            None => {
+                self.pool.push(Arc::new(vec![0; PIECE]));
+                self.pool.len() - 1
+            }
+        }
+    }
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let count = bytes.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&bytes[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Hashed<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            let index = self.free_piece();
+            let Some(piece) = Arc::get_mut(&mut self.pool[index]) else {
+                return Err(io::Error::other("a piece in use was taken for a free one"));
+            };
+            let mut filled = 0;
+            while filled < PIECE {
+                match self.source.read(&mut piece[filled..]) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.count.set(self.count.get() + filled as u64);
+            if let Some(Bound { unfolding, compressed }) = &self.bound {
+                unfolding.check(compressed.get(), self.count.get()).map_err(io::Error::other)?;
+            }
+            if filled > 0 {
+                self.hashing.borrow_mut().add(self.side, &self.pool[index], filled)?;
+            }
+            (self.current, self.start, self.end) = (index, 0, filled);
+        }
+        Ok(&self.pool[self.current][self.start..self.end])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+}
