@@ -6,6 +6,7 @@
 //! the few rules that all rooms share: paths resolved by descriptor ([`root`]), messages with
 //! descriptors ([`socket`]), errors that name their call ([`error`]).
 
+pub mod bpf;
 pub mod error;
 pub mod memfd;
 pub mod process;

@@ -57,7 +57,7 @@ pub enum Error {
     #[error("{what}: the kernel refuses {value:?} for {file} of cgroup {path}")]
     Refused { what: &'static str, path: String, file: String, value: String, source: Errno },
     #[error("this host cannot restrict devices: no devices controller and no BPF for cgroups")]
-    NoDevices { source: Errno },
+    NoDevices { source: hull_sys::Error },
     /// A cgroup of that path exists and has processes.
     #[error("cgroup {path} is in use")]
     InUse { path: String },
@@ -422,11 +422,21 @@ impl Cgroup {
         }
     }
 
+    /// Puts the device list in force, with v1's controller where the host has it, else with a
+    /// program on v2. In a user namespace neither is allowed nor needed: device files cannot be
+    /// made there, and those of other mounts are the owner's to give.
     fn restrict_devices(&self, rules: &[devices::Rule]) -> Result<(), Error> {
-        let Some(root) = self.v1_root(Controller::Devices) else {
-            return Err(Error::NoDevices { source: Errno::OPNOTSUPP });
-        };
-        for (file, value) in devices::v1_lines(rules) {
+        if let Some(root) = self.v1_root(Controller::Devices) {
+            return self.restrict_devices_v1(root, rules);
+        }
+        match self.restrict_devices_v2(rules) {
+            Err(_) if !initial_user_namespace() => Ok(()),
+            done => done.map_err(|source| Error::NoDevices { source }),
+        }
+    }
+
+    fn restrict_devices_v1(&self, root: &OwnedFd, rules: &[devices::Rule]) -> Result<(), Error> {
+        for (file, value) in devices::v1_lines(rules)? {
             let name = format!("{}/{file}", self.path);
             files::put(root, &name, &value).map_err(|source| Error::Refused {
                 what: "devices",
@@ -438,6 +448,23 @@ impl Cgroup {
         }
         Ok(())
     }
+
+    fn restrict_devices_v2(&self, rules: &[devices::Rule]) -> Result<(), hull_sys::Error> {
+        let folder = match self.v2_root() {
+            Some(root) => files::folder(root, &self.path),
+            None => Err(Errno::OPNOTSUPP),
+        };
+        let folder = folder.map_err(|errno| hull_sys::Error::new("open", errno, &self.path))?;
+        let program = hull_sys::bpf::load_device_filter(&devices::v2_program(rules))?;
+        hull_sys::bpf::attach_device_filter(&folder, &program)
+    }
+}
+
+/// Whether this process is in the host's user namespace, which alone maps every id to itself
+/// (user_namespaces(7)).
+fn initial_user_namespace() -> bool {
+    let map = files::get(rustix::fs::CWD, "/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -249,6 +249,22 @@ fn only_listed_devices_can_be_opened() {
 }
 
 #[test]
+fn the_program_on_v2_lets_only_listed_devices_be_opened() {
+    let scratch = Scratch::new("bpf", "{}");
+    let rules = r#"[{"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 1, "minor": 9, "access": "r"}]"#;
+    let rules = devices::rules(&serde_json::from_str::<Vec<_>>(rules).unwrap()).unwrap();
+    scratch.cgroup.restrict_devices_v2(&rules).unwrap();
+    let output = scratch.run(
+        ": < /dev/null && echo null; : < /dev/urandom && echo urandom; \
+         (: > /dev/urandom) 2> /dev/null || echo read-only; : < /dev/zero",
+    );
+    assert_eq!(output.stdout, b"null\nurandom\nread-only\n");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("/dev/zero: Operation not permitted"), "{error}");
+}
+
+#[test]
 fn a_file_of_v2_that_is_not_there_is_an_error() {
     let hierarchies = Hierarchies::detect().unwrap();
     let path = format!("hull-test-{}-unified", std::process::id());
