@@ -7,6 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use hull_runtime::bundle::{StartError, StartErrorKind};
+
 /// Independent of any transport; the daemon maps each to one HTTP status in one `match`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -51,15 +53,37 @@ pub enum Error {
     /// Already started, already stopped, …
     #[error("{0}")]
     NotModified(String),
+    /// The reference answers this with 500, not 409.
+    #[error("Container {id} is not paused")]
+    NotPaused { id: String },
     /// The process could not be started; the kind tells the exit code (125, 126, 127).
     #[error("{0}")]
-    Start(hull_runtime::bundle::StartError),
-    #[error("{call}: {path}")]
+    Start(StartError),
+    #[error("{call} {path}")]
     Io { call: &'static str, path: PathBuf, source: io::Error },
-    #[error("state database: {what}")]
-    Database { what: String, source: rusqlite::Error },
-    #[error("state database: {what}: written by a newer build (schema {found}, this build knows {known})")]
-    NewerSchema { what: String, found: u32, known: u32 },
+    /// A system call failed; its own text names it with its arguments.
+    #[error("{doing}")]
+    System { doing: String, source: hull_sys::Error },
+    #[error("state database {path}")]
+    Database { path: PathBuf, source: rusqlite::Error },
+    #[error(
+        "the state database {path} is damaged ({what}). Nothing has been changed. Restore it from a copy, or move it \
+         and the files {path}-wal and {path}-shm beside it away and start again: images and layers on disk stay, but \
+         their names and all container records are then lost"
+    )]
+    CorruptDatabase { path: PathBuf, what: String },
+    #[error(
+        "the state database {path} was written by a newer build (schema {found}, this build knows up to {known}): \
+         start that build, or use another data root"
+    )]
+    NewerSchema { path: PathBuf, found: u32, known: u32 },
+    #[error("{path} is an SQLite database of another program: use another data root")]
+    ForeignDatabase { path: PathBuf },
+    /// A row that cannot be read although the database is whole.
+    #[error("the state database holds a record that cannot be read: {table} {id}")]
+    Record { table: &'static str, id: String, source: serde_json::Error },
+    #[error("another daemon uses the data root {path}")]
+    DataRootInUse { path: PathBuf },
     #[error("spawner: {0}")]
     Spawner(String),
     /// The task that owns the thing has ended: the daemon is shutting down.
@@ -77,11 +101,20 @@ impl Error {
             Error::NotImplemented(_) => Class::NotImplemented,
             Error::NotModified(_) => Class::NotModified,
             Error::Start(error) => match error.kind {
-                hull_runtime::bundle::StartErrorKind::Host => Class::Internal,
-                _ => Class::Invalid,
+                StartErrorKind::NotFound | StartErrorKind::NotExecutable => Class::Invalid,
+                // The reference answers a bad user or mount source at start with 500.
+                StartErrorKind::Invalid | StartErrorKind::Host => Class::Internal,
             },
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Class::Unavailable,
-            Error::Io { .. } | Error::Database { .. } | Error::NewerSchema { .. } => Class::Internal,
+            Error::NotPaused { .. }
+            | Error::Io { .. }
+            | Error::System { .. }
+            | Error::Database { .. }
+            | Error::CorruptDatabase { .. }
+            | Error::NewerSchema { .. }
+            | Error::ForeignDatabase { .. }
+            | Error::Record { .. }
+            | Error::DataRootInUse { .. } => Class::Internal,
             Error::Spawner(_) | Error::ShuttingDown => Class::Unavailable,
         }
     }

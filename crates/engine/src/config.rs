@@ -1,0 +1,51 @@
+//! How an engine is set up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::containers::settings::LogDriver;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What must outlive a boot: records, images, containers' files. 0700.
+    pub data_root: PathBuf,
+    /// On tmpfs: sockets and exit records. 0700.
+    pub exec_root: PathBuf,
+    /// The `hull-runtime` executable.
+    pub runtime: PathBuf,
+    /// The cgroup below which each container gets its own, relative to each hierarchy's root.
+    pub cgroup_parent: String,
+    /// For containers that name no log driver.
+    pub default_log: LogDriver,
+    /// Nameservers and the like for containers' resolv.conf; empty: the host's.
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    /// Put on every container that does not set them: `RLIMIT_NOFILE` → (soft, hard).
+    pub default_rlimits: BTreeMap<String, (u64, u64)>,
+    /// Bytes of /dev/shm where a container says nothing.
+    pub default_shm_bytes: u64,
+    /// `--init` for all containers.
+    pub init: bool,
+    /// How long a stop waits at shutdown and by default, in seconds.
+    pub stop_timeout: i32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            data_root: PathBuf::from("/var/lib/hull"),
+            exec_root: PathBuf::from("/run/hull"),
+            runtime: PathBuf::from("hull-runtime"),
+            cgroup_parent: "hull".to_owned(),
+            default_log: LogDriver::default(),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_options: Vec::new(),
+            default_rlimits: BTreeMap::new(),
+            default_shm_bytes: 64 << 20,
+            init: false,
+            stop_timeout: 10,
+        }
+    }
+}
