@@ -7,11 +7,16 @@
 //! descriptors ([`socket`]), errors that name their call ([`error`]).
 
 pub mod bpf;
+pub mod cred;
 pub mod error;
 pub mod memfd;
+pub mod mount;
+pub mod netlink;
 pub mod process;
+pub mod pty;
 pub mod rlimit;
 pub mod root;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod time;

@@ -86,6 +86,26 @@ impl SignalFd {
     }
 }
 
+/// Waits for one of these signals, which must be blocked, without a descriptor (sigwaitinfo(2)).
+pub fn wait(numbers: &[i32]) -> Result<Received> {
+    let set = set_of(numbers);
+    loop {
+        // SAFETY: siginfo_t is plain data that the call fills in.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: an initialised set and a valid place for the answer.
+        let number = unsafe { libc::sigwaitinfo(&raw const set, &raw mut info) };
+        if number > 0 {
+            // SAFETY: si_pid is set for signals sent by processes and for SIGCHLD, and is zeroed
+            // memory otherwise.
+            return Ok(Received { number, pid: unsafe { info.si_pid() } });
+        }
+        match last_error() {
+            Errno::INTR => {}
+            errno => return Err(errno).during("sigwaitinfo", || format!("{numbers:?}")),
+        }
+    }
+}
+
 /// Gives every signal its default disposition and unblocks all: for a child that will exec.
 pub fn reset() -> Result<()> {
     for number in 1..=MAX {
