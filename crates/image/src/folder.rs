@@ -1,0 +1,138 @@
+//! Folders of our own by descriptor: made, listed, published into, and emptied.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Only the owner gets into folders of state; what containers see has its own modes.
+pub(crate) const PRIVATE: Mode = Mode::RWXU;
+
+pub(crate) fn open(parent: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// Opens a folder below `parent`, making it (mode 0700) if it is missing.
+pub(crate) fn open_or_make(parent: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    match rustix::fs::mkdirat(&parent, name, PRIVATE) {
+        Ok(()) | Err(Errno::EXIST) => open(parent, name),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The names in a folder, without `.` and `..`, in no order.
+pub(crate) fn names(folder: impl AsFd) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Levels that are walked with a descriptor each before the rest is hoisted.
+const DEPTH: usize = 64;
+
+/// Removes whatever is below `folder`, by descriptors, links not followed.
+///
+/// A container can nest folders deeper than a process can hold descriptors for, so
+/// folders far down are first moved up to `folder` itself.
+pub(crate) fn empty(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut hoisted = 0u64;
+    let mut waiting: VecDeque<CString> = names(folder)?.into();
+    while let Some(name) = waiting.pop_front() {
+        remove(folder, folder, &name, 0, &mut hoisted, &mut waiting)?;
+    }
+    Ok(())
+}
+
+fn remove(
+    top: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &CString,
+    depth: usize,
+    hoisted: &mut u64,
+    waiting: &mut VecDeque<CString>,
+) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    }
+    if depth >= DEPTH {
+        loop {
+            let up = CString::new(format!(".hoisted-{hoisted}")).unwrap_or_default();
+            *hoisted += 1;
+            match rustix::fs::renameat_with(parent, name, top, &up, rustix::fs::RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => {}
+                result => {
+                    waiting.push_back(up);
+                    return result;
+                }
+            }
+        }
+    }
+    let folder = rustix::fs::openat(parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+    for inner in names(&folder)? {
+        remove(top, folder.as_fd(), &inner, depth + 1, hoisted, waiting)?;
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
+/// Bytes that a tree takes on the disk (blocks of files with several names once),
+/// and how many entries it has.
+pub(crate) fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut bytes = 0;
+    let mut waiting = vec![rustix::fs::openat(folder, ".", FOLDER, Mode::empty())?];
+    while let Some(folder) = waiting.pop() {
+        for name in names(&folder)? {
+            let stat = match rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                result => result?,
+            };
+            if stat.st_nlink > 1
+                && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
+                && !seen.insert((stat.st_dev, stat.st_ino))
+            {
+                continue;
+            }
+            bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                match rustix::fs::openat(&folder, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
+                    Ok(inner) => waiting.push(inner),
+                    Err(Errno::NOENT | Errno::NOTDIR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_descriptors_last_is_emptied() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(scratch.path()).unwrap();
+        let mut current: OwnedFd = rustix::fs::openat(&root, ".", FOLDER, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&current, "deeper", PRIVATE).unwrap();
+            current = open(&current, "deeper").unwrap();
+        }
+        std::os::unix::fs::symlink("/etc", scratch.path().join("link")).unwrap();
+        std::fs::write(scratch.path().join(".hoisted-0"), "in the way").unwrap();
+        empty(root.as_fd()).unwrap();
+        assert_eq!(names(&root).unwrap(), Vec::<CString>::new());
+        assert!(std::path::Path::new("/etc/passwd").exists());
+    }
+}

@@ -1,0 +1,379 @@
+//! File systems made of layers.
+//!
+//! ```text
+//! layers/CHAINHEX/layer.json    what the layer is: parent, diff id, blob, size
+//! layers/CHAINHEX/diff/         its files in overlayfs's conventions (see `layer`)
+//! active/KEY/upper/ work/       the writable layer of one container
+//! ingest/layer-N/diff/          a layer being extracted
+//! ingest/trash-N/               something being removed
+//! ```
+//!
+//! A layer is named by its chain id (image-spec `config.md#layer-chainid`): the same
+//! layer on the same parents is stored once. It appears by one rename when it is
+//! complete, and disappears by one rename before its files are removed, so a crash
+//! never leaves half a layer under its name.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hull_oci::{Algorithm, Digest};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::folder;
+
+/// Why a snapshot cannot be made, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("cannot {action} \"{name}\" in the layer store")]
+    Io { action: &'static str, name: String, source: std::io::Error },
+    #[error("the layer {chain} is missing")]
+    Missing { chain: Digest },
+    #[error("the description of layer {chain} is damaged")]
+    Damaged { chain: Digest, source: serde_json::Error },
+    #[error("the chain of layer {chain} is longer than {limit}")]
+    Chain { chain: Digest, limit: usize },
+    #[error("a writable layer with the key \"{key}\" exists already")]
+    Exists { key: String },
+    #[error("\"{key}\" cannot be the key of a writable layer")]
+    Key { key: String },
+}
+
+type Result<T> = std::result::Result<T, SnapshotError>;
+
+fn failed(action: &'static str, name: &str) -> impl Fn(Errno) -> SnapshotError {
+    move |errno| SnapshotError::Io { action, name: name.to_owned(), source: errno.into() }
+}
+
+/// overlayfs takes at most 500 lower folders (OVL_MAX_STACK in fs/overlayfs).
+pub const MAX_LAYERS: usize = 500;
+
+/// What is known of a stored layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub chain: Digest,
+    /// Chain id of the layer below.
+    pub parent: Option<Digest>,
+    pub diff_id: Digest,
+    /// The archive it was extracted from, as it came.
+    pub blob: Digest,
+    pub blob_size: u64,
+    /// Of the archive: plain, gzip or zstd.
+    pub media_type: String,
+    /// Sum of the sizes of its files (bytes).
+    pub size: u64,
+}
+
+/// Plain paths for an overlay mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rootfs {
+    /// Top layer first, as overlayfs wants them.
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+}
+
+/// The layer store.
+#[derive(Debug)]
+pub struct Snapshots {
+    path: PathBuf,
+    layers: OwnedFd,
+    active: OwnedFd,
+    ingest: OwnedFd,
+    serial: AtomicU64,
+}
+
+impl Snapshots {
+    /// Opens the store in the folder `root`, after [`crate::content::Content::open`]
+    /// has made that and swept its `ingest`.
+    pub fn open(root: &Path) -> Result<Self> {
+        let fd = rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed("open", "."))?;
+        let part = |name: &str| folder::open_or_make(&fd, name).map_err(failed("open", name));
+        let (layers, active, ingest) = (part("layers")?, part("active")?, part("ingest")?);
+        let path = std::path::absolute(root).map_err(|source| SnapshotError::Io {
+            action: "find",
+            name: root.display().to_string(),
+            source,
+        })?;
+        Ok(Self { path, layers, active, ingest, serial: AtomicU64::new(0) })
+    }
+
+    /// A new empty folder to extract a layer into.
+    pub fn stage(&self) -> Result<Staging<'_>> {
+        let name = self.unused("layer");
+        let make = || {
+            rustix::fs::mkdirat(&self.ingest, &name, folder::PRIVATE)?;
+            let fd = folder::open(&self.ingest, &name)?;
+            rustix::fs::mkdirat(&fd, "diff", folder::PRIVATE)?;
+            let diff = folder::open(&fd, "diff")?;
+            // What containers see as `/`, whatever the umask.
+            rustix::fs::fchmod(&diff, Mode::from_raw_mode(0o755))?;
+            Ok((fd, diff))
+        };
+        let (folder, diff) = make().map_err(failed("make", &name))?;
+        Ok(Staging { snapshots: self, name: Some(name), folder, diff })
+    }
+
+    /// A new empty folder for anything that is not a layer (an unpacked archive of
+    /// images, say). Its `diff` is the folder to use.
+    pub fn scratch(&self) -> Result<Staging<'_>> {
+        self.stage()
+    }
+
+    fn unused(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.serial.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The layer with this chain id.
+    pub fn layer(&self, chain: &Digest) -> Result<Option<Layer>> {
+        let name = name(chain);
+        let folder = match folder::open(&self.layers, name) {
+            Err(Errno::NOENT) => return Ok(None),
+            result => result.map_err(failed("open", name))?,
+        };
+        let file = rustix::fs::openat(&folder, "layer.json", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed("open the description of", name))?;
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), 1 << 16), &mut bytes)
+            .map_err(|source| SnapshotError::Io { action: "read", name: name.to_owned(), source })?;
+        let layer = serde_json::from_slice(&bytes)
+            .map_err(|source| SnapshotError::Damaged { chain: chain.clone(), source })?;
+        Ok(Some(layer))
+    }
+
+    /// A layer and all below it, top first.
+    pub fn chain(&self, top: &Digest) -> Result<Vec<Layer>> {
+        let mut chain = Vec::new();
+        let mut next = Some(top.clone());
+        while let Some(current) = next {
+            if chain.len() == MAX_LAYERS {
+                return Err(SnapshotError::Chain { chain: top.clone(), limit: MAX_LAYERS });
+            }
+            let layer = self.layer(&current)?.ok_or(SnapshotError::Missing { chain: current })?;
+            next = layer.parent.clone();
+            chain.push(layer);
+        }
+        Ok(chain)
+    }
+
+    /// Where a layer's files are.
+    pub fn diff(&self, chain: &Digest) -> PathBuf {
+        self.path.join("layers").join(name(chain)).join("diff")
+    }
+
+    /// The paths of a writable layer on top of `chain` (chain ids, lowest first).
+    pub fn rootfs(&self, key: &str, chain: &[Digest]) -> Rootfs {
+        let active = self.path.join("active").join(key);
+        Rootfs {
+            lower: chain.iter().rev().map(|chain| self.diff(chain)).collect(),
+            upper: active.join("upper"),
+            work: active.join("work"),
+        }
+    }
+
+    /// Makes the writable layer `key` on top of `chain` (chain ids, lowest first).
+    pub fn prepare(&self, key: &str, chain: &[Digest]) -> Result<Rootfs> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if key.is_empty() || key.len() > 128 || key.starts_with('.') || !key.bytes().all(valid) {
+            return Err(SnapshotError::Key { key: key.to_owned() });
+        }
+        let make = || {
+            rustix::fs::mkdirat(&self.active, key, folder::PRIVATE)?;
+            let fd = folder::open(&self.active, key)?;
+            rustix::fs::mkdirat(&fd, "work", folder::PRIVATE)?;
+            rustix::fs::mkdirat(&fd, "upper", Mode::from_raw_mode(0o755))?;
+            // The upper folder's mode is that of `/` in the container.
+            rustix::fs::chmodat(&fd, "upper", Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
+        };
+        match make() {
+            Ok(()) => Ok(self.rootfs(key, chain)),
+            Err(Errno::EXIST) => Err(SnapshotError::Exists { key: key.to_owned() }),
+            Err(errno) => Err(failed("make the writable layer", key)(errno)),
+        }
+    }
+
+    /// Removes a writable layer; one that is not there is gone already.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let trash = self.discard(&self.active, key)?;
+        trash.map_or(Ok(()), |trash| self.empty_trash(&trash))
+    }
+
+    /// Takes a layer's name away, at once; the files are removed by
+    /// [`Self::empty_trash`]. `None`: there is no such layer.
+    pub fn discard_layer(&self, chain: &Digest) -> Result<Option<Trash>> {
+        self.discard(&self.layers, name(chain))
+    }
+
+    fn discard(&self, from: &OwnedFd, name: &str) -> Result<Option<Trash>> {
+        let trash = self.unused("trash");
+        match rustix::fs::renameat(from, name, &self.ingest, &trash) {
+            Ok(()) => Ok(Some(Trash(trash))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failed("remove", name)(errno)),
+        }
+    }
+
+    /// Removes what was discarded from the disk.
+    pub fn empty_trash(&self, Trash(name): &Trash) -> Result<()> {
+        let remove = || {
+            folder::empty(folder::open(&self.ingest, name)?.as_fd())?;
+            rustix::fs::unlinkat(&self.ingest, name, rustix::fs::AtFlags::REMOVEDIR)
+        };
+        remove().map_err(failed("remove", name))
+    }
+
+    /// Chain ids of all stored layers, sorted.
+    pub fn layers(&self) -> Result<Vec<Digest>> {
+        let names = folder::names(&self.layers).map_err(failed("list", "layers"))?;
+        let digest = |name: &CString| Digest::from_hex(Algorithm::Sha256, name.to_str().ok()?).ok();
+        let mut chains: Vec<Digest> = names.iter().filter_map(digest).collect();
+        chains.sort();
+        Ok(chains)
+    }
+
+    /// Keys of all writable layers, sorted.
+    pub fn keys(&self) -> Result<Vec<String>> {
+        let names = folder::names(&self.active).map_err(failed("list", "active"))?;
+        let mut keys: Vec<String> =
+            names.iter().filter_map(|name| name.to_str().ok().map(str::to_owned)).collect();
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Bytes that the writable layer `key` takes on the disk.
+    pub fn usage(&self, key: &str) -> Result<u64> {
+        folder::open(&self.active, key)
+            .and_then(|active| folder::open(&active, "upper"))
+            .and_then(|upper| folder::usage(upper.as_fd()))
+            .map_err(failed("measure", key))
+    }
+}
+
+/// The folder name of a chain id.
+fn name(chain: &Digest) -> &str {
+    chain.hex()
+}
+
+/// Something without a name that still takes space.
+#[derive(Debug)]
+pub struct Trash(String);
+
+/// A folder in the making. Dropped without `commit`, it is removed.
+#[derive(Debug)]
+pub struct Staging<'a> {
+    snapshots: &'a Snapshots,
+    name: Option<String>,
+    folder: OwnedFd,
+    /// To extract into.
+    pub diff: OwnedFd,
+}
+
+impl Staging<'_> {
+    /// The path of `diff`.
+    pub fn path(&self) -> PathBuf {
+        self.snapshots.path.join("ingest").join(self.name.as_deref().unwrap_or("")).join("diff")
+    }
+
+    /// Publishes the layer. If another load has published the same layer
+    /// meanwhile, that one stays and this one is removed.
+    pub fn commit(mut self, layer: &Layer) -> Result<()> {
+        let name = name(&layer.chain);
+        let io = |source| SnapshotError::Io { action: "describe", name: name.to_owned(), source };
+        let bytes = serde_json::to_vec(layer).map_err(|error| io(error.into()))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.folder, "layer.json", flags, Mode::RUSR | Mode::WUSR)
+            .map_err(failed("describe", name))?;
+        std::io::Write::write_all(&mut std::fs::File::from(file), &bytes).map_err(io)?;
+        let Some(staged) = self.name.take() else { return Ok(()) };
+        match rustix::fs::renameat(&self.snapshots.ingest, &staged, &self.snapshots.layers, name) {
+            Ok(()) => Ok(()),
+            // A folder with contents cannot be replaced: the other load was first.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                self.name = Some(staged);
+                Ok(())
+            }
+            Err(errno) => {
+                self.name = Some(staged);
+                Err(failed("publish", name)(errno))
+            }
+        }
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take() {
+            // What stays is swept when the store is opened next.
+            let _ = self.snapshots.empty_trash(&Trash(name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(chain: &Digest, parent: Option<&Digest>) -> Layer {
+        Layer {
+            chain: chain.clone(),
+            parent: parent.cloned(),
+            diff_id: Digest::sha256(b"diff"),
+            blob: Digest::sha256(b"blob"),
+            blob_size: 4,
+            media_type: "plain".to_owned(),
+            size: 0,
+        }
+    }
+
+    fn publish(snapshots: &Snapshots, layer: &Layer, file: &str) {
+        let staging = snapshots.stage().unwrap();
+        std::fs::write(staging.path().join(file), file).unwrap();
+        staging.commit(layer).unwrap();
+    }
+
+    #[test]
+    fn a_layer_appears_when_it_is_committed_and_the_first_of_two_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(scratch.path()).unwrap();
+        let chain = Digest::sha256(b"1");
+        drop(snapshots.stage().unwrap());
+        assert_eq!(snapshots.layer(&chain).unwrap(), None);
+        publish(&snapshots, &layer(&chain, None), "first");
+        publish(&snapshots, &layer(&chain, None), "second");
+        assert!(snapshots.diff(&chain).join("first").exists());
+        assert_eq!(snapshots.layers().unwrap(), [chain]);
+        assert_eq!(std::fs::read_dir(scratch.path().join("ingest")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_writable_layer_stands_on_its_chain_top_first() {
+        let scratch = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(scratch.path()).unwrap();
+        let (low, top) = (Digest::sha256(b"low"), Digest::sha256(b"top"));
+        publish(&snapshots, &layer(&low, None), "low");
+        publish(&snapshots, &layer(&top, Some(&low)), "top");
+        let names: Vec<Digest> = snapshots.chain(&top).unwrap().into_iter().map(|l| l.chain).collect();
+        assert_eq!(names, [top.clone(), low.clone()]);
+        let rootfs = snapshots.prepare("key", &[low.clone(), top.clone()]).unwrap();
+        assert!(rootfs.lower[0].join("top").exists() && rootfs.lower[1].join("low").exists());
+        std::fs::write(rootfs.upper.join("file"), vec![1; 10_000]).unwrap();
+        assert!(rootfs.work.exists());
+        assert!(snapshots.usage("key").unwrap() >= 10_000);
+        assert!(matches!(snapshots.prepare("key", &[]), Err(SnapshotError::Exists { .. })));
+        for bad in ["", "..", "a/b", ".hidden"] {
+            assert!(matches!(snapshots.prepare(bad, &[]), Err(SnapshotError::Key { .. })), "{bad}");
+        }
+        assert_eq!(snapshots.keys().unwrap(), ["key"]);
+        snapshots.remove("key").unwrap();
+        snapshots.remove("key").unwrap();
+        assert!(!rootfs.upper.exists());
+        let trash = snapshots.discard_layer(&low).unwrap().unwrap();
+        assert!(matches!(snapshots.chain(&top), Err(SnapshotError::Missing { chain }) if chain == low));
+        snapshots.empty_trash(&trash).unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path().join("ingest")).unwrap().count(), 0);
+    }
+}
