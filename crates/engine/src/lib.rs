@@ -14,6 +14,7 @@ pub mod host;
 pub mod images;
 pub mod names;
 pub mod signals;
+pub mod spec;
 pub mod store;
 
 pub use config::Config;

@@ -1,0 +1,218 @@
+//! From a container's settings to the bundle its shim gets: a pure function.
+//!
+//! Everything that has to be looked up (who the user is, which device has which number, where the
+//! layers lie) comes in as a value; what comes out is wholly determined by it, so that a
+//! container's isolation can be read in a test's expected text.
+
+pub mod capabilities;
+pub mod devices;
+mod env;
+pub mod identity;
+mod limits;
+mod mounts;
+pub mod sysctl;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use hull_oci::runtime::{
+    Capabilities, ConsoleSize, Linux, Namespace, NamespaceKind, Process, Root, Seccomp, Spec, User, VERSION,
+};
+use hull_runtime::bundle::{Bundle, LogSettings, Rootfs, Stdio};
+
+use crate::Result;
+use crate::containers::settings::{IpcMode, NetworkMode, PidMode, Settings};
+use crate::host::HostFacts;
+use identity::Identity;
+
+pub use env::{DEFAULT_PATH, merge as merge_env, of_exec as exec_env};
+pub use limits::{cpu_quota, log as log_settings};
+
+/// Hidden from a container, as the reference hides them, and what later advisories added (K07).
+pub const MASKED: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+/// Shown but not writable.
+pub const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The files that a container gets in its `/etc`, on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    pub hostname: PathBuf,
+    pub hosts: PathBuf,
+    pub resolv: PathBuf,
+}
+
+/// What [`compile`] needs to know.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    pub id: &'a str,
+    pub settings: &'a Settings,
+    pub host: &'a HostFacts,
+    pub identity: &'a Identity,
+    pub files: &'a Files,
+    pub rootfs: Rootfs,
+    pub devices: &'a [devices::Found],
+    /// Of the devices of a privileged container.
+    pub seccomp: Option<Seccomp>,
+    pub log: Option<LogSettings>,
+    /// Below each hierarchy's root.
+    pub cgroup: String,
+}
+
+/// The bundle, and warnings of what this host makes impossible.
+pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
+    let settings = inputs.settings;
+    let (capabilities, mut warnings) = given_capabilities(settings, inputs.host)?;
+    let (rlimits, limit_warnings) = limits::rlimits(&settings.rlimits, inputs.host);
+    warnings.extend(limit_warnings);
+    let (oom_score_adj, oom_warning) = limits::oom_score(settings.oom_score_adj, inputs.host);
+    warnings.extend(oom_warning);
+    let process = Process {
+        terminal: settings.tty,
+        console_size: settings.console_size.map(|(height, width)| ConsoleSize { height, width }),
+        user: user(inputs.identity),
+        args: args(settings),
+        env: env::of_container(settings, inputs.identity),
+        cwd: working_dir(&settings.working_dir),
+        capabilities: Some(capability_sets(&capabilities, inputs.identity.uid)),
+        rlimits,
+        no_new_privileges: settings.security.no_new_privileges,
+        apparmor_profile: String::new(),
+        selinux_label: String::new(),
+        oom_score_adj,
+    };
+    let spec = Spec {
+        oci_version: VERSION.to_owned(),
+        process: Some(process),
+        root: Some(Root { path: PathBuf::from("rootfs"), readonly: settings.read_only }),
+        hostname: if settings.uts_host { String::new() } else { settings.hostname.clone() },
+        domainname: if settings.uts_host { String::new() } else { settings.domainname.clone() },
+        mounts: mounts::all(settings, inputs.files),
+        annotations: settings.annotations.clone(),
+        linux: linux(&inputs),
+        ..Spec::default()
+    };
+    let bundle = Bundle {
+        id: inputs.id.to_owned(),
+        spec,
+        rootfs: inputs.rootfs,
+        stdio: Stdio { stdin: settings.open_stdin, stdin_once: settings.stdin_once },
+        log: inputs.log,
+        init: settings.init,
+    };
+    Ok((bundle, warnings))
+}
+
+fn linux(inputs: &Inputs<'_>) -> Linux {
+    let settings = inputs.settings;
+    let privileged = settings.security.privileged;
+    let paths = |chosen: &Option<Vec<String>>, usual: &[&str]| match (privileged, chosen) {
+        (true, _) => Vec::new(),
+        (false, Some(chosen)) => chosen.clone(),
+        (false, None) => usual.iter().map(|&path| path.to_owned()).collect(),
+    };
+    let mut resources = settings.resources.clone();
+    resources.devices = match privileged {
+        true => vec![devices::all_rule()],
+        false => devices::usual_rules(),
+    };
+    if !privileged {
+        resources.devices.extend(inputs.devices.iter().map(|found| found.rule.clone()));
+        // Rules that were asked for come last: the later one wins.
+        resources.devices.extend(settings.resources.devices.iter().cloned());
+    }
+    Linux {
+        namespaces: namespaces(settings),
+        devices: inputs.devices.iter().map(|found| found.node.clone()).collect(),
+        cgroups_path: inputs.cgroup.clone(),
+        resources,
+        rootfs_propagation: "rprivate".to_owned(),
+        seccomp: inputs.seccomp.clone(),
+        sysctl: sysctls(settings),
+        masked_paths: paths(&settings.security.masked_paths, MASKED),
+        readonly_paths: paths(&settings.security.readonly_paths, READONLY),
+        ..Linux::default()
+    }
+}
+
+/// The namespaces that are the container's own or another's; those of the host are not named. To
+/// join another's, its descriptor travels beside the bundle.
+fn namespaces(settings: &Settings) -> Vec<Namespace> {
+    let kinds = [
+        (NamespaceKind::Mount, true),
+        (NamespaceKind::Network, settings.network != NetworkMode::Host),
+        (NamespaceKind::Uts, !settings.uts_host),
+        (NamespaceKind::Pid, settings.pid != PidMode::Host),
+        (NamespaceKind::Ipc, settings.ipc != IpcMode::Host),
+        (NamespaceKind::Cgroup, !settings.cgroupns_host),
+    ];
+    kinds.into_iter().filter(|(_, own)| *own).map(|(kind, _)| Namespace { kind, path: None }).collect()
+}
+
+fn sysctls(settings: &Settings) -> BTreeMap<String, String> {
+    let mut sysctls = settings.sysctls.clone();
+    if matches!(settings.network, NetworkMode::Default | NetworkMode::None) {
+        // As the reference: any user may bind low ports and ping in a network of its own.
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    sysctls
+}
+
+/// The capabilities, and warnings.
+pub fn given_capabilities(settings: &Settings, host: &HostFacts) -> Result<(Vec<String>, Vec<String>)> {
+    let security = &settings.security;
+    capabilities::compute(security.privileged, &security.cap_add, &security.cap_drop, &host.capabilities)
+}
+
+/// Inheritable and ambient sets stay empty (K05); a user that is not root begins with nothing.
+pub fn capability_sets(given: &[String], uid: u32) -> Capabilities {
+    let effective = if uid == 0 { given.to_vec() } else { Vec::new() };
+    Capabilities {
+        bounding: given.to_vec(),
+        permitted: effective.clone(),
+        effective,
+        inheritable: Vec::new(),
+        ambient: Vec::new(),
+    }
+}
+
+pub fn user(identity: &Identity) -> User {
+    User { uid: identity.uid, gid: identity.gid, umask: None, additional_gids: identity.groups.clone() }
+}
+
+/// Entrypoint and command, one after the other.
+pub fn args(settings: &Settings) -> Vec<String> {
+    settings.entrypoint.iter().flatten().chain(settings.cmd.iter().flatten()).cloned().collect()
+}
+
+/// The absolute path with `.`, `..` and doubled slashes worked out by the text alone.
+pub fn working_dir(text: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests;

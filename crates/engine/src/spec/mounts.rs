@@ -1,0 +1,109 @@
+//! The mounts of a container: the usual ones, ours for `/etc`, and those that were asked for.
+
+use std::path::{Path, PathBuf};
+
+use hull_oci::runtime::Mount as Entry;
+
+use super::Files;
+use crate::containers::settings::{IpcMode, Mount, Settings};
+
+fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry {
+    Entry {
+        destination: PathBuf::from(destination),
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+        ..Entry::default()
+    }
+}
+
+/// All mounts in the order in which they are made: parents before what lies in them.
+pub(super) fn all(settings: &Settings, files: &Files) -> Vec<Entry> {
+    let asked: Vec<Entry> = settings.mounts.iter().map(|mount| wanted(mount, settings.read_only)).collect();
+    let mut mounts = usual(settings);
+    mounts.extend(etc(files));
+    // Whoever asks for a mount at the same place gets theirs instead of ours.
+    mounts.retain(|ours| !asked.iter().any(|theirs| theirs.destination == ours.destination));
+    let mut asked = asked;
+    // Stable, so that of two at one depth the first asked for is made first.
+    asked.sort_by_key(|mount| mount.destination.components().count());
+    mounts.extend(asked);
+    mounts
+}
+
+fn usual(settings: &Settings) -> Vec<Entry> {
+    let access = if settings.security.privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        entry("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        entry("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        entry(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        entry("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        entry("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
+    ];
+    if settings.ipc == IpcMode::Host {
+        mounts.push(entry("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+        mounts.push(entry("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
+        return mounts;
+    }
+    mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    if settings.ipc != IpcMode::None {
+        let size = format!("size={}", settings.shm_bytes);
+        mounts.push(entry("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+    }
+    mounts
+}
+
+fn etc(files: &Files) -> Vec<Entry> {
+    let bind = |target: &str, source: &Path| {
+        entry(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])
+    };
+    vec![
+        bind("/etc/resolv.conf", &files.resolv),
+        bind("/etc/hostname", &files.hostname),
+        bind("/etc/hosts", &files.hosts),
+    ]
+}
+
+fn wanted(mount: &Mount, read_only_root: bool) -> Entry {
+    match mount {
+        Mount::Bind { source, target, read_only, propagation, non_recursive, .. } => {
+            let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
+            let bind = if *non_recursive { "bind" } else { "rbind" };
+            let access = if *read_only { "ro" } else { "rw" };
+            entry(target, "bind", source, &[bind, access, propagation])
+        }
+        Mount::Tmpfs { target, options } => {
+            let mut all: Vec<&str> = vec!["noexec", "nosuid", "nodev"];
+            for option in options {
+                // The later word wins over its opposite.
+                let opposite = opposite(option);
+                all.retain(|earlier| *earlier != option.as_str() && Some(*earlier) != opposite);
+                all.push(option);
+            }
+            // What is mounted writable on a read-only root was asked for; the words say so.
+            if read_only_root && !all.contains(&"ro") && !all.contains(&"rw") {
+                all.push("rw");
+            }
+            entry(target, "tmpfs", "tmpfs", &all)
+        }
+    }
+}
+
+fn opposite(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "exec" => "noexec",
+        "noexec" => "exec",
+        "suid" => "nosuid",
+        "nosuid" => "suid",
+        "dev" => "nodev",
+        "nodev" => "dev",
+        "ro" => "rw",
+        "rw" => "ro",
+        _ => return None,
+    })
+}

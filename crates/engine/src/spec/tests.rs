@@ -1,0 +1,510 @@
+//! Bundles as text: what isolates a container can be read here.
+
+use expect_test::{Expect, expect};
+use hull_oci::runtime::Spec;
+
+use super::*;
+use crate::containers::settings::{Mount, Security};
+
+fn host() -> HostFacts {
+    HostFacts {
+        capabilities: capabilities::ALL.iter().map(|&name| name.to_owned()).collect(),
+        may_raise_limits: true,
+        ..HostFacts::default()
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        hostname: "0123456789ab".into(),
+        cmd: Some(vec!["sh".into()]),
+        shm_bytes: 64 << 20,
+        ..Settings::default()
+    }
+}
+
+fn compiled(settings: &Settings, identity: &Identity) -> Spec {
+    let files =
+        Files { hostname: "/c/hostname".into(), hosts: "/c/hosts".into(), resolv: "/c/resolv.conf".into() };
+    let inputs = Inputs {
+        id: "id",
+        settings,
+        host: &host(),
+        identity,
+        files: &files,
+        rootfs: Rootfs::Directory(PathBuf::from("/r")),
+        devices: &[],
+        seccomp: None,
+        log: None,
+        cgroup: "hull/id".into(),
+    };
+    compile(inputs).unwrap().0.spec
+}
+
+fn mounts(settings: &Settings) -> String {
+    let spec = compiled(settings, &Identity::default());
+    let line = |m: &hull_oci::runtime::Mount| {
+        format!("{} {} {} {}\n", m.destination.display(), m.kind, m.source, m.options.join(","))
+    };
+    spec.mounts.iter().map(line).collect()
+}
+
+fn check(text: String, expected: Expect) {
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn a_plain_container() {
+    let spec =
+        compiled(&settings(), &Identity { groups: vec![0, 10], home: "/root".into(), ..Identity::default() });
+    check(
+        serde_json::to_string_pretty(&spec).unwrap(),
+        expect![[r#"
+        {
+          "ociVersion": "1.2.0",
+          "process": {
+            "terminal": false,
+            "user": {
+              "uid": 0,
+              "gid": 0,
+              "additionalGids": [
+                0,
+                10
+              ]
+            },
+            "args": [
+              "sh"
+            ],
+            "env": [
+              "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+              "HOSTNAME=0123456789ab",
+              "HOME=/root"
+            ],
+            "cwd": "/",
+            "capabilities": {
+              "bounding": [
+                "CAP_CHOWN",
+                "CAP_DAC_OVERRIDE",
+                "CAP_FOWNER",
+                "CAP_FSETID",
+                "CAP_KILL",
+                "CAP_SETGID",
+                "CAP_SETUID",
+                "CAP_SETPCAP",
+                "CAP_NET_BIND_SERVICE",
+                "CAP_NET_RAW",
+                "CAP_SYS_CHROOT",
+                "CAP_MKNOD",
+                "CAP_AUDIT_WRITE",
+                "CAP_SETFCAP"
+              ],
+              "effective": [
+                "CAP_CHOWN",
+                "CAP_DAC_OVERRIDE",
+                "CAP_FOWNER",
+                "CAP_FSETID",
+                "CAP_KILL",
+                "CAP_SETGID",
+                "CAP_SETUID",
+                "CAP_SETPCAP",
+                "CAP_NET_BIND_SERVICE",
+                "CAP_NET_RAW",
+                "CAP_SYS_CHROOT",
+                "CAP_MKNOD",
+                "CAP_AUDIT_WRITE",
+                "CAP_SETFCAP"
+              ],
+              "permitted": [
+                "CAP_CHOWN",
+                "CAP_DAC_OVERRIDE",
+                "CAP_FOWNER",
+                "CAP_FSETID",
+                "CAP_KILL",
+                "CAP_SETGID",
+                "CAP_SETUID",
+                "CAP_SETPCAP",
+                "CAP_NET_BIND_SERVICE",
+                "CAP_NET_RAW",
+                "CAP_SYS_CHROOT",
+                "CAP_MKNOD",
+                "CAP_AUDIT_WRITE",
+                "CAP_SETFCAP"
+              ]
+            },
+            "noNewPrivileges": false,
+            "oomScoreAdj": 0
+          },
+          "root": {
+            "path": "rootfs",
+            "readonly": false
+          },
+          "hostname": "0123456789ab",
+          "mounts": [
+            {
+              "destination": "/proc",
+              "type": "proc",
+              "source": "proc",
+              "options": [
+                "nosuid",
+                "noexec",
+                "nodev"
+              ]
+            },
+            {
+              "destination": "/dev",
+              "type": "tmpfs",
+              "source": "tmpfs",
+              "options": [
+                "nosuid",
+                "strictatime",
+                "mode=755",
+                "size=65536k"
+              ]
+            },
+            {
+              "destination": "/dev/pts",
+              "type": "devpts",
+              "source": "devpts",
+              "options": [
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5"
+              ]
+            },
+            {
+              "destination": "/sys",
+              "type": "sysfs",
+              "source": "sysfs",
+              "options": [
+                "nosuid",
+                "noexec",
+                "nodev",
+                "ro"
+              ]
+            },
+            {
+              "destination": "/sys/fs/cgroup",
+              "type": "cgroup",
+              "source": "cgroup",
+              "options": [
+                "ro",
+                "nosuid",
+                "noexec",
+                "nodev"
+              ]
+            },
+            {
+              "destination": "/dev/mqueue",
+              "type": "mqueue",
+              "source": "mqueue",
+              "options": [
+                "nosuid",
+                "noexec",
+                "nodev"
+              ]
+            },
+            {
+              "destination": "/dev/shm",
+              "type": "tmpfs",
+              "source": "shm",
+              "options": [
+                "nosuid",
+                "noexec",
+                "nodev",
+                "mode=1777",
+                "size=67108864"
+              ]
+            },
+            {
+              "destination": "/etc/resolv.conf",
+              "type": "bind",
+              "source": "/c/resolv.conf",
+              "options": [
+                "rbind",
+                "rprivate"
+              ]
+            },
+            {
+              "destination": "/etc/hostname",
+              "type": "bind",
+              "source": "/c/hostname",
+              "options": [
+                "rbind",
+                "rprivate"
+              ]
+            },
+            {
+              "destination": "/etc/hosts",
+              "type": "bind",
+              "source": "/c/hosts",
+              "options": [
+                "rbind",
+                "rprivate"
+              ]
+            }
+          ],
+          "linux": {
+            "namespaces": [
+              {
+                "type": "mount"
+              },
+              {
+                "type": "network"
+              },
+              {
+                "type": "uts"
+              },
+              {
+                "type": "pid"
+              },
+              {
+                "type": "ipc"
+              },
+              {
+                "type": "cgroup"
+              }
+            ],
+            "cgroupsPath": "hull/id",
+            "resources": {
+              "devices": [
+                {
+                  "allow": false,
+                  "type": "a",
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "access": "m"
+                },
+                {
+                  "allow": true,
+                  "type": "b",
+                  "access": "m"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 1,
+                  "minor": 3,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 1,
+                  "minor": 5,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 1,
+                  "minor": 7,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 1,
+                  "minor": 8,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 1,
+                  "minor": 9,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 5,
+                  "minor": 0,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 5,
+                  "minor": 1,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 5,
+                  "minor": 2,
+                  "access": "rwm"
+                },
+                {
+                  "allow": true,
+                  "type": "c",
+                  "major": 136,
+                  "access": "rwm"
+                }
+              ]
+            },
+            "rootfsPropagation": "rprivate",
+            "sysctl": {
+              "net.ipv4.ip_unprivileged_port_start": "0",
+              "net.ipv4.ping_group_range": "0 2147483647"
+            },
+            "maskedPaths": [
+              "/proc/asound",
+              "/proc/acpi",
+              "/proc/interrupts",
+              "/proc/kcore",
+              "/proc/keys",
+              "/proc/latency_stats",
+              "/proc/timer_list",
+              "/proc/timer_stats",
+              "/proc/sched_debug",
+              "/proc/scsi",
+              "/sys/firmware",
+              "/sys/devices/virtual/powercap"
+            ],
+            "readonlyPaths": [
+              "/proc/bus",
+              "/proc/fs",
+              "/proc/irq",
+              "/proc/sys",
+              "/proc/sysrq-trigger"
+            ]
+          }
+        }"#]],
+    );
+}
+
+#[test]
+fn privileged_loses_masks_filters_and_read_only_but_not_the_ceiling() {
+    let privileged =
+        Settings { security: Security { privileged: true, ..Security::default() }, ..settings() };
+    let spec = compiled(&privileged, &Identity::default());
+    assert!(spec.linux.masked_paths.is_empty() && spec.linux.readonly_paths.is_empty());
+    let process = spec.process.unwrap();
+    assert_eq!(process.capabilities.unwrap().effective.len(), capabilities::ALL.len());
+    check(
+        serde_json::to_string(&spec.linux.resources.devices).unwrap(),
+        expect![[r#"[{"allow":true,"type":"a","access":"rwm"}]"#]],
+    );
+    assert!(mounts(&privileged).contains("/sys sysfs sysfs nosuid,noexec,nodev,rw"));
+}
+
+#[test]
+fn a_user_that_is_not_root_has_a_ceiling_but_nothing_effective() {
+    let spec = compiled(&settings(), &Identity { uid: 1000, ..Identity::default() });
+    let sets = spec.process.unwrap().capabilities.unwrap();
+    assert_eq!((sets.bounding.len(), sets.effective.len(), sets.permitted.len()), (14, 0, 0));
+    assert!(sets.inheritable.is_empty() && sets.ambient.is_empty());
+}
+
+#[test]
+fn asked_mounts_replace_ours_and_parents_come_first() {
+    let bind = |source: &str, target: &str, read_only| Mount::Bind {
+        source: source.into(),
+        target: target.into(),
+        read_only,
+        propagation: String::new(),
+        create_source: true,
+        non_recursive: false,
+    };
+    let tmpfs = Mount::Tmpfs { target: "/run".into(), options: vec!["exec".into(), "size=1m".into()] };
+    let asked = vec![
+        bind("/h/deep", "/data/deep", true),
+        bind("/h", "/data", false),
+        bind("/x", "/etc/hosts", true),
+        tmpfs,
+    ];
+    check(
+        mounts(&Settings { mounts: asked, ..settings() }),
+        expect![[r#"
+        /proc proc proc nosuid,noexec,nodev
+        /dev tmpfs tmpfs nosuid,strictatime,mode=755,size=65536k
+        /dev/pts devpts devpts nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5
+        /sys sysfs sysfs nosuid,noexec,nodev,ro
+        /sys/fs/cgroup cgroup cgroup ro,nosuid,noexec,nodev
+        /dev/mqueue mqueue mqueue nosuid,noexec,nodev
+        /dev/shm tmpfs shm nosuid,noexec,nodev,mode=1777,size=67108864
+        /etc/resolv.conf bind /c/resolv.conf rbind,rprivate
+        /etc/hostname bind /c/hostname rbind,rprivate
+        /data bind /h rbind,rw,rprivate
+        /run tmpfs tmpfs nosuid,nodev,exec,size=1m
+        /data/deep bind /h/deep rbind,ro,rprivate
+        /etc/hosts bind /x rbind,ro,rprivate
+    "#]],
+    );
+}
+
+#[test]
+fn ipc_modes_decide_over_shared_memory() {
+    let shm = |ipc| {
+        let text = mounts(&Settings { ipc, ..settings() });
+        text.lines()
+            .filter(|line| line.contains("shm") || line.contains("mqueue"))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    check(
+        shm(IpcMode::Private),
+        expect![[r#"
+        /dev/mqueue mqueue mqueue nosuid,noexec,nodev
+        /dev/shm tmpfs shm nosuid,noexec,nodev,mode=1777,size=67108864
+    "#]],
+    );
+    check(
+        shm(IpcMode::Host),
+        expect![[r#"
+        /dev/mqueue bind /dev/mqueue rbind,nosuid,noexec,nodev
+        /dev/shm bind /dev/shm rbind,nosuid,noexec,nodev
+    "#]],
+    );
+    check(
+        shm(IpcMode::None),
+        expect![[r#"
+        /dev/mqueue mqueue mqueue nosuid,noexec,nodev
+    "#]],
+    );
+}
+
+#[test]
+fn shared_namespaces_are_not_made() {
+    let kinds = |settings: &Settings| {
+        let spec = compiled(settings, &Identity::default());
+        spec.linux.namespaces.iter().map(|ns| format!("{:?}", ns.kind)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(kinds(&settings()), "Mount Network Uts Pid Ipc Cgroup");
+    let shared = Settings {
+        network: NetworkMode::Host,
+        pid: PidMode::Host,
+        ipc: IpcMode::Host,
+        uts_host: true,
+        cgroupns_host: true,
+        ..settings()
+    };
+    assert_eq!(kinds(&shared), "Mount");
+    let spec = compiled(&shared, &Identity::default());
+    assert_eq!((spec.hostname.as_str(), spec.linux.sysctl.len()), ("", 0));
+}
+
+#[test]
+fn the_four_combinations_of_entrypoint_and_command() {
+    let list = |words: &[&str]| Some(words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+    let joined = |entrypoint, cmd| args(&Settings { entrypoint, cmd, ..Settings::default() }).join(" ");
+    assert_eq!(joined(list(&["e", "1"]), list(&["c"])), "e 1 c");
+    assert_eq!(joined(list(&["e"]), None), "e");
+    assert_eq!(joined(None, list(&["c"])), "c");
+    assert_eq!(joined(None, None), "");
+}
+
+#[test]
+fn working_directories_are_cleaned_by_their_text() {
+    for (text, clean) in [("", "/"), ("/", "/"), ("/a/./b//c/../d", "/a/b/d"), ("/../..", "/"), ("/a/", "/a")]
+    {
+        assert_eq!(working_dir(text), clean);
+    }
+}
