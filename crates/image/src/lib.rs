@@ -16,6 +16,8 @@ pub mod layer;
 pub mod tar;
 
 #[cfg(feature = "store")]
+pub mod archive;
+#[cfg(feature = "store")]
 pub mod content;
 #[cfg(feature = "store")]
 mod folder;
@@ -25,3 +27,7 @@ pub mod gc;
 pub mod lease;
 #[cfg(feature = "store")]
 pub mod snapshot;
+
+/// Entry points for fuzzing; the harness lives in the test kit.
+#[doc(hidden)]
+pub mod fuzz;

@@ -85,11 +85,13 @@ impl Header {
         if self.dialect == Dialect::V7 {
             return Err(Malformed::Number("device"));
         }
-        let number = |field: &[u8], name| {
-            unsigned(field, name).and_then(|n| u32::try_from(n).map_err(|_| Malformed::Number(name)))
+        // Linux: 12 bits of major, 20 of minor number (include/linux/kdev_t.h).
+        let number = |field: &[u8], bits: u32, name| match unsigned(field, name)? {
+            number if number >> bits == 0 => u32::try_from(number).map_err(|_| Malformed::Number(name)),
+            _ => Err(Malformed::Number(name)),
         };
-        let major = number(&self.block[329..337], "devmajor")?;
-        let minor = number(&self.block[337..345], "devminor")?;
+        let major = number(&self.block[329..337], 12, "devmajor")?;
+        let minor = number(&self.block[337..345], 20, "devminor")?;
         Ok((major, minor))
     }
 }

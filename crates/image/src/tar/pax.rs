@@ -57,11 +57,12 @@ impl Pax {
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            if name.is_empty() || name.contains(&0) {
+            if name.is_empty() {
                 return Err(Malformed::PaxRecord);
             }
-            self.xattrs.retain(|(known, _)| known != name);
-            self.xattrs.push((name.to_vec(), value.to_vec()));
+            let name = decode(name);
+            self.xattrs.retain(|(known, _)| *known != name);
+            self.xattrs.push((name, value.to_vec()));
             return Ok(());
         }
         if value.is_empty() {
@@ -160,6 +161,34 @@ pub(super) fn decimal(digits: &[u8], field: &'static str) -> Result<u64, Malform
     number.ok_or(Malformed::Number(field))
 }
 
+/// An attribute's name as a key, which cannot hold `=`: GNU tar's way (xattrs.c).
+pub(super) fn encode(name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len());
+    for byte in name {
+        match byte {
+            b'%' => key.extend_from_slice(b"%25"),
+            b'=' => key.extend_from_slice(b"%3D"),
+            byte => key.push(*byte),
+        }
+    }
+    key
+}
+
+fn decode(key: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(key.len());
+    let mut rest = key;
+    while let Some((&first, tail)) = rest.split_first() {
+        let (byte, after) = match tail {
+            [b'2', b'5', tail @ ..] if first == b'%' => (b'%', tail),
+            [b'3', b'D', tail @ ..] if first == b'%' => (b'=', tail),
+            tail => (first, tail),
+        };
+        name.push(byte);
+        rest = after;
+    }
+    name
+}
+
 /// `[-]SECONDS[.FRACTION]`; digits below a nanosecond are dropped.
 fn time(value: &[u8]) -> Option<Time> {
     let (negative, value) = match value.strip_prefix(b"-") {
@@ -170,19 +199,18 @@ fn time(value: &[u8]) -> Option<Time> {
         Some(point) => (&value[..point], &value[point + 1..]),
         None => (value, &b""[..]),
     };
-    if !fraction.iter().all(u8::is_ascii_digit) {
+    if seconds.is_empty() || !seconds.iter().chain(fraction).all(u8::is_ascii_digit) {
         return None;
     }
-    let seconds = i64::try_from(decimal(seconds, "mtime").ok()?).ok()?;
     let mut nanoseconds = 0;
     for place in 0..9 {
         nanoseconds = nanoseconds * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
     }
-    Some(match (negative, nanoseconds) {
-        (false, nanoseconds) => Time { seconds, nanoseconds },
-        (true, 0) => Time { seconds: -seconds, nanoseconds },
-        (true, nanoseconds) => {
-            Time { seconds: seconds.checked_neg()?.checked_sub(1)?, nanoseconds: 1_000_000_000 - nanoseconds }
-        }
-    })
+    let whole: i128 = std::str::from_utf8(seconds).ok()?.parse::<u64>().ok()?.into();
+    let (seconds, nanoseconds) = match (negative, nanoseconds) {
+        (false, nanoseconds) => (whole, nanoseconds),
+        (true, 0) => (-whole, 0),
+        (true, nanoseconds) => (-whole - 1, 1_000_000_000 - nanoseconds),
+    };
+    Some(Time { seconds: i64::try_from(seconds).ok()?, nanoseconds })
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{BLOCK, Entry, Extent, Kind, Time, header};
+use super::{BLOCK, Entry, Extent, Kind, Time, header, pax};
 
 /// Why an archive could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +44,13 @@ impl<'a> Writer<'a> {
             _ => {}
         }
         let mut block = [0; BLOCK];
-        let mut pax = Records::default();
+        let mut records = Records::default();
         let map = match &entry.kind {
             Kind::File { size, extents: Some(extents) } => {
-                pax.add(b"GNU.sparse.major", b"1");
-                pax.add(b"GNU.sparse.minor", b"0");
-                pax.add(b"GNU.sparse.name", &name);
-                pax.add(b"GNU.sparse.realsize", size.to_string().as_bytes());
+                records.add(b"GNU.sparse.major", b"1");
+                records.add(b"GNU.sparse.minor", b"0");
+                records.add(b"GNU.sparse.name", &name);
+                records.add(b"GNU.sparse.realsize", size.to_string().as_bytes());
                 name = beside(b"GNUSparseFile.0", &name);
                 sparse_map(extents, *size)
             }
@@ -58,15 +58,15 @@ impl<'a> Writer<'a> {
         };
         let stored = entry.kind.stored() + map.len() as u64;
         if !put_name(&mut block, &name) {
-            pax.add(b"path", &name);
+            records.add(b"path", &name);
         }
-        put_kind(&mut block, &entry.kind, &mut pax);
-        put_numbers(&mut block, entry, stored, &mut pax);
+        put_kind(&mut block, &entry.kind, &mut records);
+        put_numbers(&mut block, entry, stored, &mut records);
         for (key, value) in &entry.xattrs {
-            pax.add(&[b"SCHILY.xattr.", &key[..]].concat(), value);
+            records.add(&[b"SCHILY.xattr.", &pax::encode(key)[..]].concat(), value);
         }
-        if !pax.0.is_empty() {
-            self.pax(&name, pax)?;
+        if !records.0.is_empty() {
+            self.pax(&name, records)?;
         }
         seal(&mut block);
         self.out.write_all(&block)?;
@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
 
     fn pax(&mut self, name: &[u8], mut records: Records) -> Result<(), WriteError> {
         records.0.sort();
-        let body = records.0.concat();
+        let body: Vec<u8> = records.0.into_iter().flat_map(|(_, record)| record).collect();
         let mut block = [0; BLOCK];
         let name = beside(b"PaxHeaders", name.strip_suffix(b"/").unwrap_or(name));
         block[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
@@ -129,9 +129,9 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// PAX records, each complete.
+/// PAX records: the key to sort by, and the complete record.
 #[derive(Default)]
-struct Records(Vec<Vec<u8>>);
+struct Records(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Records {
     /// A record's length counts its own digits.
@@ -147,7 +147,7 @@ impl Records {
         record.push(b'=');
         record.extend_from_slice(value);
         record.push(b'\n');
-        self.0.push(record);
+        self.0.push((key.to_vec(), record));
     }
 }
 
