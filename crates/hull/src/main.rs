@@ -1,3 +1,7 @@
 //! The container engine: client and daemon in one executable.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hull_cli::main(std::env::args_os().collect())
+}

@@ -1,0 +1,8 @@
+//! The commands about containers.
+
+pub(crate) mod each;
+pub(crate) mod exec;
+pub(crate) mod facts;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod start;

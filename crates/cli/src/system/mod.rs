@@ -1,0 +1,3 @@
+//! The commands about the daemon and its host.
+
+pub(crate) mod version;

@@ -1,0 +1,255 @@
+//! Sizes and durations, read and written as Go and Docker do.
+//!
+//! Sources: Go's `time.ParseDuration`, docker/go-units (`RAMInBytes`,
+//! `HumanSizeWithPrecision`, `HumanDuration`). Their results stand in scripts.
+
+/// Nanoseconds of a Go duration such as `1h30m`, `-1.5s`, `500ms`, `0`.
+pub(crate) fn duration(text: &str) -> Result<i64, String> {
+    let invalid = || format!("time: invalid duration {}", crate::flags::quoted(text));
+    let (negative, mut rest) = match text.as_bytes().first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
+        _ => (false, text),
+    };
+    if rest == "0" {
+        return Ok(0);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number = &rest[..digits];
+        rest = &rest[digits..];
+        if !number.bytes().any(|b| b.is_ascii_digit()) || number.matches('.').count() > 1 {
+            return Err(invalid());
+        }
+        let unit_length = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = &rest[..unit_length];
+        rest = &rest[unit_length..];
+        let scale: i128 = match unit {
+            "" => {
+                return Err(format!("time: missing unit in duration {}", crate::flags::quoted(text)));
+            }
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => {
+                return Err(format!(
+                    "time: unknown unit {} in duration {}",
+                    crate::flags::quoted(unit),
+                    crate::flags::quoted(text)
+                ));
+            }
+        };
+        total += scaled(number, scale).ok_or_else(invalid)?;
+    }
+    i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
+}
+
+/// `number` (digits with at most one point) times `scale`, cut to whole units.
+fn scaled(number: &str, scale: i128) -> Option<i128> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut value = whole.checked_mul(scale)?;
+    let mut step = scale;
+    for digit in part.bytes() {
+        step /= 10;
+        value += step * i128::from(digit - b'0');
+    }
+    Some(value)
+}
+
+/// Bytes of a size such as `64m`, `1.5GiB`, `10kb`, in steps of 1024.
+pub(crate) fn bytes(text: &str) -> Result<i64, String> {
+    let invalid = || format!("invalid size: '{text}'");
+    let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(invalid)?;
+    let (number, suffix) = if text.as_bytes()[end] == b' ' {
+        (&text[..end], &text[end + 1..])
+    } else {
+        (&text[..=end], &text[end + 1..])
+    };
+    let number: f64 = number.parse().map_err(|_| {
+        let number = crate::flags::quoted(number);
+        format!("strconv.ParseFloat: parsing {number}: invalid syntax")
+    })?;
+    if number < 0.0 || !number.is_finite() {
+        return Err(invalid());
+    }
+    let bad_suffix = || format!("invalid suffix: '{suffix}'");
+    let power = match suffix.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 1,
+        "m" | "mb" | "mib" => 2,
+        "g" | "gb" | "gib" => 3,
+        "t" | "tb" | "tib" => 4,
+        "p" | "pb" | "pib" => 5,
+        _ => return Err(bad_suffix()),
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "Go truncates here, too")]
+    let bytes = (number * 1024_f64.powi(power)) as i64;
+    Ok(bytes)
+}
+
+/// A size for people, in steps of 1000: `2.07MB`; `digits` significant ones.
+pub(crate) fn human_size(bytes: f64, digits: usize) -> String {
+    const UNITS: [&str; 9] = ["B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"];
+    let mut size = bytes;
+    let mut unit = 0;
+    while size >= 1000.0 && unit < UNITS.len() - 1 {
+        size /= 1000.0;
+        unit += 1;
+    }
+    format!("{}{}", significant(size, digits), UNITS[unit])
+}
+
+/// Go's `%.*g` for the numbers above: no more than `digits` significant
+/// digits, no trailing zeros, an exponent where the number does not fit.
+fn significant(number: f64, digits: usize) -> String {
+    if number == 0.0 {
+        return "0".to_owned();
+    }
+    let text = format!("{number:.*e}", digits - 1);
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trimmed = |text: &str| {
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    let digits = i32::try_from(digits).unwrap_or(i32::MAX);
+    if exponent < -4 || exponent >= digits {
+        return format!("{}e{exponent:+03}", trimmed(mantissa));
+    }
+    let decimals = usize::try_from(digits - 1 - exponent).unwrap_or(0);
+    trimmed(&format!("{number:.decimals$}"))
+}
+
+/// How long ago, roughly: `About a minute`, `3 weeks`.
+pub(crate) fn human_duration(seconds: i64) -> String {
+    // Go rounds the hours, and cuts everything else.
+    let hours = (seconds + 1800).div_euclid(3600);
+    match seconds {
+        ..1 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".to_owned(),
+        120..3600 => format!("{} minutes", seconds / 60),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        for (text, nanoseconds) in [
+            ("0", 0),
+            ("0s", 0),
+            ("1s", 1_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("-1.5h", -5_400_000_000_000),
+            (".5s", 500_000_000),
+            ("1us", 1_000),
+            ("1µs", 1_000),
+            ("2h45m10.25s", 9_910_250_000_000),
+        ] {
+            assert_eq!(duration(text), Ok(nanoseconds), "{text}");
+        }
+        for (text, message) in [
+            ("", "time: invalid duration \"\""),
+            ("1", "time: missing unit in duration \"1\""),
+            ("x", "time: invalid duration \"x\""),
+            ("1d", "time: unknown unit \"d\" in duration \"1d\""),
+            ("1..5s", "time: invalid duration \"1..5s\""),
+            ("9999999999h", "time: invalid duration \"9999999999h\""),
+        ] {
+            assert_eq!(duration(text), Err(message.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_in_steps_of_1024() {
+        for (text, size) in [
+            ("32", 32),
+            ("32b", 32),
+            ("32B", 32),
+            ("32k", 32 << 10),
+            ("32KiB", 32 << 10),
+            ("32kb", 32 << 10),
+            ("32 m", 32 << 20),
+            ("32.5g", 65 << 29),
+            ("1T", 1 << 40),
+            ("1p", 1 << 50),
+        ] {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+        for (text, message) in [
+            ("", "invalid size: ''"),
+            ("hello", "invalid size: 'hello'"),
+            ("-32", "invalid size: '-32'"),
+            ("32x", "invalid suffix: 'x'"),
+            ("32kk", "invalid suffix: 'kk'"),
+            ("1ib", "invalid suffix: 'ib'"),
+            (".", "strconv.ParseFloat: parsing \".\": invalid syntax"),
+        ] {
+            assert_eq!(bytes(text), Err(message.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_steps_of_1000() {
+        for (size, digits, text) in [
+            (0.0, 3, "0B"),
+            (999.0, 3, "999B"),
+            (1000.0, 3, "1kB"),
+            (2_065_225.0, 3, "2.07MB"),
+            (2_065_225.0, 4, "2.065MB"),
+            (999_999.0, 3, "1e+03kB"),
+            (512_000_000.0, 4, "512MB"),
+            (1_536_000_000_000.0, 4, "1.536TB"),
+        ] {
+            assert_eq!(human_size(size, digits), text, "{size}");
+        }
+    }
+
+    #[test]
+    fn ages_are_rough() {
+        for (seconds, text) in [
+            (-5, "Less than a second"),
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (5399, "About an hour"),
+            (5400, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (13 * 86400, "13 days"),
+            (14 * 86400, "2 weeks"),
+            (59 * 86400, "8 weeks"),
+            (60 * 86400, "2 months"),
+            (729 * 86400, "24 months"),
+            (730 * 86400, "2 years"),
+        ] {
+            assert_eq!(human_duration(seconds), text, "{seconds}");
+        }
+    }
+}
