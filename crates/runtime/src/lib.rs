@@ -4,4 +4,5 @@ pub mod bundle;
 pub mod cgroup;
 pub mod log;
 pub mod protocol;
+pub mod seccomp;
 pub mod shim;
