@@ -9,10 +9,13 @@
 //! leaf:                   rules in order: compare arguments, return; return otherwise
 //! ```
 //!
-//! Conditional jumps reach 255 instructions (`struct sock_filter` has a byte for them), so a
-//! longer way goes through a plain jump, which has 32 bits.
+//! Jumps only go forward, so the code is written backwards: what is jumped to exists already, at
+//! a known place. That lets all leaves with the same answer share a return as long as it is near
+//! enough; sharing halves the program, and with it the time the kernel takes to compile it.
+//! Conditional jumps reach 255 instructions (`struct sock_filter` has a byte for them); a longer
+//! way goes through a plain jump, which has 32 bits.
 
-use super::rules::{Comparison, Condition, KILL_PROCESS, Outcome, Plan, Range, Rule};
+use super::rules::{Comparison, Condition, KILL_PROCESS, Outcome, Plan, Range};
 
 // linux/filter.h, linux/bpf_common.h.
 const LOAD: u16 = 0x20;
@@ -33,57 +36,119 @@ fn raw(code: u16, yes: u8, no: u8, k: u32) -> u64 {
     u64::from(code) | u64::from(yes) << 16 | u64::from(no) << 24 | u64::from(k) << 32
 }
 
-fn length(code: &[u64]) -> u32 {
-    u32::try_from(code.len()).unwrap_or(u32::MAX)
+/// A place in the code: how many instructions follow it, itself counted.
+type Place = usize;
+
+/// Code that grows towards its beginning.
+#[derive(Default)]
+struct Code {
+    backwards: Vec<u64>,
+    /// The latest return of each verdict.
+    returns: Vec<(u32, Place)>,
 }
 
-/// Appends `test ? yes : no`, where the test jumps to `yes` if the comparison of A with `k`
-/// holds.
-fn branch(out: &mut Vec<u64>, code: u16, k: u32, yes: &[u64], no: &[u64]) {
-    match u8::try_from(no.len()) {
-        Ok(skip) => out.push(raw(code, skip, 0, k)),
-        Err(_) => {
-            out.push(raw(code, 0, 1, k));
-            out.push(raw(JUMP, 0, 0, length(no)));
+impl Code {
+    fn put(&mut self, code: u16, yes: u8, no: u8, k: u32) -> Place {
+        self.backwards.push(raw(code, yes, no, k));
+        self.backwards.len()
+    }
+
+    /// Instructions between one that would be put next and `to`.
+    fn distance(&self, to: Place) -> usize {
+        self.backwards.len() - to
+    }
+
+    /// A return of `verdict`: one that is near, else a new one.
+    fn verdict(&mut self, verdict: u32) -> Place {
+        // Some room is left for the code between it and the jump.
+        let near = self.returns.iter().find(|(v, place)| *v == verdict && self.distance(*place) < 200);
+        if let Some((_, place)) = near {
+            return *place;
+        }
+        let place = self.put(RETURN, 0, 0, verdict);
+        self.returns.retain(|(v, _)| *v != verdict);
+        self.returns.push((verdict, place));
+        place
+    }
+
+    fn jump(&mut self, to: Place) -> Place {
+        let k = u32::try_from(self.distance(to)).unwrap_or(u32::MAX);
+        self.put(JUMP, 0, 0, k)
+    }
+
+    /// A comparison of A with `k`.
+    fn branch(&mut self, code: u16, k: u32, mut yes: Place, mut no: Place) -> Place {
+        // One plain jump for each way that is too long; the second may lengthen the first's way.
+        loop {
+            if self.distance(yes) > 255 {
+                yes = self.jump(yes);
+            } else if self.distance(no) > 255 {
+                no = self.jump(no);
+            } else {
+                let short = |distance| u8::try_from(distance).unwrap_or(u8::MAX);
+                let (yes, no) = (short(self.distance(yes)), short(self.distance(no)));
+                return self.put(code, yes, no, k);
+            }
         }
     }
-    out.extend_from_slice(no);
-    out.extend_from_slice(yes);
+
+    /// An instruction that goes on at `next`.
+    fn then(&mut self, code: u16, k: u32, next: Place) -> Place {
+        if self.distance(next) != 0 {
+            self.jump(next);
+        }
+        self.put(code, 0, 0, k)
+    }
+
+    fn tree(&mut self, ranges: &[Range]) -> Place {
+        match ranges {
+            [] => self.verdict(KILL_PROCESS),
+            [one] => self.leaf(&one.outcome),
+            _ => {
+                let (left, right) = ranges.split_at(ranges.len() / 2);
+                let high = self.tree(right);
+                let low = self.tree(left);
+                self.branch(JUMP_IF_GREATER_OR_EQUAL, right[0].from, high, low)
+            }
+        }
+    }
+
+    fn leaf(&mut self, outcome: &Outcome) -> Place {
+        let mut place = self.verdict(outcome.otherwise);
+        for rule in outcome.rules.iter().rev() {
+            let fail = place;
+            place = self.verdict(rule.verdict);
+            for condition in rule.conditions.iter().rev() {
+                let pass = place;
+                for Draft { code, k, yes, no } in draft(condition).into_iter().rev() {
+                    let target = |to| match to {
+                        To::Step => place,
+                        To::Pass => pass,
+                        To::Fail => fail,
+                    };
+                    place = match code {
+                        LOAD | AND => self.then(code, k, place),
+                        _ => self.branch(code, k, target(yes), target(no)),
+                    };
+                }
+            }
+        }
+        place
+    }
 }
 
 pub(super) fn program(plan: &Plan) -> Vec<u64> {
-    let mut out = vec![raw(LOAD, 0, 0, ARCH)];
-    for part in &plan.parts {
-        let mut body = vec![raw(LOAD, 0, 0, NUMBER)];
-        tree(&mut body, &part.ranges);
-        // The next architecture is behind this one's tree.
-        out.push(raw(JUMP_IF_EQUAL, 1, 0, part.audit));
-        out.push(raw(JUMP, 0, 0, length(&body)));
-        out.extend(body);
+    let mut code = Code::default();
+    let mut place = code.verdict(KILL_PROCESS);
+    for part in plan.parts.iter().rev() {
+        let next = place;
+        let tree = code.tree(&part.ranges);
+        let body = code.then(LOAD, NUMBER, tree);
+        place = code.branch(JUMP_IF_EQUAL, part.audit, body, next);
     }
-    out.push(raw(RETURN, 0, 0, KILL_PROCESS));
-    out
-}
-
-fn tree(out: &mut Vec<u64>, ranges: &[Range]) {
-    match ranges {
-        [] => out.push(raw(RETURN, 0, 0, KILL_PROCESS)),
-        [one] => leaf(out, &one.outcome),
-        _ => {
-            let (left, right) = ranges.split_at(ranges.len() / 2);
-            let (mut low, mut high) = (Vec::new(), Vec::new());
-            tree(&mut low, left);
-            tree(&mut high, right);
-            branch(out, JUMP_IF_GREATER_OR_EQUAL, right[0].from, &high, &low);
-        }
-    }
-}
-
-fn leaf(out: &mut Vec<u64>, outcome: &Outcome) {
-    for one in &outcome.rules {
-        rule(out, one);
-    }
-    out.push(raw(RETURN, 0, 0, outcome.otherwise));
+    code.then(LOAD, ARCH, place);
+    code.backwards.reverse();
+    code.backwards
 }
 
 /// Where a comparison goes on.
@@ -97,36 +162,12 @@ enum To {
     Fail,
 }
 
-/// An instruction whose jumps are not yet counted.
+/// An instruction whose jumps have no places yet.
 struct Draft {
     code: u16,
     k: u32,
     yes: To,
     no: To,
-}
-
-fn rule(out: &mut Vec<u64>, rule: &Rule) {
-    let conditions: Vec<_> = rule.conditions.iter().map(draft).collect();
-    // Six arguments of at most six instructions each: every jump fits a byte.
-    let total = conditions.iter().map(Vec::len).sum::<usize>() + 1;
-    let mut at = 0;
-    let mut end = 0;
-    for condition in conditions {
-        end += condition.len();
-        for Draft { code, k, yes, no } in condition {
-            at += 1;
-            let skip = |to: To| {
-                let target = match to {
-                    To::Step => at,
-                    To::Pass => end,
-                    To::Fail => total,
-                };
-                u8::try_from(target - at).unwrap_or(u8::MAX)
-            };
-            out.push(raw(code, skip(yes), skip(no), k));
-        }
-    }
-    out.push(raw(RETURN, 0, 0, rule.verdict));
 }
 
 /// 64-bit comparison with 32-bit loads: the high half decides unless it is equal.

@@ -251,7 +251,7 @@ fn the_default_profile_closes_what_it_should() {
 fn the_tree_is_shallow() {
     let profile = default::default_profile_for(&caps(&[]), (6, 1), Arch::X86_64);
     let program = compile_for(&profile, Arch::X86_64).unwrap();
-    assert!(program.filter.len() < 800, "{}", program.filter.len());
+    assert!(program.filter.len() < 450, "{}", program.filter.len());
     assert_eq!(program.flags, SPEC_ALLOW);
 }
 
