@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod container;
 pub mod log;
 pub mod protocol;
 pub mod seccomp;

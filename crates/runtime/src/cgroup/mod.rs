@@ -284,6 +284,14 @@ impl Cgroup {
         self.limit(resources, false)
     }
 
+    /// Each hierarchy's mount point with this cgroup's folder in it, as the process that detected
+    /// the hierarchies sees the files; true for v2.
+    pub fn folders(&self) -> impl Iterator<Item = (&str, String, bool)> {
+        let v1 = self.v1.iter().map(|i| (&self.hierarchies.roots.v1[*i].0, false));
+        let v2 = self.hierarchies.roots.v2.as_ref().filter(|_| self.v2).map(|(tree, _)| (tree, true));
+        v1.chain(v2).map(|(tree, v2)| (&*tree.point, format!("{}/{}", tree.point, self.path), v2))
+    }
+
     fn v2_root(&self) -> Option<&OwnedFd> {
         let root = self.hierarchies.roots.v2.as_ref().filter(|_| self.v2);
         root.map(|(_, root)| root)

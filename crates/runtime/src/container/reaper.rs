@@ -1,0 +1,66 @@
+//! `--init`: a pid 1 of ours that starts the program, passes signals on and reaps orphans.
+//!
+//! It is the container's first process itself, which forked once more instead of executing: no file
+//! of the image or the host is run. It has dropped everything the program has dropped, has no
+//! descriptor but the standard streams, and stays not dumpable, so the container cannot look into
+//! what it is a copy of.
+
+use std::convert::Infallible;
+use std::sync::OnceLock;
+
+use hull_sys::error::During;
+use hull_sys::process::{self, Child};
+use hull_sys::signal;
+
+use super::failure::{OrFail, Result};
+
+/// Set once before [`reap_forever`], which can be given nothing.
+static CHILD: OnceLock<i32> = OnceLock::new();
+
+/// Blocks all signals, so that none is lost between the fork and the loop.
+pub(super) fn block() -> Result<()> {
+    signal::block_only(&all()).or_host()
+}
+
+fn all() -> Vec<i32> {
+    (1..=signal::MAX).collect()
+}
+
+/// In the child: signals as they were, and the leader of the terminal's foreground group.
+pub(super) fn lead(terminal: bool) -> Result<()> {
+    rustix::process::setpgid(None, None).during("setpgid", || "0, 0").or_host()?;
+    if terminal {
+        let group = rustix::process::getpgrp();
+        // SIGTTOU is blocked here still: a background group may take the terminal.
+        rustix::termios::tcsetpgrp(rustix::stdio::stdin(), group)
+            .during("ioctl", || "TIOCSPGRP")
+            .or_host()?;
+    }
+    signal::block_only(&[]).or_host()
+}
+
+/// Never comes back: ends with the program's code.
+pub(super) fn run(child: Child) -> ! {
+    let _ = CHILD.set(child.pid.as_raw_nonzero().get());
+    let _ = rustix::thread::set_name(c"hull-init");
+    process::close_from_and(3, reap_forever)
+}
+
+fn reap_forever() -> Infallible {
+    let child = CHILD.get().copied().unwrap_or(0);
+    let child_signal = rustix::process::Signal::CHILD.as_raw();
+    let all = all();
+    loop {
+        let Ok(received) = signal::wait(&all) else { process::exit_now(255) };
+        if received.number != child_signal {
+            // Sent to us means sent to the program; one that has ended is reaped in a moment.
+            let _ = process::kill(child, received.number);
+            continue;
+        }
+        while let Ok(Some((pid, ended))) = process::reap() {
+            if pid.as_raw_nonzero().get() == child {
+                process::exit_now(ended.code());
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The container's root file system: made detached, attached over `/` of the container's own mount
+//! namespace, and made its root.
+//!
+//! The host's mount table never has it. It is attached at `/` because that place always exists;
+//! nobody else is in this namespace to miss what it covers.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use hull_sys::error::During;
+use hull_sys::mount::{self, Attributes, Propagation};
+use hull_sys::root::Root;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::failure::{OrFail, Result, invalid};
+use super::mounts::{Api, Source};
+use super::options::{Change, Options, propagation};
+use crate::bundle::{Rootfs, Upper};
+
+/// A string option of fsconfig(2) has at most 256 bytes with its zero.
+const MAX_STRING: usize = 255;
+
+/// How the host's mounts, as copied into the new namespace, spread from and to the host's own while
+/// the container is built: as `rootfsPropagation` says, `rprivate` where it says nothing.
+///
+/// With `shared` they stay shared, so that binds of them can be; only the mount that the container's
+/// root is put on becomes private, else that would appear on the host.
+pub(super) fn inherited_propagation(word: &str) -> Result<(Propagation, bool)> {
+    match propagation(word) {
+        None if word.is_empty() => Ok((Propagation::Private, true)),
+        None => Err(invalid(format!("rootfsPropagation={word} is not known"))),
+        Some((Propagation::Shared, _)) => Ok((Propagation::Private, false)),
+        Some((kind, recursive)) => Ok((kind, recursive)),
+    }
+}
+
+/// Makes the root file system and attaches it. The descriptor is its root folder.
+pub(super) fn make(api: Api, rootfs: &Rootfs) -> Result<Root> {
+    if api == Api::Classic {
+        return make_classic(rootfs);
+    }
+    let fd = match rootfs {
+        Rootfs::Directory(path) => {
+            mount::copy(path, true).or_invalid(|| format!("root file system {}", path.display()))?
+        }
+        Rootfs::Overlay { lower, upper: None } if lower.len() == 1 => {
+            let fd = mount::copy(&lower[0], false).or_host()?;
+            let read_only = Attributes { set: mount::READ_ONLY, ..Attributes::default() };
+            mount::set_attributes(&fd, &read_only, false).or_host()?;
+            fd
+        }
+        Rootfs::Overlay { lower, upper } => overlay(lower, upper.as_ref()).or_host()?,
+    };
+    let place = Root::open(Path::new("/")).or_host()?;
+    mount::attach(&fd, &place).or_host()?;
+    Ok(Root { fd })
+}
+
+/// Overlay by descriptor: one `lowerdir+` a layer (Linux 6.8), so no limit on their number but
+/// overlayfs' own 500; before that one `lowerdir`.
+fn overlay(lower: &[std::path::PathBuf], upper: Option<&Upper>) -> hull_sys::Result<OwnedFd> {
+    let mut kept = Vec::new();
+    let mut short = |path: &Path| -> hull_sys::Result<String> {
+        match path.to_str() {
+            Some(text) if text.len() <= MAX_STRING => Ok(text.to_owned()),
+            // Longer, or no UTF-8: named by a descriptor that is open until the mount is made.
+            _ => {
+                let fd = Root::open(path)?.fd;
+                let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                kept.push(fd);
+                Ok(name)
+            }
+        }
+    };
+    let layers = lower.iter().map(|path| short(path)).collect::<hull_sys::Result<Vec<_>>>()?;
+    let mut values: Vec<(&str, String)> = layers.iter().map(|layer| ("lowerdir+", layer.clone())).collect();
+    let mut tail = Vec::new();
+    if let Some(Upper { upper, work }) = upper {
+        tail.push(("upperdir", short(upper)?));
+        tail.push(("workdir", short(work)?));
+    }
+    values.extend(tail.iter().cloned());
+    match overlay_of(&values) {
+        Err(error) if error.args.starts_with("overlay, lowerdir+") => {
+            let joined: Vec<_> = layers.iter().map(|layer| escape(layer)).collect();
+            let mut values = vec![("lowerdir", joined.join(":"))];
+            values.extend(tail);
+            overlay_of(&values)
+        }
+        made => made,
+    }
+}
+
+fn overlay_of(values: &[(&str, String)]) -> hull_sys::Result<OwnedFd> {
+    let mut options = vec![("source", Some("overlay"))];
+    options.extend(values.iter().map(|(key, value)| (*key, Some(value.as_str()))));
+    mount::new("overlay", &options, 0)
+}
+
+/// `:` separates layers and `\` escapes it (overlayfs.rst); `,` separates options of mount(2).
+fn escape(layer: &str) -> String {
+    layer.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
+/// The same with mount(2), over one of the folders that it is made of: it must have a path to be
+/// found by, and this one is sure to exist and to be nobody else's business.
+fn make_classic(rootfs: &Rootfs) -> Result<Root> {
+    let place = match rootfs {
+        Rootfs::Directory(path) => path,
+        Rootfs::Overlay { upper: Some(upper), .. } => &upper.upper,
+        Rootfs::Overlay { lower, .. } => lower.first().ok_or_else(|| invalid("a root without layers"))?,
+    };
+    match rootfs {
+        Rootfs::Directory(path) => rustix::mount::mount_bind_recursive(path, place)
+            .during("mount", || format!("{path:?}, MS_BIND|MS_REC"))
+            .or_invalid(|| "root file system".into())?,
+        Rootfs::Overlay { lower, upper: None } if lower.len() == 1 => {
+            rustix::mount::mount_bind(place, place)
+                .during("mount", || format!("{place:?}, MS_BIND"))
+                .or_host()?;
+            rustix::mount::mount_remount(place, MountFlags::BIND | MountFlags::RDONLY, c"")
+                .during("mount", || format!("{place:?}, remount, ro"))
+                .or_host()?;
+        }
+        Rootfs::Overlay { lower, upper } => {
+            let layers: Vec<_> = lower.iter().map(|layer| escape(&layer.to_string_lossy())).collect();
+            let mut data = format!("lowerdir={}", layers.join(":"));
+            if let Some(Upper { upper, work }) = upper {
+                let (upper, work) = (upper.to_string_lossy(), work.to_string_lossy());
+                data.push_str(&format!(",upperdir={},workdir={}", escape(&upper), escape(&work)));
+            }
+            let data = std::ffi::CString::new(data).or_host()?;
+            rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), &*data)
+                .during("mount", || format!("overlay, {place:?}, {data:?}"))
+                .or_host()?;
+        }
+    }
+    Root::open(place).or_host()
+}
+
+/// Makes `root` the root of this mount namespace and drops the old one, with nothing left to reach
+/// it by (pivot_root(2), "pivot_root(\".\", \".\")").
+pub(super) fn pivot(api: Api, root: &Root, word: &str) -> Result<()> {
+    rustix::process::fchdir(root).during("fchdir", || "root").or_host()?;
+    rustix::process::pivot_root(c".", c".").during("pivot_root", || "\".\", \".\"").or_host()?;
+    if !inherited_propagation(word)?.1 {
+        // Some of the host's mounts are still shared with it: unmounting the copies must not spread.
+        let old = rustix::fs::open(c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .during("open", || "old root")
+            .or_host()?;
+        let slave = Attributes { propagation: Some(Propagation::Slave), ..Attributes::default() };
+        mount::set_attributes(&old, &slave, true).or_host()?;
+    }
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)
+        .during("umount2", || "old root, MNT_DETACH")
+        .or_host()?;
+    rustix::process::chdir(c"/").during("chdir", || "/").or_host()?;
+    if let Some((kind @ (Propagation::Shared | Propagation::Unbindable), recursive)) = propagation(word)
+        && api == Api::Descriptors
+    {
+        let change = Attributes { propagation: Some(kind), ..Attributes::default() };
+        mount::set_attributes(root, &change, recursive).or_host()?;
+    }
+    Ok(())
+}
+
+/// Makes the root itself read-only; what is mounted in it stays as it is.
+pub(super) fn make_read_only(api: Api, root: &Root) -> Result<()> {
+    match api {
+        Api::Descriptors => {
+            let read_only = Attributes { set: mount::READ_ONLY, ..Attributes::default() };
+            mount::set_attributes(root, &read_only, false).or_host()
+        }
+        Api::Classic => {
+            let path = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
+            let flags = MountFlags::BIND | MountFlags::RDONLY;
+            rustix::mount::mount_remount(path.as_str(), flags, c"")
+                .during("mount", || "/, remount, ro")
+                .or_host()
+        }
+    }
+}
+
+/// Hides `path` from the container: a file behind /dev/null, a folder behind an empty read-only
+/// one. Both are the engine's own, never the container's (its /dev/null may be anything). What does
+/// not exist needs no hiding.
+pub(super) fn mask(api: Api, root: &Root, path: &str, empty: &mut Option<OwnedFd>) -> Result<()> {
+    let path = Path::new(path);
+    let Some(place) = existing(root, path)? else { return Ok(()) };
+    if !place.is_dir().or_host()? {
+        let options = Options { bind: Some(false), ..Options::default() };
+        return super::mounts::bind(
+            api,
+            root,
+            (&place, path),
+            Source::Host(Path::new("/dev/null")),
+            &options,
+        )
+        .or_host();
+    }
+    let read_only = Change { set: mount::READ_ONLY, clear: 0 };
+    if let Some(empty) = empty {
+        let options = Options { bind: Some(false), change: read_only, ..Options::default() };
+        return super::mounts::bind(api, root, (&place, path), Source::Fd(empty.as_fd()), &options).or_host();
+    }
+    let data = vec!["nr_blocks=1".to_owned(), "nr_inodes=1".to_owned()];
+    let options = Options { change: read_only, data, ..Options::default() };
+    super::mounts::file_system(api, root, (&place, path), ("tmpfs", "tmpfs"), &options).or_host()?;
+    *empty = Some(root.resolve(path).or_host()?.fd);
+    Ok(())
+}
+
+/// Makes `path` and all below read-only, if it exists.
+pub(super) fn protect(api: Api, root: &Root, path: &str) -> Result<()> {
+    let path = Path::new(path);
+    match existing(root, path)? {
+        Some(place) => super::mounts::make_read_only(api, root, (&place, path)).or_host(),
+        None => Ok(()),
+    }
+}
+
+fn existing(root: &Root, path: &Path) -> Result<Option<hull_sys::root::Handle>> {
+    use hull_sys::Errno;
+    match root.resolve(path) {
+        Ok(place) => Ok(Some(place)),
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
+        Err(error) => Err(error).or_host(),
+    }
+}

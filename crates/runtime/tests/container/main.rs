@@ -1,0 +1,44 @@
+//! Containers for real: what a process sees, how it fails, what it cannot reach. No test harness,
+//! because it has threads and a threaded process may not fork. Needs root and busybox-static.
+#![allow(clippy::print_stdout, reason = "a test without a harness reports by itself")]
+
+mod attack;
+mod errors;
+mod joined;
+mod view;
+mod world;
+
+use hull_sys::process::{self, Namespaces};
+use world::World;
+
+pub(crate) type Test = (&'static str, fn(&World));
+
+/// The list of a module's tests by their names.
+macro_rules! tests {
+    ($($name:ident)*) => { pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($name), $name)),*]; };
+}
+pub(crate) use tests;
+
+fn main() {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    process::unshare(Namespaces::MOUNT).unwrap();
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+    )
+    .unwrap();
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let world = World::new();
+    let mut failed = Vec::new();
+    for (name, test) in [view::TESTS, errors::TESTS, joined::TESTS, attack::TESTS].concat() {
+        if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
+            continue;
+        }
+        let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world))).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
