@@ -1,0 +1,390 @@
+//! Making, listing and showing containers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use http::StatusCode;
+use hull_api::container::{ContainersPruned, Summary, SummaryHostConfig, SummaryNetworks, Top};
+use hull_api::create::{CreateRequest, Created};
+use hull_api::filters::{FilterError, Filters};
+use hull_engine::containers::phase::Time;
+use hull_engine::containers::settings::Mount;
+use hull_engine::containers::view::View;
+
+use super::{show, sizes, system};
+use crate::http::{Call, Failure, Handled, json, ok};
+use crate::translate;
+
+pub(super) async fn create(mut call: Call) -> Handled {
+    let body = call.json_bytes().await?;
+    let request = CreateRequest::decode(&body)?;
+    let name = call.query.text("name").trim_start_matches('/').to_owned();
+    let name = Some(name).filter(|name| !name.is_empty());
+    check_platform(&call, &request.config.image)?;
+    let (create, mut warnings) = translate::create(name, request, &call.server.facts)?;
+    let created = call.server.engine.create(create).await?;
+    warnings.extend(created.warnings);
+    Ok(json(StatusCode::CREATED, &Created { id: created.id, warnings }))
+}
+
+/// `?platform=linux/arm64`: refused if the image is of another.
+fn check_platform(call: &Call, image: &str) -> Result<(), Failure> {
+    let text = call.query.text("platform");
+    if text.is_empty() || image.is_empty() {
+        return Ok(());
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    let word = |part: &&str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    };
+    if parts.len() > 3 || !parts.iter().all(word) {
+        return Err(Failure::invalid(format!("{text:?}: cannot parse platform specifier: invalid argument")));
+    }
+    let found = call.server.engine.images().resolve(image)?.config.platform();
+    let host = call.server.engine.host().facts.machine;
+    let wanted = match parts[..] {
+        // One word is a machine or a system.
+        ["linux"] => ("linux", system::architecture(&host)),
+        [arch] => ("linux", system::architecture(arch)),
+        [os, arch, ..] => (os, system::architecture(arch)),
+        [] => return Ok(()),
+    };
+    if (found.os.as_str(), found.architecture.as_str()) == wanted {
+        return Ok(());
+    }
+    Err(Failure::not_found(format!(
+        "image with reference {image} was found but its platform ({}/{}) does not match the specified platform \
+         ({text})",
+        found.os, found.architecture
+    )))
+}
+
+pub(super) async fn inspect(call: &Call, key: &str) -> Handled {
+    let view = call.server.engine.container(key)?;
+    let mut shown = show::inspect(&view);
+    if call.query.flag("size") {
+        let (rw, all) = sizes(call, &view).await;
+        shown.size_rw = Some(rw);
+        shown.size_root_fs = Some(all);
+    }
+    ok(&shown)
+}
+
+/// Bytes of the writable layer, and of everything.
+async fn sizes(call: &Call, view: &View) -> (i64, i64) {
+    let upper = view.rootfs.upper.clone();
+    let rw = tokio::task::spawn_blocking(move || sizes::tree(&upper)).await.unwrap_or(0);
+    let image = call.server.engine.images().resolve(&view.image.id.to_string());
+    let image = image.map_or(0, |image| i64::try_from(image.size).unwrap_or(i64::MAX));
+    (rw, rw.saturating_add(image))
+}
+
+/// One row of a list.
+pub(super) async fn summary(call: &Call, view: &View, size: bool) -> Summary {
+    let (size_rw, size_root_fs) = if size {
+        let (rw, all) = sizes(call, view).await;
+        (Some(rw).filter(|bytes| *bytes != 0), Some(all))
+    } else {
+        (None, None)
+    };
+    let annotations = view.settings.annotations.clone();
+    Summary {
+        id: view.id.clone(),
+        names: vec![format!("/{}", view.name)],
+        image: image_name(call, view),
+        image_id: view.image.id.to_string(),
+        command: show::command(view),
+        created: view.created.div_euclid(1_000_000_000),
+        ports: Vec::new(),
+        size_rw,
+        size_root_fs,
+        labels: view.settings.labels.clone(),
+        state: view.phase.status().to_owned(),
+        status: show::status(view, show::now()),
+        host_config: SummaryHostConfig {
+            network_mode: show::network_mode(&view.settings.network),
+            annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
+        },
+        network_settings: SummaryNetworks { networks: show::networks(view) },
+        mounts: show::mounts(&view.settings).into_iter().filter(|mount| mount.kind == "bind").collect(),
+    }
+}
+
+/// The name as it was asked for, unless it means another image by now.
+fn image_name(call: &Call, view: &View) -> String {
+    match call.server.engine.images().resolve(&view.image.name) {
+        Ok(image) if image.id == view.image.id => view.image.name.clone(),
+        _ => view.image.id.to_string(),
+    }
+}
+
+pub(super) async fn list(call: &Call) -> Handled {
+    const KNOWN: [&str; 17] = [
+        "ancestor",
+        "before",
+        "exited",
+        "id",
+        "isolation",
+        "label",
+        "name",
+        "status",
+        "health",
+        "since",
+        "volume",
+        "network",
+        "is-task",
+        "publish",
+        "expose",
+        "label!",
+        "until",
+    ];
+    let filters = call.query.filters()?;
+    filters.check(&KNOWN[..15])?;
+    let limit = match call.query.text("limit") {
+        "" => None,
+        text => Some(
+            text.parse::<i64>()
+                .map_err(|_| Failure::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))?,
+        ),
+    };
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let wanted = Wanted::new(call, &filters)?;
+    // A filter for a state looks at all containers, as does a limit.
+    let all = call.query.flag("all") || limit.is_some() || filters.has("status") || filters.has("exited");
+    let mut rows = Vec::new();
+    for view in call.server.engine.containers() {
+        if (all || view.is_running() || view.phase.status() == "restarting") && wanted.admits(&view) {
+            rows.push(summary(call, &view, call.query.flag("size")).await);
+            if Some(rows.len()) == limit {
+                break;
+            }
+        }
+    }
+    ok(&rows)
+}
+
+/// The filters of a list, looked up and checked once.
+struct Wanted<'a> {
+    filters: &'a Filters,
+    exited: Vec<i32>,
+    before: Option<Time>,
+    since: Option<Time>,
+    /// Ids of the images named; `None` without that filter.
+    ancestors: Option<BTreeSet<String>>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(call: &Call, filters: &'a Filters) -> Result<Wanted<'a>, Failure> {
+        const STATES: [&str; 7] =
+            ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+        for state in filters.values("status") {
+            if !STATES.contains(&state) {
+                return Err(Failure::invalid(format!(
+                    "invalid filter 'status={state}': invalid value for state ({state}): must be one of {}",
+                    STATES.join(", ")
+                )));
+            }
+        }
+        for health in filters.values("health") {
+            if !["none", "starting", "healthy", "unhealthy"].contains(&health) {
+                return Err(FilterError::BadValue { name: "health".into(), value: health.into() }.into());
+            }
+        }
+        let code = |text: &str| {
+            text.parse().map_err(|_| {
+                Failure::invalid(format!(
+                    "invalid filter 'exited={text}': strconv.Atoi: parsing {text:?}: invalid syntax"
+                ))
+            })
+        };
+        filters.boolean("is-task")?;
+        let engine = &call.server.engine;
+        let created = |name: &str| -> Result<Option<Time>, Failure> {
+            filters.values(name).next().map(|key| Ok(engine.container(key)?.created)).transpose()
+        };
+        let ancestors = filters.has("ancestor").then(|| {
+            filters
+                .values("ancestor")
+                .filter_map(|name| engine.images().resolve(name).ok())
+                .map(|image| image.id.to_string())
+                .collect()
+        });
+        Ok(Wanted {
+            filters,
+            exited: filters.values("exited").map(code).collect::<Result<_, _>>()?,
+            before: created("before")?,
+            since: created("since")?,
+            ancestors,
+        })
+    }
+
+    fn admits(&self, view: &View) -> bool {
+        let Wanted { filters, .. } = self;
+        let any =
+            |name: &str, fits: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(fits);
+        let exited = self.exited.is_empty()
+            || (view.phase.status() == "exited" && self.exited.contains(&view.exit_code));
+        exited
+            && self.before.is_none_or(|before| view.created < before)
+            && self.since.is_none_or(|since| view.created > since)
+            && self.ancestors.as_ref().is_none_or(|ids| ids.contains(&view.image.id.to_string()))
+            && any("id", &|id| view.id.starts_with(id))
+            && any("name", &|pattern| name_matches(pattern, &view.name))
+            && any("status", &|state| view.phase.status() == state)
+            && any("health", &|health| health == "none")
+            && any("is-task", &|flag| matches!(flag, "false" | "0"))
+            && any("network", &|network| {
+                show::networks(view).keys().any(|name| name == network || show::network_id(name) == network)
+            })
+            && any("volume", &|volume| {
+                view.settings.mounts.iter().any(|mount| match mount {
+                    Mount::Bind { source, target, .. } => source == volume || target == volume,
+                    Mount::Tmpfs { target, .. } => target == volume,
+                })
+            })
+            // No port is published, nor opened by a name.
+            && !filters.has("publish")
+            && !filters.has("expose")
+            && filters.labels_match("label", &view.settings.labels)
+    }
+}
+
+/// The reference matches a regular expression against the name with and without its slash; here
+/// it is the part of that language that is used for names: `^`, `$`, `.`, `.*`, `|` and text.
+fn name_matches(pattern: &str, name: &str) -> bool {
+    let slashed = format!("/{name}");
+    pattern.split('|').any(|pattern| expression(pattern, name) || expression(pattern, &slashed))
+}
+
+fn expression(pattern: &str, text: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let text: Vec<char> = text.chars().collect();
+    match pattern.first() {
+        Some('^') => here(&pattern[1..], &text),
+        _ => (0..=text.len()).any(|start| here(&pattern, &text[start..])),
+    }
+}
+
+/// Names are at most 200 characters and patterns a line: the recursion is bounded by both.
+fn here(pattern: &[char], text: &[char]) -> bool {
+    let fits =
+        |wanted: char, found: Option<&char>| found.is_some_and(|found| wanted == '.' || wanted == *found);
+    match pattern {
+        [] => true,
+        ['$'] => text.is_empty(),
+        ['\\', wanted, rest @ ..] => text.first() == Some(wanted) && here(rest, &text[1..]),
+        [wanted, '*', rest @ ..] => {
+            let run = text.iter().take_while(|found| fits(*wanted, Some(found))).count();
+            (0..=run).rev().any(|count| here(rest, &text[count..]))
+        }
+        [wanted, rest @ ..] => fits(*wanted, text.first()) && here(rest, &text[1..]),
+    }
+}
+
+pub(super) async fn top(call: &Call, key: &str) -> Handled {
+    let args = call.query.get("ps_args").unwrap_or("-ef");
+    let top = call.server.engine.top(key, args).await?;
+    ok(&Top { processes: top.processes, titles: top.titles })
+}
+
+pub(super) async fn prune(call: &Call) -> Handled {
+    let filters = call.query.filters()?;
+    filters.check(&["label", "label!", "until"])?;
+    let until = filters.values("until").next().map(|text| moment(text, show::now())).transpose()?;
+    let engine = &call.server.engine;
+    let wanted = |view: &View| {
+        let labels = &view.settings.labels;
+        until.is_none_or(|until| view.created < until)
+            && filters.labels_match("label", labels)
+            && !(filters.has("label!") && filters.labels_match("label!", labels))
+    };
+    let sizes: Vec<(String, Arc<View>)> =
+        engine.containers().into_iter().map(|view| (view.id.clone(), view)).collect();
+    let mut bytes = std::collections::BTreeMap::new();
+    for (id, view) in &sizes {
+        if !view.is_running() && wanted(view) {
+            let upper = view.rootfs.upper.clone();
+            let size = tokio::task::spawn_blocking(move || sizes::tree(&upper)).await.unwrap_or(0);
+            bytes.insert(id.clone(), u64::try_from(size).unwrap_or(0));
+        }
+    }
+    let pruned = engine.prune_containers(wanted).await?;
+    let freed = pruned.ids.iter().filter_map(|id| bytes.get(id)).sum();
+    ok(&ContainersPruned {
+        containers_deleted: (!pruned.ids.is_empty()).then_some(pruned.ids),
+        space_reclaimed: freed,
+    })
+}
+
+/// A point in time: seconds since the epoch, RFC 3339, a date, or a duration before now.
+pub(super) fn moment(text: &str, now: Time) -> Result<Time, Failure> {
+    let wrong = || Failure::invalid(format!("failed to parse value as time or duration: {text:?}"));
+    if let Some(time) = super::streams::timestamp(text) {
+        return Ok(time);
+    }
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return i64::try_from(time.as_nanosecond()).map_err(|_| wrong());
+    }
+    if let Ok(time) = text.parse::<jiff::civil::DateTime>()
+        && let Ok(time) = time.to_zoned(jiff::tz::TimeZone::UTC)
+    {
+        return i64::try_from(time.timestamp().as_nanosecond()).map_err(|_| wrong());
+    }
+    go_duration(text).map(|nanos| now.saturating_sub(nanos)).ok_or_else(wrong)
+}
+
+/// `1h30m`, `90s`, `1.5h`, `100ms`: nanoseconds.
+fn go_duration(text: &str) -> Option<i64> {
+    const UNITS: [(&str, f64); 7] =
+        [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+    let mut rest = text;
+    let mut sum = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (_, scale) = UNITS.iter().find(|(unit, _)| *unit == &rest[..letters])?;
+        rest = &rest[letters..];
+        sum += number * scale;
+    }
+    // Beyond the range there is only "long ago".
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+    (!text.is_empty()).then_some(sum as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_anywhere_or_where_the_pattern_says() {
+        for (pattern, name, expected) in [
+            ("ex", "my-ex0", true),
+            ("^ex0$", "ex0", true),
+            ("^ex0$", "my-ex0", false),
+            ("^/ex0$", "ex0", true),
+            ("/ex", "ex0", true),
+            ("e.0", "ex0", true),
+            ("^a.*z$", "abcz", true),
+            ("^a.*z$", "abc", false),
+            ("zz|ex", "ex0", true),
+            ("[", "ex0", false),
+        ] {
+            assert_eq!(name_matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn moments_are_read_in_all_their_forms() {
+        let now = 10_000_000_000_000;
+        assert_eq!(moment("1.5", now).unwrap(), 1_500_000_000);
+        assert_eq!(moment("1970-01-01T00:00:02Z", now).unwrap(), 2_000_000_000);
+        assert_eq!(moment("1970-01-01T00:00:02", now).unwrap(), 2_000_000_000);
+        assert_eq!(moment("1h30m", now).unwrap(), now - 5_400_000_000_000);
+        assert_eq!(
+            moment("nonsense", now).unwrap_err().message,
+            "failed to parse value as time or duration: \"nonsense\""
+        );
+    }
+}

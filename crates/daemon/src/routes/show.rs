@@ -1,0 +1,274 @@
+//! The engine's views in Docker's words: states, times, names, networks, mounts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use hull_api::container::{Inspect, MountPoint, NetworkSettings, State};
+use hull_api::create::Config;
+use hull_api::image::GraphDriver;
+use hull_api::network::EndpointSettings;
+use hull_engine::containers::phase::{Phase, Time};
+use hull_engine::containers::settings::{Mount, NetworkMode, Settings};
+use hull_engine::containers::view::View;
+
+use crate::translate::Echo;
+
+/// Layers on overlayfs, under the name that tools know.
+pub(super) const DRIVER: &str = "overlay2";
+
+const SECOND: i64 = 1_000_000_000;
+
+/// Nanoseconds since the epoch.
+pub(super) fn now() -> Time {
+    hull_sys::time::now()
+}
+
+/// RFC 3339 with as many digits as needed; nothing is Go's zero time.
+pub(super) fn time(time: Option<Time>) -> String {
+    match time.map(|nanos| jiff::Timestamp::from_nanosecond(i128::from(nanos))) {
+        Some(Ok(time)) => time.to_string(),
+        _ => "0001-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+/// How long something lasted, as people say it.
+pub(super) fn duration(nanos: i64) -> String {
+    let seconds = nanos.max(0) / SECOND;
+    let minutes = seconds / 60;
+    // Hours are rounded, everything else is cut off.
+    let hours = (seconds + 1800) / 3600;
+    match () {
+        () if seconds < 1 => "Less than a second".to_owned(),
+        () if seconds == 1 => "1 second".to_owned(),
+        () if seconds < 60 => format!("{seconds} seconds"),
+        () if minutes == 1 => "About a minute".to_owned(),
+        () if minutes < 60 => format!("{minutes} minutes"),
+        () if hours == 1 => "About an hour".to_owned(),
+        () if hours < 48 => format!("{hours} hours"),
+        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        () => format!("{} years", hours / 24 / 365),
+    }
+}
+
+/// The `STATUS` of a list.
+pub(super) fn status(view: &View, now: Time) -> String {
+    let up = |started: Time| format!("Up {}", duration(now - started));
+    match &view.phase {
+        Phase::Running(live) => up(live.started),
+        Phase::Paused(live) => format!("{} (Paused)", up(live.started)),
+        Phase::Restarting { after, .. } => {
+            format!("Restarting ({}) {} ago", after.code, duration(now - after.at))
+        }
+        Phase::Removing { .. } => "Removal In Progress".to_owned(),
+        Phase::Exited(_) | Phase::Starting { last: Some(_) } => match view.finished {
+            Some(at) => format!("Exited ({}) {} ago", view.exit_code, duration(now - at)),
+            None => String::new(),
+        },
+        Phase::Created | Phase::Starting { last: None } => "Created".to_owned(),
+    }
+}
+
+/// Program and arguments in one line; an argument with a space is quoted.
+pub(super) fn command(view: &View) -> String {
+    let mut line = view.path.clone();
+    for arg in &view.args {
+        line.push(' ');
+        if arg.contains(' ') {
+            line.push_str(&format!("'{arg}'"));
+        } else {
+            line.push_str(arg);
+        }
+    }
+    line
+}
+
+pub(super) fn echo(view: &View) -> Echo {
+    // Written by us; a field of an older build that is gone takes its default.
+    serde_json::from_str(&view.request).unwrap_or_default()
+}
+
+/// The mode as inspect and list name it.
+pub(super) fn network_mode(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::Default | NetworkMode::None => "none".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::Container(id) => format!("container:{id}"),
+    }
+}
+
+/// The ids of the two networks that every host has; made from their names, so that they stay.
+pub(super) fn network_id(name: &str) -> String {
+    hull_oci::Digest::sha256(format!("hull network {name}").as_bytes()).hex().to_owned()
+}
+
+pub(super) fn networks(view: &View) -> BTreeMap<String, EndpointSettings> {
+    let name = match view.settings.network {
+        NetworkMode::Default | NetworkMode::None => "none",
+        NetworkMode::Host => "host",
+        NetworkMode::Container(_) => return BTreeMap::new(),
+    };
+    let mut endpoint = EndpointSettings::default();
+    if view.started.is_some() {
+        endpoint.network_id = network_id(name);
+    }
+    BTreeMap::from([(name.to_owned(), endpoint)])
+}
+
+pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
+    let point = |mount: &Mount| match mount {
+        Mount::Bind { source, target, read_only, propagation, .. } => MountPoint {
+            kind: "bind".to_owned(),
+            source: source.clone(),
+            destination: target.clone(),
+            mode: if *read_only { "ro".to_owned() } else { String::new() },
+            rw: !read_only,
+            propagation: propagation.clone(),
+            ..MountPoint::default()
+        },
+        Mount::Tmpfs { target, options } => MountPoint {
+            kind: "tmpfs".to_owned(),
+            destination: target.clone(),
+            mode: String::new(),
+            rw: !options.iter().any(|option| option == "ro"),
+            ..MountPoint::default()
+        },
+    };
+    settings.mounts.iter().map(point).collect()
+}
+
+pub(super) fn state(view: &View) -> State {
+    let exited = matches!(view.phase, Phase::Exited(_) | Phase::Created | Phase::Restarting { .. });
+    let restarting = matches!(view.phase, Phase::Restarting { .. });
+    State {
+        status: view.phase.status().to_owned(),
+        running: view.is_running() || restarting,
+        paused: matches!(view.phase, Phase::Paused(_)),
+        restarting,
+        oom_killed: view.phase.exit().or(view.exit).is_some_and(|exit| exit.oom),
+        dead: false,
+        pid: view.pid().unwrap_or(0),
+        exit_code: if exited || !view.is_running() { view.exit_code } else { 0 },
+        error: view.error.clone(),
+        started_at: time(view.started),
+        finished_at: time(view.finished),
+        health: None,
+    }
+}
+
+/// The configuration as it is now: what was asked, with the image's under it.
+fn config(view: &View, asked: Config) -> Config {
+    let settings = &view.settings;
+    let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    Config {
+        hostname: view.hostname().to_owned(),
+        domainname: settings.domainname.clone(),
+        user: settings.user.clone(),
+        env: list(&settings.env),
+        cmd: settings.cmd.clone(),
+        entrypoint: settings.entrypoint.clone(),
+        image: view.image.name.clone(),
+        working_dir: settings.working_dir.clone(),
+        labels: Some(settings.labels.clone()),
+        stop_signal: settings.stop_signal.clone(),
+        tty: settings.tty,
+        open_stdin: settings.open_stdin,
+        stdin_once: settings.stdin_once,
+        volumes: asked.volumes.clone().filter(|volumes| !volumes.is_empty()),
+        ..asked
+    }
+}
+
+fn graph_driver(view: &View) -> GraphDriver {
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let lower: Vec<String> = view.rootfs.lower.iter().map(text).collect();
+    let data = [
+        ("ID", view.id.clone()),
+        ("LowerDir", lower.join(":")),
+        ("UpperDir", text(&view.rootfs.upper)),
+        ("WorkDir", text(&view.rootfs.work)),
+    ];
+    GraphDriver {
+        data: Some(data.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+        name: DRIVER.to_owned(),
+    }
+}
+
+/// `GET /containers/ID/json`, without the sizes.
+pub(super) fn inspect(view: &View) -> Inspect {
+    let Echo { config: asked, host: mut host_config } = echo(view);
+    host_config.network_mode = network_mode(&view.settings.network);
+    let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let sandbox = view.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
+    Inspect {
+        id: view.id.clone(),
+        created: time(Some(view.created)),
+        path: view.path.clone(),
+        args: view.args.clone(),
+        state: state(view),
+        image: view.image.id.to_string(),
+        resolv_conf_path: path(&view.resolv_path),
+        hostname_path: path(&view.hostname_path),
+        hosts_path: path(&view.hosts_path),
+        log_path: if view.settings.log.name == "none" { String::new() } else { path(&view.log_dir) },
+        name: format!("/{}", view.name),
+        restart_count: i64::from(view.restart_count),
+        driver: DRIVER.to_owned(),
+        platform: "linux".to_owned(),
+        exec_ids: (!view.execs.is_empty()).then(|| view.execs.clone()),
+        host_config,
+        graph_driver: graph_driver(view),
+        mounts: mounts(&view.settings)
+            .into_iter()
+            // The reference shows a tmpfs of --tmpfs in HostConfig alone.
+            .filter(|mount| mount.kind != "tmpfs" || !host_shows_tmpfs(view, &mount.destination))
+            .collect(),
+        config: config(view, asked),
+        network_settings: NetworkSettings {
+            sandbox_key: sandbox,
+            networks: networks(view),
+            ..NetworkSettings::default()
+        },
+        ..Inspect::default()
+    }
+}
+
+fn host_shows_tmpfs(view: &View, target: &str) -> bool {
+    echo(view).host.tmpfs.is_some_and(|tmpfs| tmpfs.keys().any(|known| known.trim_end_matches('/') == target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_as_people_do() {
+        let cases = [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (5400, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (15 * 86400, "2 weeks"),
+            (70 * 86400, "2 months"),
+            (800 * 86400, "2 years"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds * SECOND), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn times_are_as_go_prints_them() {
+        assert_eq!(time(None), "0001-01-01T00:00:00Z");
+        assert_eq!(time(Some(1_795_224_540_832_474_590)), "2026-11-21T01:29:00.83247459Z");
+        assert_eq!(time(Some(1_795_224_540_000_000_000)), "2026-11-21T01:29:00Z");
+    }
+}

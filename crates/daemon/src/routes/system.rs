@@ -1,0 +1,200 @@
+//! The daemon itself: ping, version, info, what is on disk.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, PRAGMA};
+use http::{Method, Response, StatusCode};
+use hull_api::system::{
+    Component, DiskUsage, IndexConfig, Info, Plugins, RegistryConfig, Runtime, Swarm, Version,
+};
+use hull_api::{ApiVersion, compat};
+use serde_json::{Value, json};
+
+use super::{containers, images, show};
+use crate::http::{Answer, Body, Call, Failure, Handled, json as answer, ok, set};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(super) fn ping(method: &Method) -> Answer {
+    let text = (*method != Method::HEAD).then(|| "OK".into());
+    let mut answer = Response::new(Body::Whole(text));
+    set(&mut answer, CONTENT_TYPE, "text/plain; charset=utf-8");
+    set(&mut answer, CACHE_CONTROL, "no-cache, no-store, must-revalidate");
+    set(&mut answer, PRAGMA, "no-cache");
+    // The classic builder's number: a client then does not try BuildKit, which comes later.
+    set(&mut answer, HeaderName::from_static("builder-version"), "1");
+    set(&mut answer, HeaderName::from_static("swarm"), "inactive");
+    answer
+}
+
+/// Go's name of the machine.
+pub(super) fn architecture(machine: &str) -> &str {
+    match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+pub(super) fn version(call: &Call) -> Handled {
+    let facts = call.server.engine.host().facts;
+    let arch = architecture(&facts.machine).to_owned();
+    let details = [
+        ("ApiVersion", ApiVersion::NEWEST.to_string()),
+        ("Arch", arch.clone()),
+        ("BuildTime", String::new()),
+        ("Experimental", "false".to_owned()),
+        ("GitCommit", String::new()),
+        ("GoVersion", String::new()),
+        ("KernelVersion", facts.kernel.clone()),
+        ("MinAPIVersion", ApiVersion::OLDEST.to_string()),
+        ("Os", "linux".to_owned()),
+    ];
+    let component = |name: &str, details: BTreeMap<String, String>| Component {
+        name: name.to_owned(),
+        version: VERSION.to_owned(),
+        details,
+    };
+    ok(&Version {
+        components: vec![
+            component("Engine", details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            component("hull-runtime", BTreeMap::from([("GitCommit".to_owned(), String::new())])),
+        ],
+        version: VERSION.to_owned(),
+        api_version: ApiVersion::NEWEST.to_string(),
+        min_api_version: ApiVersion::OLDEST.to_string(),
+        os: "linux".to_owned(),
+        arch,
+        kernel_version: facts.kernel,
+        ..Version::default()
+    })
+}
+
+pub(super) fn info(call: &Call) -> Handled {
+    let mut value = value_of(&info_of(call))?;
+    compat::info(call.version, &mut value);
+    ok(&value)
+}
+
+/// A document that is still to be fitted to a version.
+pub(super) fn value_of<T: serde::Serialize>(value: &T) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| Failure::internal(error.to_string()))
+}
+
+fn info_of(call: &Call) -> Info {
+    let server = &call.server;
+    let host = server.engine.host();
+    let facts = host.facts;
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let mut security = Vec::new();
+    if facts.seccomp {
+        security.push("name=seccomp,profile=builtin".to_owned());
+    }
+    security.push("name=cgroupns".to_owned());
+    Info {
+        id: server.id.clone(),
+        containers: number(host.containers),
+        containers_running: number(host.running),
+        containers_paused: number(host.paused),
+        containers_stopped: number(host.stopped),
+        images: number(host.images),
+        driver: show::DRIVER.to_owned(),
+        driver_status: vec![["Supports d_type".to_owned(), "true".to_owned()]],
+        plugins: Plugins {
+            volume: Vec::new(),
+            network: words(&["host", "null"]),
+            authorization: None,
+            log: words(&["json-file", "local"]),
+        },
+        memory_limit: true,
+        swap_limit: facts.swap_limit,
+        cpu_cfs_period: true,
+        cpu_cfs_quota: true,
+        cpu_shares: true,
+        cpu_set: true,
+        pids_limit: true,
+        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+            .is_ok_and(|text| text.trim() == "1"),
+        debug: server.debug.load(Ordering::Relaxed),
+        n_fd: number(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)),
+        oom_kill_disable: facts.cgroup_version == "1",
+        system_time: show::time(Some(show::now())),
+        logging_driver: "json-file".to_owned(),
+        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_version: facts.cgroup_version,
+        n_events_listener: i64::try_from(server.listeners.load(Ordering::Relaxed)).unwrap_or(i64::MAX),
+        kernel_version: facts.kernel,
+        operating_system: facts.operating_system,
+        os_type: "linux".to_owned(),
+        architecture: facts.machine,
+        index_server_address: "https://index.docker.io/v1/".to_owned(),
+        registry_config: registries(),
+        ncpu: i64::from(facts.cpus),
+        mem_total: i64::try_from(facts.memory).unwrap_or(i64::MAX),
+        docker_root_dir: host.data_root.to_string_lossy().into_owned(),
+        name: facts.hostname,
+        server_version: VERSION.to_owned(),
+        runtimes: BTreeMap::from([("hull".to_owned(), Runtime { path: "hull-runtime".to_owned() })]),
+        default_runtime: "hull".to_owned(),
+        swarm: Swarm { local_node_state: "inactive".to_owned(), ..Swarm::default() },
+        // Containers never depend on the daemon's life.
+        live_restore_enabled: true,
+        init_binary: "hull-runtime".to_owned(),
+        security_options: security,
+        warnings: Some(facts.warnings).filter(|warnings| !warnings.is_empty()),
+        ..Info::default()
+    }
+}
+
+fn registries() -> RegistryConfig {
+    let hub = IndexConfig { mirrors: Vec::new(), name: "docker.io".to_owned(), official: true, secure: true };
+    RegistryConfig {
+        index_configs: BTreeMap::from([("docker.io".to_owned(), hub)]),
+        insecure_registry_cidrs: vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()],
+        mirrors: None,
+    }
+}
+
+pub(super) async fn disk_usage(call: &Call) -> Handled {
+    const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
+    let wanted: Vec<&str> = call.query.all("type").collect();
+    if let Some(unknown) = wanted.iter().find(|kind| !KINDS.contains(kind)) {
+        return Err(Failure::invalid(format!("unknown object type: {unknown}")));
+    }
+    let asked = |kind: &str| wanted.is_empty() || wanted.contains(&kind);
+    let mut usage = DiskUsage::default();
+    if asked("image") {
+        images::later()?;
+    }
+    if asked("container") {
+        let mut rows = Vec::new();
+        for view in call.server.engine.containers() {
+            rows.push(containers::summary(call, &view, true).await);
+        }
+        usage.containers = Some(rows);
+    }
+    if asked("volume") {
+        usage.volumes = Some(Vec::new());
+    }
+    if asked("build-cache") {
+        usage.build_cache = Some(Vec::new());
+    }
+    let mut value = value_of(&usage)?;
+    if let Some(rows) = value.pointer_mut("/Images").and_then(Value::as_array_mut) {
+        rows.iter_mut().for_each(|row| compat::image_summary(call.version, row));
+    }
+    ok(&value)
+}
+
+/// Credentials cannot be checked without a registry client.
+pub(super) async fn auth(mut call: Call) -> Handled {
+    drop(call.json_bytes().await?);
+    Err(Failure::later("logging in to registries comes in a later build"))
+}
+
+/// There is no build cache yet.
+pub(super) fn nothing_to_prune() -> Answer {
+    answer(StatusCode::OK, &json!({"CachesDeleted": null, "SpaceReclaimed": 0}))
+}

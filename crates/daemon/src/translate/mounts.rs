@@ -1,0 +1,198 @@
+//! `-v`, `--mount` and `--tmpfs`.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+use hull_api::hostconfig::{HostConfig, Mount as ApiMount};
+use hull_engine::containers::settings::Mount;
+
+use super::Result;
+use crate::http::Failure;
+
+pub(super) const NO_VOLUMES: &str =
+    "volumes come in a later build: bind a folder of the host with -v /HOST/PATH:/PATH, or use --tmpfs /PATH";
+
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
+pub(super) fn mounts(host: &HostConfig) -> Result<Vec<Mount>> {
+    let mut mounts = Vec::new();
+    for bind in host.binds.iter().flatten() {
+        mounts.push(bind_of(bind)?);
+    }
+    for mount in host.mounts.iter().flatten() {
+        mounts.push(long(mount)?);
+    }
+    for (target, options) in host.tmpfs.iter().flatten() {
+        if !target.starts_with('/') {
+            return Err(Failure::invalid(format!(
+                "invalid mount path: '{target}' mount path must be absolute"
+            )));
+        }
+        let options = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+        mounts.push(Mount::Tmpfs { target: clean(target), options });
+    }
+    let mut seen = BTreeSet::new();
+    for mount in &mounts {
+        let (Mount::Bind { target, .. } | Mount::Tmpfs { target, .. }) = mount;
+        if !seen.insert(target) {
+            return Err(Failure::invalid(format!("Duplicate mount point: {target}")));
+        }
+    }
+    Ok(mounts)
+}
+
+/// `SOURCE:TARGET[:MODES]`; without a source it would be a volume.
+fn bind_of(text: &str) -> Result<Mount> {
+    let wrong = |why: &str| Failure::invalid(format!("invalid volume specification: '{text}'{why}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(wrong(""));
+    }
+    let (source, target, modes) = match parts[..] {
+        [target] if target.starts_with('/') => return Err(Failure::later(NO_VOLUMES)),
+        [target] => {
+            return Err(wrong(&format!(
+                ": invalid mount config for type \"volume\": invalid mount path: '{target}' mount path must be \
+                 absolute"
+            )));
+        }
+        [source, target] => (source, target, ""),
+        [source, target, modes] => (source, target, modes),
+        _ => return Err(wrong("")),
+    };
+    let absolute = source.starts_with('/');
+    if !target.starts_with('/') {
+        let kind = if absolute { "bind" } else { "volume" };
+        return Err(wrong(&format!(
+            ": invalid mount config for type \"{kind}\": invalid mount path: '{target}' mount path must be absolute"
+        )));
+    }
+    if clean(target) == "/" {
+        return Err(wrong(
+            ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
+        ));
+    }
+    let (mut read_only, mut propagation) = (false, "");
+    for mode in modes.split(',').filter(|mode| !mode.is_empty()) {
+        match mode {
+            "ro" => read_only = true,
+            "rw" | "z" | "Z" | "nocopy" | "consistent" | "cached" | "delegated" => {}
+            mode if PROPAGATIONS.contains(&mode) => propagation = mode,
+            _ => return Err(Failure::invalid(format!("invalid mode: {modes}"))),
+        }
+    }
+    if !absolute {
+        let mut letters = source.chars();
+        let valid = letters.next().is_some_and(|c| c.is_ascii_alphanumeric())
+            && letters.all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+        if !valid {
+            return Err(Failure::invalid(format!(
+                "create {source}: {source:?} includes invalid characters for a local volume name, only \
+                 \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute \
+                 path"
+            )));
+        }
+        return Err(Failure::later(NO_VOLUMES));
+    }
+    Ok(Mount::Bind {
+        source: clean(source),
+        target: clean(target),
+        read_only,
+        propagation: propagation_or_default(propagation),
+        create_source: true,
+        non_recursive: false,
+    })
+}
+
+fn propagation_or_default(text: &str) -> String {
+    if text.is_empty() { "rprivate".to_owned() } else { text.to_owned() }
+}
+
+fn long(mount: &ApiMount) -> Result<Mount> {
+    let kind = &mount.kind;
+    let wrong = |why: &str| Failure::invalid(format!("invalid mount config for type {kind:?}: {why}"));
+    if mount.target.is_empty() {
+        return Err(wrong("field Target must not be empty"));
+    }
+    let absolute = |path: &str| {
+        if path.starts_with('/') {
+            Ok(clean(path))
+        } else {
+            Err(wrong(&format!("invalid mount path: '{path}' mount path must be absolute")))
+        }
+    };
+    let stray = [
+        ("bind", "BindOptions", mount.bind_options.is_some()),
+        ("volume", "VolumeOptions", mount.volume_options.is_some()),
+        ("image", "ImageOptions", mount.image_options.is_some()),
+        ("tmpfs", "TmpfsOptions", mount.tmpfs_options.is_some()),
+    ];
+    if let Some((_, name, _)) = stray.iter().find(|(of, _, given)| *given && of != kind) {
+        return Err(Failure::invalid(format!("{name} must not be specified on mount type {kind:?}")));
+    }
+    match kind.as_str() {
+        "bind" => {
+            if mount.source.is_empty() {
+                return Err(wrong("field Source must not be empty"));
+            }
+            let options = mount.bind_options.clone().unwrap_or_default();
+            if !options.propagation.is_empty() && !PROPAGATIONS.contains(&options.propagation.as_str()) {
+                return Err(wrong(&format!("invalid propagation mode: {}", options.propagation)));
+            }
+            let source = absolute(&mount.source)?;
+            let target = absolute(&mount.target)?;
+            if target == "/" {
+                return Err(wrong("invalid specification: destination can't be '/'"));
+            }
+            if !options.create_mountpoint && Path::new(&source).symlink_metadata().is_err() {
+                return Err(wrong(&format!("bind source path does not exist: {}", mount.source)));
+            }
+            Ok(Mount::Bind {
+                source,
+                target,
+                read_only: mount.read_only,
+                propagation: propagation_or_default(&options.propagation),
+                create_source: options.create_mountpoint,
+                non_recursive: options.non_recursive,
+            })
+        }
+        "tmpfs" => {
+            if !mount.source.is_empty() {
+                return Err(wrong("field Source must not be specified"));
+            }
+            let options = mount.tmpfs_options.clone().unwrap_or_default();
+            let mut words = Vec::new();
+            if options.size_bytes > 0 {
+                words.push(format!("size={}", options.size_bytes));
+            }
+            if options.mode != 0 {
+                words.push(format!("mode={:o}", options.mode & 0o7777));
+            }
+            if mount.read_only {
+                words.push("ro".to_owned());
+            }
+            for option in options.options.iter().flatten() {
+                words.push(option.join("="));
+            }
+            Ok(Mount::Tmpfs { target: absolute(&mount.target)?, options: words })
+        }
+        "volume" | "cluster" => Err(Failure::later(NO_VOLUMES)),
+        "image" => Err(Failure::later("mounts of images come in a later build")),
+        _ => Err(wrong("mount type unknown")),
+    }
+}
+
+/// Without `.`, `..` and doubled slashes; nothing is looked up.
+fn clean(path: &str) -> String {
+    let mut out = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out.to_string_lossy().into_owned()
+}
