@@ -86,6 +86,8 @@ pub enum Error {
     DataRootInUse { path: PathBuf },
     #[error("spawner: {0}")]
     Spawner(String),
+    #[error(transparent)]
+    Image(Box<crate::images::ImageError>),
     /// The task that owns the thing has ended: the daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -115,6 +117,8 @@ impl Error {
             | Error::ForeignDatabase { .. }
             | Error::Record { .. }
             | Error::DataRootInUse { .. } => Class::Internal,
+            Error::Image(error) if error.is_input() => Class::Invalid,
+            Error::Image(_) => Class::Internal,
             Error::Spawner(_) | Error::ShuttingDown => Class::Unavailable,
         }
     }

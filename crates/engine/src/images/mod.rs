@@ -1,15 +1,51 @@
-//! The images of this host: records in memory, written through the store.
+//! The images of this host: records in memory, written through the store; blobs and layers
+//! through `hull_image`.
+//!
+//! Everything here that touches the disk blocks; the async methods of [`Images`] run it on
+//! threads for blocking work, to the end, even if the caller goes away: a load whose client
+//! vanishes sees the end of its stream and cleans up after itself.
+//!
+//! Order of a new image: its blobs and layers are stored under a lease, the file system is
+//! synced once, the row is committed, memory is changed, the lease ends. So a row never names
+//! bytes that a power cut could take. Removal goes the other way: the row first, then a
+//! collection of whatever nothing names any more.
+
+mod add;
+pub mod changes;
+pub mod history;
+mod import;
+pub mod list;
+mod load;
+mod remove;
+mod save;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use hull_oci::image::{Config, Descriptor};
+use hull_image::archive;
+use hull_image::content::{Content, ContentError};
+use hull_image::gc::{GcError, Roots};
+use hull_image::layer::Mode;
+use hull_image::lease::Leases;
+use hull_image::snapshot::{Rootfs, SnapshotError, Snapshots};
+use hull_oci::image::{Config, Descriptor, DocumentError};
 use hull_oci::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::containers::phase::Time;
-use crate::store::{Rows, Store};
+use crate::events::{Events, Kind};
+use crate::store::{Change, Rows, Store};
 use crate::{Error, Result};
+
+pub use import::Import;
+pub use list::{ListFilters, Listed};
+pub use load::Progress;
+pub use remove::{Pruned, Removed};
 
 /// An image. Its names are kept apart, because they move from image to image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,30 +55,154 @@ pub struct Image {
     pub config: Config,
     /// The layers' blobs, lowest first.
     pub layers: Vec<Descriptor>,
+    /// Bytes of the files of each layer, lowest first.
+    #[serde(default)]
+    pub layer_sizes: Vec<u64>,
     /// Bytes of the unpacked layers.
     pub size: u64,
+    /// The image that this one was made from on this host.
+    #[serde(default)]
+    pub parent: Option<Digest>,
     /// When it came to this host.
     pub stored: Time,
     #[serde(default)]
     pub last_tagged: Option<Time>,
 }
 
-/// The service of the images' room.
-#[derive(Debug)]
-pub struct Images {
+impl Image {
+    /// Chain ids of the layers, lowest first.
+    pub fn chain(&self) -> Vec<Digest> {
+        self.config.chain_ids()
+    }
+
+    /// Seconds since the epoch at which it was made, as its configuration says; 0 if it does not.
+    pub fn created(&self) -> i64 {
+        let created = self.config.created.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        created.map_or(0, jiff::Timestamp::as_second)
+    }
+}
+
+/// A container as far as images are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    pub container: String,
+    pub image: Digest,
+    /// Chain ids of the layers below its writable one, lowest first.
+    pub layers: Vec<Digest>,
+    pub running: bool,
+}
+
+/// What came out of an archive; see [`hull_image::layer::Applied`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    pub blob: Digest,
+    pub blob_size: u64,
+    pub diff_id: Digest,
+    pub size: u64,
+    /// As [`hull_image::compress::Compression::name`] has it.
+    pub compression: String,
+}
+
+/// Unpacks an archive into a folder, in a jail; blocks. The error is one line for people.
+pub type Unpack =
+    Arc<dyn Fn(Mode, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Unpacked, String> + Send + Sync>;
+
+/// All containers there are, in any phase.
+pub type Uses = Arc<dyn Fn() -> Vec<Use> + Send + Sync>;
+
+/// What the service of the images works with.
+pub struct Setup {
+    pub store: Store,
+    pub events: Events,
+    /// `<data-root>/image`.
+    pub root: PathBuf,
+    pub unpack: Unpack,
+    pub uses: Uses,
+}
+
+/// What goes wrong with images and is not the caller's fault alone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Collection(#[from] GcError),
+    #[error(transparent)]
+    Archive(#[from] archive::ReadError),
+    #[error(transparent)]
+    Write(#[from] archive::WriteError),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error("cannot unpack {what}: {reason}")]
+    Unpack { what: String, reason: String },
+    #[error("layer {index} of the image is {found} when unpacked, but its configuration says {expected}")]
+    DiffId { index: usize, expected: Digest, found: Digest },
+    #[error("layer {index} of the image is {found}, but its manifest says {expected}")]
+    Blob { index: usize, expected: Digest, found: Digest },
+    #[error("layer {index} of the image is compressed with {compression}, which layers cannot be")]
+    Compression { index: usize, compression: String },
+    #[error("cannot {action}")]
+    Io { action: &'static str, source: std::io::Error },
+    #[error("cannot describe the image")]
+    Json(#[from] serde_json::Error),
+}
+
+impl ImageError {
+    /// True if what came in is wrong, false if the host is.
+    pub(crate) fn is_input(&self) -> bool {
+        matches!(
+            self,
+            Self::Archive(_)
+                | Self::Document(_)
+                | Self::Unpack { .. }
+                | Self::DiffId { .. }
+                | Self::Blob { .. }
+                | Self::Compression { .. }
+        )
+    }
+}
+
+/// `ImageError` of any of its sources to the engine's error.
+pub(crate) fn failed<E: Into<ImageError>>(error: E) -> Error {
+    Error::Image(Box::new(error.into()))
+}
+
+/// The service of the images' room; cheap to clone.
+#[derive(Clone)]
+pub struct Images(Arc<Inner>);
+
+struct Inner {
     store: Store,
+    events: Events,
+    content: Content,
+    snapshots: Snapshots,
+    leases: Leases,
+    unpack: Unpack,
+    uses: Uses,
     state: RwLock<State>,
+    /// Held while images or names change, over commit and memory together.
+    changes: Mutex<()>,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").field("count", &self.count()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     images: BTreeMap<Digest, Arc<Image>>,
-    /// Canonical name with tag to image.
+    /// Whole name (with tag or digest) to image.
     names: BTreeMap<String, Digest>,
 }
 
 impl Images {
-    pub(crate) fn open(store: Store, rows: &Rows) -> Result<Images> {
+    /// Opens the store of blobs and layers and sweeps what a crash has left there. Blocks.
+    pub fn open(setup: Setup, rows: &Rows) -> Result<Images> {
         let mut state = State::default();
         for (id, record) in &rows.images {
             let image: Image = serde_json::from_str(record).map_err(|source| Error::Record {
@@ -57,40 +217,186 @@ impl Images {
                 state.names.insert(name.clone(), id);
             }
         }
-        Ok(Images { store, state: RwLock::new(state) })
+        let content = Content::open(&setup.root).map_err(failed)?;
+        let snapshots = Snapshots::open(&setup.root).map_err(failed)?;
+        Ok(Images(Arc::new(Inner {
+            store: setup.store,
+            events: setup.events,
+            content,
+            snapshots,
+            leases: Leases::default(),
+            unpack: setup.unpack,
+            uses: setup.uses,
+            state: RwLock::new(state),
+            changes: Mutex::new(()),
+        })))
     }
 
     /// By name (any spelling), id, digest or prefix of an id.
     pub fn resolve(&self, key: &str) -> Result<Arc<Image>> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let missing = || Error::NoSuchImage(shown(key));
-        if let Ok(id) = Digest::parse(key) {
-            return state.images.get(&id).cloned().ok_or_else(missing);
-        }
-        if let Ok(reference) = Reference::parse(key) {
-            let name = reference.with_default_tag().to_string();
-            if let Some(image) = state.names.get(&name).and_then(|id| state.images.get(id)) {
-                return Ok(Arc::clone(image));
-            }
-        }
-        let prefix = key.strip_prefix("sha256:").unwrap_or(key);
-        let mut found =
-            state.images.iter().filter(|(id, _)| !prefix.is_empty() && id.hex().starts_with(prefix));
-        match (found.next(), found.next()) {
-            (Some((_, image)), None) => Ok(Arc::clone(image)),
-            _ => Err(missing()),
-        }
+        self.0.read().resolve(key)
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).images.len()
+        self.0.read().images.len()
     }
 
-    /// The database.
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// The names of an image, sorted.
+    pub fn names(&self, id: &Digest) -> Vec<Reference> {
+        self.0.read().names_of(id)
     }
+
+    /// The layers' folders, lowest first: `LowerDir` and `UpperDir` of `image inspect`.
+    pub fn layer_folders(&self, image: &Image) -> Vec<PathBuf> {
+        image.chain().iter().map(|chain| self.0.snapshots.diff(chain)).collect()
+    }
+
+    /// The layers and writable layers. (A container's writable layer is its owner's business.)
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.0.snapshots
+    }
+
+    /// Makes a container's writable layer on top of an image's. A few system calls.
+    pub fn prepare(&self, key: &str, image: &Image) -> Result<Rootfs> {
+        self.0.snapshots.prepare(key, &image.chain()).map_err(failed)
+    }
+
+    /// Gives an image one more name; a name that another image had moves. Returns the name.
+    pub async fn tag(&self, key: &str, name: &Reference) -> Result<Reference> {
+        let image = self.resolve(key)?;
+        if name.digest.is_some() {
+            return Err(Error::Invalid("refusing to create a tag with a digest reference".to_owned()));
+        }
+        let name = name.clone().with_default_tag();
+        let inner = Arc::clone(&self.0);
+        let given = name.clone();
+        blocking(move || {
+            let _changing = inner.changing();
+            inner.read().images.get(&image.id).ok_or_else(|| Error::NoSuchImage(image.id.to_string()))?;
+            inner.put_names(&image.id, std::slice::from_ref(&given))
+        })
+        .await?;
+        Ok(name)
+    }
+}
+
+/// Runs blocking work to its end, whether or not the caller waits for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down.
+            Err(_) => Err(Error::ShuttingDown),
+        },
+    }
+}
+
+impl Inner {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names an image, in the database and in memory. `changes` is held by the caller.
+    fn put_names(&self, id: &Digest, names: &[Reference]) -> Result<()> {
+        let mut image = Image::clone(&*self.read().resolve(&id.to_string())?);
+        image.last_tagged = Some(hull_sys::time::now());
+        let mut rows = vec![put_image(&image)?];
+        for name in names {
+            rows.push(Change::PutName { name: name.to_string(), image: id.to_string() });
+        }
+        self.store.commit_blocking(rows)?;
+        {
+            let mut state = self.write();
+            state.images.insert(id.clone(), Arc::new(image));
+            for name in names {
+                state.names.insert(name.to_string(), id.clone());
+            }
+        }
+        for name in names {
+            self.publish("tag", id, &name.familiar());
+        }
+        Ok(())
+    }
+
+    fn publish(&self, action: &str, id: &Digest, name: &str) {
+        let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+        self.events.publish(Kind::Image, action, &id.to_string(), attributes);
+    }
+
+    /// What must not be collected: all that images and containers name.
+    fn roots(&self) -> Roots {
+        let mut roots = Roots::default();
+        for image in self.read().images.values() {
+            roots.blobs.insert(image.id.clone());
+            roots.blobs.extend(image.layers.iter().map(|layer| layer.digest.clone()));
+            roots.layers.extend(image.chain().last().cloned());
+        }
+        for used in (self.uses)() {
+            roots.layers.extend(used.layers.last().cloned());
+        }
+        roots
+    }
+}
+
+/// The row of an image.
+fn put_image(image: &Image) -> Result<Change> {
+    let record = serde_json::to_string(image).map_err(failed)?;
+    Ok(Change::PutImage { id: image.id.to_string(), record })
+}
+
+impl State {
+    fn resolve(&self, key: &str) -> Result<Arc<Image>> {
+        let missing = || Error::NoSuchImage(shown(key));
+        if let Ok(id) = Digest::parse(key) {
+            return self.images.get(&id).cloned().ok_or_else(missing);
+        }
+        let reference = Reference::parse(key);
+        if let Ok(reference) = &reference {
+            let name = reference.clone().with_default_tag().to_string();
+            if let Some(image) = self.names.get(&name).and_then(|id| self.images.get(id)) {
+                return Ok(Arc::clone(image));
+            }
+        }
+        if let Some(prefix) = id_prefix(key) {
+            let mut found = self.images.iter().filter(|(id, _)| id.hex().starts_with(prefix));
+            match (found.next(), found.next()) {
+                (Some((_, image)), None) => return Ok(Arc::clone(image)),
+                (Some(_), Some(_)) => return Err(Error::AmbiguousId(key.to_owned())),
+                _ => return Err(missing()),
+            }
+        }
+        match reference {
+            Ok(_) => Err(missing()),
+            Err(error) => Err(Error::Invalid(error.to_string())),
+        }
+    }
+
+    fn names_of(&self, id: &Digest) -> Vec<Reference> {
+        let mine = self.names.iter().filter(|(_, image)| *image == id);
+        mine.filter_map(|(name, _)| Reference::parse(name).ok()).collect()
+    }
+
+    /// Images that were made from this one.
+    fn has_children(&self, id: &Digest) -> bool {
+        self.images.values().any(|image| image.parent.as_ref() == Some(id))
+    }
+}
+
+/// The hexadecimal digits, if `key` can be the beginning of an id.
+fn id_prefix(key: &str) -> Option<&str> {
+    let prefix = key.strip_prefix("sha256:").unwrap_or(key);
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (!prefix.is_empty() && prefix.len() <= 64 && prefix.bytes().all(hex)).then_some(prefix)
 }
 
 /// As the reference repeats an unknown image's name: with its default tag.
@@ -99,4 +405,9 @@ fn shown(key: &str) -> String {
         Ok(reference) => reference.with_default_tag().familiar(),
         Err(_) => key.to_owned(),
     }
+}
+
+/// Where the images of a data root are.
+pub fn folder(data_root: &Path) -> PathBuf {
+    data_root.join("image")
 }

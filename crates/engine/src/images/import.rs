@@ -1,0 +1,73 @@
+//! `import`: an archive of files becomes an image of one layer.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use hull_image::lease::Held;
+use hull_oci::image::{Config, History};
+use hull_oci::{Digest, Platform, Reference};
+
+use super::add::NewLayer;
+use super::{ImageError, Images, Inner, blocking, changes, failed};
+use crate::Result;
+
+/// What an import says about its archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Import {
+    pub name: Option<Reference>,
+    /// Where it comes from, for the comment: `-` or an address.
+    pub source: String,
+    /// Instead of that comment.
+    pub message: String,
+    /// Lines of a Dockerfile.
+    pub changes: Vec<String>,
+    /// The host's, if not given.
+    pub platform: Option<Platform>,
+}
+
+impl Images {
+    /// Reads the archive from `source` to its end, plain or compressed with gzip or zstd.
+    pub async fn import(&self, source: OwnedFd, import: Import) -> Result<Digest> {
+        let mut config = Config::default();
+        changes::apply(&mut config.config, &import.changes)?;
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.or_collect(inner.import(File::from(source), import, config))).await
+    }
+}
+
+impl Inner {
+    fn import(&self, mut source: File, import: Import, mut config: Config) -> Result<Digest> {
+        let io = |source| failed(ImageError::Io { action: "store the archive", source });
+        let lease = self.leases.take();
+        let mut ingest = self.content.ingest().map_err(failed)?;
+        std::io::copy(&mut source.by_ref(), &mut ingest).map_err(io)?;
+        let (blob, _) = ingest.commit(None).map_err(failed)?;
+        lease.hold(Held::Blob(blob.clone()));
+        let file = self.content.open_blob(&blob).map_err(failed)?;
+        let layer =
+            self.add_layer(&lease, 0, None, NewLayer { file, diff_id: None, expected: None, adopt: true })?;
+        let platform = import.platform.unwrap_or_else(Platform::host);
+        let now =
+            jiff::Timestamp::from_nanosecond(hull_sys::time::now().into()).unwrap_or_default().to_string();
+        let comment = match import.message.is_empty() {
+            true => format!("Imported from {}", import.source),
+            false => import.message,
+        };
+        config.os = platform.os;
+        config.architecture = platform.architecture;
+        config.variant = platform.variant;
+        config.created = Some(now.clone());
+        config.comment.clone_from(&comment);
+        config.rootfs.kind = "layers".to_owned();
+        config.rootfs.diff_ids = vec![layer.diff_id.clone()];
+        config.history = vec![History { created: Some(now), comment, ..History::default() }];
+        let bytes = serde_json::to_vec(&config).map_err(failed)?;
+        let names: Vec<Reference> = import.name.into_iter().map(Reference::with_default_tag).collect();
+        let image = self.add_image(&lease, &bytes, &[layer], None, &names)?;
+        self.publish("import", &image.id, &image.id.to_string());
+        names.iter().for_each(|name| self.publish("tag", &image.id, &name.familiar()));
+        Ok(image.id.clone())
+    }
+}
