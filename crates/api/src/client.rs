@@ -400,7 +400,11 @@ impl Client {
         let mut stream = stream;
         loop {
             let version = self.version();
-            let target = format!("/v{version}{path}{}", query.encode());
+            let target = match path.starts_with("/hull/") {
+                // What Docker's API has no word for has versions of its own.
+                true => format!("{path}{}", query.encode()),
+                false => format!("/v{version}{path}{}", query.encode()),
+            };
             let replayable = stream.is_none();
             let body = match (&bytes, stream.take()) {
                 (_, Some(stream)) => stream,

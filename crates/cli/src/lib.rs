@@ -41,6 +41,8 @@ use std::process::ExitCode;
 use hull_api::client::{Endpoint, Version, choose};
 
 use container::{each, exec, facts, logs, start};
+use image::{archive, names};
+use system::{events, info};
 
 use command::{Asked, Entry, Failure, Group, fail, resolve};
 use flags::{Flag, Given, Stop, any};
@@ -63,13 +65,19 @@ const GLOBAL: &[Flag] = &[
 static TREE: &[Entry] = &[
     Entry::Group(&CONTAINER),
     Entry::Group(&IMAGE),
+    Entry::Group(&SYSTEM),
     Entry::Command("attach", &start::ATTACH),
     Entry::Command("create", &create::CREATE),
     Entry::Command("diff", &facts::DIFF),
+    Entry::Command("events", &events::EVENTS),
     Entry::Command("exec", &exec::EXEC),
+    Entry::Command("history", &names::HISTORY),
     Entry::Command("images", &image::list::LIST),
+    Entry::Command("import", &archive::IMPORT),
+    Entry::Command("info", &info::INFO),
     Entry::Command("inspect", &inspect::INSPECT),
     Entry::Command("kill", &each::KILL),
+    Entry::Command("load", &archive::LOAD),
     Entry::Command("logs", &logs::LOGS),
     Entry::Command("pause", &each::PAUSE),
     Entry::Command("port", &facts::PORT),
@@ -77,9 +85,12 @@ static TREE: &[Entry] = &[
     Entry::Command("rename", &each::RENAME),
     Entry::Command("restart", &each::RESTART),
     Entry::Command("rm", &each::REMOVE),
+    Entry::Command("rmi", &names::REMOVE),
     Entry::Command("run", &run::RUN),
+    Entry::Command("save", &archive::SAVE),
     Entry::Command("start", &start::START),
     Entry::Command("stop", &each::STOP),
+    Entry::Command("tag", &names::TAG),
     Entry::Command("top", &facts::TOP),
     Entry::Command("unpause", &each::UNPAUSE),
     Entry::Command("update", &facts::UPDATE),
@@ -119,10 +130,23 @@ static IMAGE: Group = Group {
     name: "image",
     summary: "Manage images",
     commands: &[
+        ("capture", &[], &names::CAPTURE),
+        ("history", &[], &names::HISTORY),
+        ("import", &[], &archive::IMPORT),
         ("inspect", &[], &inspect::IMAGE),
+        ("load", &[], &archive::LOAD),
         ("ls", &["list"], &image::list::LIST),
         ("prune", &[], &prune::IMAGES),
+        ("rm", &["remove"], &names::REMOVE),
+        ("save", &[], &archive::SAVE),
+        ("tag", &[], &names::TAG),
     ],
+};
+
+static SYSTEM: Group = Group {
+    name: "system",
+    summary: "Manage the daemon",
+    commands: &[("events", &[], &events::EVENTS), ("info", &[], &info::INFO)],
 };
 
 /// Runs one command line; the first of `arguments` is the program's name.

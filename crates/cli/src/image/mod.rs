@@ -1,24 +1,18 @@
 //! The commands about images.
 
+pub(crate) mod archive;
 pub(crate) mod list;
+pub(crate) mod names;
 pub(crate) mod pull;
 
-/// The name with the tag that is meant when none is given.
-pub(crate) fn with_tag(name: &str) -> String {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains(':') || last.contains('@') { name.to_owned() } else { format!("{name}:latest") }
-}
+use hull_oci::reference::Reference;
 
-/// Name and tag, the default tag if there is none. A digest stays with the
-/// name; then there is no tag.
-pub(crate) fn name_and_tag(reference: &str) -> (&str, &str) {
-    if reference.contains('@') {
-        return (reference, "");
-    }
-    let name_start = reference.rfind('/').map_or(0, |at| at + 1);
-    match reference[name_start..].rfind(':') {
-        Some(at) => (&reference[..name_start + at], &reference[name_start + at + 1..]),
-        None => (reference, "latest"),
+/// The name with the tag that is meant when none is given; what is no name of
+/// an image stays as it is.
+pub(crate) fn with_tag(name: &str) -> String {
+    match Reference::parse(name) {
+        Ok(reference) => reference.with_default_tag().familiar(),
+        Err(_) => name.to_owned(),
     }
 }
 
@@ -50,8 +44,17 @@ mod tests {
     fn a_port_is_no_tag() {
         assert_eq!(with_tag("h:5000/a"), "h:5000/a:latest");
         assert_eq!(with_tag("a:1"), "a:1");
-        assert_eq!(name_and_tag("h:5000/a"), ("h:5000/a", "latest"));
-        assert_eq!(name_and_tag("h:5000/a:b"), ("h:5000/a", "b"));
-        assert_eq!(name_and_tag("a@sha256:00"), ("a@sha256:00", ""));
+        assert_eq!(with_tag("Not A Name"), "Not A Name");
+    }
+
+    #[test]
+    fn platforms_become_documents() {
+        for (text, document) in [
+            ("linux/arm64", r#"{"architecture":"arm64","os":"linux"}"#),
+            ("linux/arm/v7", r#"{"architecture":"arm","os":"linux","variant":"v7"}"#),
+            ("arm64", r#"{"architecture":"arm64","os":"linux"}"#),
+        ] {
+            assert_eq!(platform_document(text), document);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use hull_api::client::{Body, Query};
+use hull_oci::reference::Reference;
 
 use crate::command::{Failure, fail};
 use crate::progress::Progress;
@@ -14,10 +15,14 @@ pub(crate) async fn fetch(
     platform: &str,
     quiet: bool,
 ) -> Result<(), Failure> {
-    let (name, tag) = super::name_and_tag(image);
+    let reference = Reference::parse(image)?.with_default_tag();
+    let tag = match (&reference.digest, &reference.tag) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.clone().unwrap_or_default(),
+    };
     let query = Query::new()
-        .with("fromImage", canonical(name))
-        .unless_empty("tag", tag)
+        .with("fromImage", reference.name())
+        .unless_empty("tag", &tag)
         .unless_empty("platform", platform);
     let answer = session.client.post("/images/create", &query, Body::Empty).await;
     let answer = match answer {
@@ -33,34 +38,4 @@ pub(crate) async fn fetch(
     };
     let mut progress = Progress::new(quiet);
     progress.follow(answer).await
-}
-
-/// The name in full: `docker.io/library/busybox` for `busybox`.
-pub(crate) fn canonical(name: &str) -> String {
-    let (first, rest) = name.split_once('/').unwrap_or(("", name));
-    if first.contains(['.', ':']) || first == "localhost" {
-        return name.to_owned();
-    }
-    if first.is_empty() {
-        return format!("docker.io/library/{rest}");
-    }
-    format!("docker.io/{name}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::canonical;
-
-    #[test]
-    fn familiar_names_are_written_out() {
-        for (name, full) in [
-            ("busybox", "docker.io/library/busybox"),
-            ("user/repo", "docker.io/user/repo"),
-            ("h:5000/a", "h:5000/a"),
-            ("localhost/a", "localhost/a"),
-            ("example.com/a/b", "example.com/a/b"),
-        ] {
-            assert_eq!(canonical(name), full);
-        }
-    }
 }
