@@ -5,6 +5,7 @@
 
 #![expect(dead_code, reason = "the task that reads the commands lands next")]
 
+pub mod capture;
 mod config;
 pub mod containers;
 mod engine;
