@@ -105,7 +105,7 @@ fn compatible(architecture: &str, variant: &str) -> Vec<(String, String)> {
         (to..=from).rev().map(|n| pair(prefix, &format!("v{n}"))).collect()
     };
     let level = variant.strip_prefix('v').and_then(|n| n.parse::<u8>().ok());
-    match (architecture, level) {
+    let mut list = match (architecture, level) {
         ("amd64", level) => {
             let mut list = older("amd64", level.unwrap_or(1), 2);
             list.push(pair("amd64", ""));
@@ -122,8 +122,14 @@ fn compatible(architecture: &str, variant: &str) -> Vec<(String, String)> {
             list.extend(older("arm", 8, 5));
             list
         }
-        _ => vec![pair(architecture, variant)],
+        _ => Vec::new(),
+    };
+    // A variant that the table does not know suits itself.
+    let exact = pair(architecture, variant);
+    if !list.contains(&exact) {
+        list.insert(0, exact);
     }
+    list
 }
 
 /// One spelling for each processor (the table of image-spec and of Go's names).
@@ -197,5 +203,7 @@ mod tests {
         assert_eq!(rank("linux/arm/v7", "linux/arm/v6"), Some(1));
         assert_eq!(rank("linux/arm64", "linux/arm/v7"), Some(2));
         assert_eq!(rank("linux/s390x", "linux/s390x"), Some(0));
+        assert_eq!(rank("linux/amd64/odd", "linux/amd64/odd"), Some(0));
+        assert_eq!(rank("linux/amd64/odd", "linux/amd64"), Some(1));
     }
 }

@@ -1,0 +1,97 @@
+//! A short run of every fuzz function: each reads bytes that an image, a client or a registry
+//! may have made. `HULL_FUZZ_SECONDS` lengthens the run of each.
+
+use std::time::Duration;
+
+use hull_testkit::fuzz::drive;
+
+fn time() -> Duration {
+    let seconds = std::env::var("HULL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(2.0))
+}
+
+const DIGEST: &[u8] = b"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+const MANIFEST: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":2},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":7}],"annotations":{"a":"b"}}"#;
+const CONFIG: &[u8] = br#"{"architecture":"amd64","os":"linux","created":"2026-01-02T03:04:05Z","config":{"Env":["A=b"],"Cmd":["sh"],"Entrypoint":null,"Volumes":{"/x":{}},"Labels":{"a":"b"},"User":"1:2","ExposedPorts":{"80/tcp":{}},"Healthcheck":{"Test":["CMD","x"],"Interval":1}},"rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},"history":[{"created_by":"x","empty_layer":true}]}"#;
+const CREATE: &[u8] = br#"{"Image":"busybox","Cmd":["sh","-c","echo"],"Env":["A=b"],"Tty":true,"Labels":{"a":"b"},"Volumes":{"/v":{}},"HostConfig":{"Memory":1048576,"NanoCpus":500000000,"Binds":["/a:/b:ro"],"Tmpfs":{"/t":"size=1m"},"CapAdd":["NET_ADMIN"],"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3},"Ulimits":[{"Name":"nofile","Soft":1,"Hard":2}],"Devices":[{"PathOnHost":"/dev/null","PathInContainer":"/dev/x","CgroupPermissions":"rwm"}],"SecurityOpt":["seccomp=unconfined"],"NetworkMode":"none"},"NetworkingConfig":{"EndpointsConfig":{}}}"#;
+
+#[test]
+fn references_and_digests() {
+    drive(
+        "fuzz_reference",
+        &[b"busybox", b"host.example:5000/a/b-c__d:tag_1.2@sha256:00", DIGEST],
+        time(),
+        hull_oci::fuzz::fuzz_reference,
+    );
+    drive("fuzz_digest", &[DIGEST, b"sha512:00"], time(), hull_oci::fuzz::fuzz_digest);
+    drive("fuzz_platform", &[b"linux/amd64", b"linux/arm/v7"], time(), hull_oci::fuzz::fuzz_platform);
+}
+
+#[test]
+fn manifests_and_configurations() {
+    drive("fuzz_manifest", &[MANIFEST, br#"{"manifests":[]}"#], time(), hull_oci::fuzz::fuzz_manifest);
+    drive("fuzz_config", &[CONFIG], time(), hull_oci::fuzz::fuzz_config);
+}
+
+#[test]
+fn archives() {
+    let file = tar(b"dir/file", b"contents", b'0');
+    let link = tar(b"dir/.wh..wh..opq", b"", b'0');
+    let pax = [tar(b"x", b"30 mtime=1350244992.023960108\n20 size=8\n", b'x'), file.clone()].concat();
+    let sparse = tar(b"sparse", &[0; 1024], b'S');
+    drive("fuzz_tar", &[&file, &link, &pax, &sparse], time(), hull_image::fuzz::fuzz_tar);
+    let manifest = br#"[{"Config":"c.json","RepoTags":["a:b"],"Layers":["x/layer.tar"]}]"#;
+    drive("fuzz_docker_manifest", &[manifest], time(), hull_image::fuzz::fuzz_docker_manifest);
+    drive(
+        "fuzz_oci_index",
+        &[MANIFEST, br#"{"schemaVersion":2,"manifests":[]}"#],
+        time(),
+        hull_image::fuzz::fuzz_oci_index,
+    );
+}
+
+/// One member of a ustar archive with a right checksum.
+fn tar(name: &[u8], data: &[u8], kind: u8) -> Vec<u8> {
+    let mut head = [0u8; 512];
+    head[..name.len()].copy_from_slice(name);
+    head[100..107].copy_from_slice(b"0000644");
+    head[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+    head[156] = kind;
+    head[257..265].copy_from_slice(b"ustar\x0000");
+    head[148..156].fill(b' ');
+    let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
+    head[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
+    head[154] = 0;
+    let mut archive = head.to_vec();
+    archive.extend_from_slice(data);
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}
+
+#[test]
+fn requests() {
+    drive("fuzz_bodies", &[CREATE, b"{}", b"null"], time(), hull_api::fuzz::fuzz_bodies);
+    drive(
+        "fuzz_filters",
+        &[br#"{"label":{"a=b":true}}"#, br#"{"status":["exited"]}"#],
+        time(),
+        hull_api::fuzz::fuzz_filters,
+    );
+}
+
+#[test]
+fn templates() {
+    let seeds: [&[u8]; 4] = [
+        b"{{.Names}}\t{{.Image}}",
+        b"{{range $i, $x := .List}}{{if eq $i 1}}{{json $x}}{{else}}{{printf \"%5d|%q\" 3 \"a\"}}{{end}}{{end}}",
+        b"{{with .A}}{{.}}{{end}}{{/* c */}}{{- .B | upper -}}",
+        b"{{define \"x\"}}{{template \"x\" .}}{{end}}{{template \"x\" .}}",
+    ];
+    drive("fuzz_template", &seeds, time(), hull_template::fuzz::fuzz_template);
+}
+
+#[test]
+fn messages_and_logs() {
+    drive("fuzz_messages", &[br#"{"version":1}"#], time(), hull_runtime::protocol::fuzz::fuzz_messages);
+    drive("fuzz_frames", &[&[0; 64]], time(), hull_runtime::log::fuzz::fuzz_frames);
+}
