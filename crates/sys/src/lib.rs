@@ -20,5 +20,6 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod time;
+pub mod usage;
 
 pub use error::{During, Errno, Error, Result};

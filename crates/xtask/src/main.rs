@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 
+mod bench;
 mod build;
 mod demo;
 mod machine;
@@ -24,6 +25,7 @@ Commands:
   build   Build the release executables (hull, hull-runtime) into target/dist
   demo    Build, start a private daemon, and show what it does
   test    Install what the tests need and run all of them (as root)
+  bench   Measure Hull beside the peers of this machine (as root)
   unit    Run the tests that need no privileges, and the style checks
   tidy    Check the arrows between crates and the house rules
   ci      fmt, clippy, tidy, test: what continuous integration runs";
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         "build" => build::release().map(|dist| println!("built: {}", dist.display())),
         "demo" => demo::run(&rest),
         "test" => test::all(&rest),
+        "bench" => bench::run(&rest),
         "unit" => test::unit(),
         "tidy" => tidy::run(),
         "ci" => test::ci(),

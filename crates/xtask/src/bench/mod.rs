@@ -1,0 +1,255 @@
+//! `cargo xtask bench`: Hull beside the peers that this machine has, and beside the kernel's
+//! floor, in one interleaved run. Prints the tables of SPECIFICATION.md.
+//!
+//! The bench moves itself into a mount and a network namespace of its own before it starts
+//! anything, so that nothing touches the host's network, and hides the v2 cgroup mount of a
+//! hybrid host there, because crun refuses such hosts (Hull does not need it hidden). All data is
+//! in one folder, all daemons are children, everything is ended by pid and removed.
+//!
+//! Figures are medians with (min–max; p10–p90). Cold samples are 100 ms apart, as a person types;
+//! warm ones follow each other at once.
+
+mod engines;
+mod fixture;
+mod floor;
+mod measure;
+mod memory;
+mod sections;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use hull_sys::process::{Namespaces, unshare};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+
+use crate::build;
+use engines::{Engine, Runtime, on_path};
+use fixture::Fixture;
+use measure::Row;
+
+const SECTIONS: [&str; 7] = ["runtime", "run", "exec", "many", "memory", "logs", "size"];
+
+const USAGE: &str = "\
+Usage: cargo xtask bench [OPTIONS] [SECTION...]
+
+Sections: runtime run exec many memory logs size (all of them by default)
+
+Options:
+  --samples N     samples of each measure (default 30)
+  --without NAME  leave out hull, podman, docker, crun or runc
+  --dist DIR      use the executables in DIR instead of building them
+  --clean-build   also time a clean release build (minutes)";
+
+struct Options {
+    sections: Vec<String>,
+    samples: usize,
+    without: Vec<String>,
+    dist: Option<PathBuf>,
+    clean_build: bool,
+}
+
+fn options(arguments: &[String]) -> Result<Option<Options>> {
+    use lexopt::Arg::{Long, Short, Value};
+    let mut options =
+        Options { sections: Vec::new(), samples: 30, without: Vec::new(), dist: None, clean_build: false };
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("samples") => {
+                options.samples =
+                    parser.value()?.to_string_lossy().parse().context("--samples takes a number")?;
+            }
+            Long("without") => options.without.push(parser.value()?.to_string_lossy().into_owned()),
+            Long("dist") => options.dist = Some(parser.value()?.into()),
+            Long("clean-build") => options.clean_build = true,
+            Long("help") | Short('h') => return Ok(None),
+            Value(section) if SECTIONS.iter().any(|s| section == *s) => {
+                options.sections.push(section.to_string_lossy().into_owned());
+            }
+            other => bail!("{}\n\n{USAGE}", other.unexpected()),
+        }
+    }
+    if options.sections.is_empty() {
+        options.sections = SECTIONS.map(str::to_owned).to_vec();
+    }
+    Ok(Some(options))
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let Some(options) = options(arguments)? else {
+        println!("{USAGE}");
+        return Ok(());
+    };
+    if !rustix::process::geteuid().is_root() {
+        bail!("the benchmark needs root");
+    }
+    let dist = match &options.dist {
+        Some(dist) => fs::canonicalize(dist).with_context(|| format!("find {}", dist.display()))?,
+        None if options.without.iter().any(|w| w == "hull") => PathBuf::new(),
+        None => build::release()?,
+    };
+    let work = build::target_folder().join(format!("bench-{}", std::process::id()));
+    fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
+    let fixture = fixture::make(&work)?;
+    own_world()?;
+    let done = measure_all(&options, &dist, &fixture);
+    if let Err(error) = clean_up(&work) {
+        eprintln!("bench: {error:#}");
+    }
+    done
+}
+
+/// Namespaces of our own, with a loopback link and only v1's cgroups in sight.
+fn own_world() -> Result<()> {
+    unshare(Namespaces::MOUNT | Namespaces::NETWORK)?;
+    let recursive = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", recursive).context("make the mounts private")?;
+    hull_sys::netlink::loopback_up()?;
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if unified.join("cgroup.controllers").exists() {
+        unmount(unified, UnmountFlags::DETACH).context("hide the v2 cgroups")?;
+    }
+    Ok(())
+}
+
+fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> {
+    let wanted = |name: &str| !options.without.iter().any(|w| w == name);
+    let chosen = |name: &str| options.sections.iter().any(|s| s == name);
+    let work = &fixture.work;
+    let mut runtimes = Vec::new();
+    if wanted("hull") {
+        runtimes.push(Runtime::hull(dist, work));
+    }
+    for name in ["crun", "runc"].into_iter().filter(|name| wanted(name)) {
+        match Runtime::found(name, work) {
+            Some(runtime) => runtimes.push(runtime),
+            None => eprintln!("bench: {name} is not on PATH"),
+        }
+    }
+    let mut tables = Vec::new();
+    if chosen("runtime") {
+        tables.push(sections::runtimes(&runtimes, fixture, options.samples)?);
+    }
+    if ["run", "exec", "many", "memory", "logs"].into_iter().any(chosen) {
+        let mut engines = start_engines(&wanted, dist, fixture);
+        let crun = runtimes.iter().find(|r| r.name == "crun");
+        let mut rows = Vec::new();
+        // Memory first: what a run leaves behind must not count as idle.
+        if chosen("memory") {
+            rows.extend(sections::memory(&engines));
+        }
+        if chosen("run") {
+            rows.extend(sections::run(&engines, crun, fixture, options.samples));
+        }
+        if chosen("exec") {
+            rows.extend(sections::exec(&engines, options.samples));
+        }
+        if chosen("many") {
+            rows.extend(sections::many(&engines, options.samples));
+        }
+        if chosen("logs") {
+            rows.extend(sections::logs(&engines, options.samples));
+        }
+        for engine in &mut engines {
+            engine.stop();
+        }
+        tables.push(rows);
+    }
+    if chosen("size") && wanted("hull") {
+        tables.push(sections::size(dist, work, options.clean_build)?);
+    }
+    print(options, &tables)
+}
+
+/// The engines of this machine; one that does not come up is named and left out.
+fn start_engines(wanted: &dyn Fn(&str) -> bool, dist: &Path, fixture: &Fixture) -> Vec<Engine> {
+    type Start<'a> = (&'static str, Box<dyn Fn() -> Result<Engine> + 'a>);
+    let work = &fixture.work;
+    let starts: [Start<'_>; 3] = [
+        ("hull", Box::new(|| Engine::hull(dist, work))),
+        ("docker", Box::new(|| Engine::docker(work))),
+        ("podman", Box::new(|| Engine::podman(work))),
+    ];
+    let mut engines = Vec::new();
+    for (name, start) in starts.into_iter().filter(|(name, _)| wanted(name)) {
+        match start() {
+            Ok(mut engine) => match engine.import(&fixture.tar) {
+                Ok(()) => engines.push(engine),
+                Err(error) => {
+                    eprintln!("bench: without {name}: {error:#}");
+                    engine.stop();
+                }
+            },
+            Err(error) => eprintln!("bench: without {name}: {error:#}"),
+        }
+    }
+    engines
+}
+
+fn print(options: &Options, tables: &[Vec<Row>]) -> Result<()> {
+    let version = |name: &str| -> Option<String> {
+        let output = std::process::Command::new(on_path(name)?).arg("--version").output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_owned())
+    };
+    let peers: Vec<_> = ["dockerd", "podman", "crun", "runc"].into_iter().filter_map(version).collect();
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    println!("Kernel {kernel}; {}; {} samples each.\n", peers.join("; "), options.samples);
+    println!("Medians with (min–max; p10–p90); cold: samples 100 ms apart, warm: back to back.\n");
+    for rows in tables {
+        println!("{}", measure::table(rows));
+    }
+    let all: Vec<Row> = tables.concat();
+    let goals = [
+        ("F1 run --rm true, network none, cold", "docker", 1.0 / 12.0),
+        ("F1 run --rm true, network none, warm", "docker", 1.0 / 12.0),
+        ("F1 run --rm true, network host, cold", "docker", 1.0 / 12.0),
+        ("F1 run --rm true, network host, warm", "docker", 1.0 / 12.0),
+        ("F1 run --rm true, network none, cold", "bare crun", 1.0),
+        ("F3 exec true, cold", "docker", 1.0 / 12.0),
+        ("F3 exec true, warm", "docker", 1.0 / 12.0),
+        ("F4 run of a bundle, new netns, seccomp, cold", "crun", 0.5),
+        ("F4 run of a bundle, new netns, seccomp, warm", "crun", 0.8),
+        ("F4 run of a bundle, new netns, seccomp, cold", "floor", 2.0),
+        ("F4 run of a bundle, new netns, seccomp, warm", "floor", 2.0),
+        ("F4 run of a bundle, new netns, seccomp, warm: CPU", "crun", 0.8),
+        ("F4 run of a bundle, new netns, seccomp, warm: largest process", "crun", 1.0),
+        ("F6 50 x run -d, 8 at a time", "docker", 1.0 / 12.0),
+        ("F6 rm -f of 50, 8 at a time", "docker", 1.0 / 12.0),
+        ("F7 idle: PSS of what serves the engine", "docker", 0.1),
+        ("F8 1M lines, run attached", "podman", 0.65),
+        ("F8 1M lines, logs replayed", "podman", 1.0 / 12.0),
+        ("F8 1M lines, logs --tail 10", "docker", 1.0 / 2.5),
+    ];
+    for line in goals.into_iter().filter_map(|(what, peer, most)| sections::verdict(&all, what, peer, most)) {
+        println!("{line}");
+    }
+    let failed =
+        all.iter().flat_map(|row| &row.columns).any(|c| c.name.starts_with("hull") && c.failure.is_some());
+    if failed {
+        bail!("Hull failed a measure");
+    }
+    Ok(())
+}
+
+/// Ends what is left of the engines in our network namespace (monitors, shims), and removes the
+/// folder.
+fn clean_up(work: &Path) -> Result<()> {
+    let own = fs::read_link("/proc/self/ns/net").context("read the network namespace")?;
+    let me = std::process::id().to_string();
+    for entry in fs::read_dir("/proc").context("list /proc")?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ours = fs::read_link(entry.path().join("ns/net")).is_ok_and(|net| net == own);
+        let pid = name.parse().ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| ours && name != me) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    // What engines mounted below the folder: later mounts first.
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+    let points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    for point in points.iter().rev().filter(|point| Path::new(point).starts_with(work)) {
+        let _ = unmount(*point, UnmountFlags::DETACH);
+    }
+    fs::remove_dir_all(work).with_context(|| format!("remove {}", work.display()))
+}

@@ -1,0 +1,301 @@
+//! The measures, named after the figures of SPECIFICATION.md.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::engines::{Engine, IMAGE, Runtime};
+use super::fixture::Fixture;
+use super::floor::Floor;
+use super::measure::{Column, Row, Subject, interleave, median};
+use super::memory;
+
+/// Between two samples as a person types them.
+const COLD: Duration = Duration::from_millis(100);
+const WARM: Duration = Duration::ZERO;
+/// Containers at once, and workers, of F6.
+const MANY: usize = 50;
+const WORKERS: usize = 8;
+/// Containers over which memory is averaged.
+const HELD: usize = 10;
+
+const LINES: &str = "yes 'a line of output as programs write them, about sixty bytes' | head -n 1000000";
+
+fn pace(gap: Duration) -> &'static str {
+    if gap.is_zero() { "warm" } else { "cold" }
+}
+
+/// F4: the runtimes on one bundle, and the floor.
+pub(crate) fn runtimes(runtimes: &[Runtime], fixture: &Fixture, rounds: usize) -> Result<Vec<Row>> {
+    let floor = Floor::new(&fixture.rootfs)?;
+    let mut rows = Vec::new();
+    for gap in [COLD, WARM] {
+        let usages: Vec<_> = runtimes.iter().map(|_| std::cell::RefCell::new(Vec::new())).collect();
+        let mut subjects: Vec<Subject<'_>> = runtimes
+            .iter()
+            .zip(&usages)
+            .map(|(runtime, usages)| {
+                Subject::new(runtime.name, move || {
+                    let (millis, usage) = runtime.run(&fixture.bundle)?;
+                    usages.borrow_mut().push(usage);
+                    Ok(millis)
+                })
+            })
+            .collect();
+        subjects.push(Subject::new("floor", || floor.start()));
+        let what = format!("F4 run of a bundle, new netns, seccomp, {}", pace(gap));
+        let row = interleave(&what, "ms", rounds, gap, subjects);
+        let of_usage = |name: &str, unit: &'static str, value: fn(&hull_sys::usage::Usage) -> f64| Row {
+            what: format!("{what}: {name}"),
+            unit,
+            columns: row
+                .columns
+                .iter()
+                .zip(&usages)
+                .map(|(column, usages)| Column {
+                    samples: match column.failure {
+                        None => usages.borrow().iter().skip(1).map(value).collect(),
+                        Some(_) => Vec::new(),
+                    },
+                    ..column.clone()
+                })
+                .collect(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "microseconds and kilobytes of one process")]
+        let more = [
+            of_usage("CPU", "ms", |u| u.cpu as f64 / 1000.0),
+            of_usage("largest process", "MiB", |u| u.peak_rss as f64 / 1024.0),
+        ];
+        rows.push(row);
+        rows.extend(more);
+    }
+    Ok(rows)
+}
+
+/// F1: a container from the command line to its end, beside the bare runtime.
+pub(crate) fn run(engines: &[Engine], crun: Option<&Runtime>, fixture: &Fixture, rounds: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for network in ["none", "host"] {
+        for gap in [COLD, WARM] {
+            let mut subjects: Vec<Subject<'_>> = engines
+                .iter()
+                .map(|engine| {
+                    Subject::new(engine.name, move || {
+                        engine.time(&["run", "--rm", "--network", network, IMAGE, "/bin/true"])
+                    })
+                })
+                .collect();
+            if let Some(crun) = crun {
+                subjects.push(Subject::new("bare crun", || Ok(crun.run(&fixture.bundle)?.0)));
+            }
+            let what = format!("F1 run --rm true, network {network}, {}", pace(gap));
+            rows.push(interleave(&what, "ms", rounds, gap, subjects));
+        }
+    }
+    rows
+}
+
+/// A container that sleeps; its id.
+fn sleeper(engine: &Engine) -> Result<String> {
+    engine.line(&["run", "-d", "--network", "none", IMAGE, "/bin/sleep", "100000"])
+}
+
+/// F3: one more process in a running container.
+pub(crate) fn exec(engines: &[Engine], rounds: usize) -> Vec<Row> {
+    let ids: Vec<_> = engines.iter().map(sleeper).collect();
+    let mut rows = Vec::new();
+    for gap in [COLD, WARM] {
+        let subjects = engines.iter().zip(&ids).map(|(engine, id)| {
+            Subject::new(engine.name, move || match id {
+                Ok(id) => engine.time(&["exec", id, "/bin/true"]),
+                Err(error) => anyhow::bail!("{error:#}"),
+            })
+        });
+        rows.push(interleave(&format!("F3 exec true, {}", pace(gap)), "ms", rounds, gap, subjects.collect()));
+    }
+    clear(engines);
+    rows
+}
+
+fn clear(engines: &[Engine]) {
+    for engine in engines {
+        if let Err(error) = engine.clear() {
+            eprintln!("bench: {error:#}");
+        }
+    }
+}
+
+/// Runs `commands` with [`WORKERS`] at a time; seconds, and what they printed.
+fn at_once(engine: &Engine, commands: &[Vec<&str>]) -> Result<(f64, Vec<String>)> {
+    let begin = Instant::now();
+    let share = commands.len().div_ceil(WORKERS);
+    let lines = std::thread::scope(|scope| {
+        let workers: Vec<_> = commands
+            .chunks(share.max(1))
+            .map(|chunk| {
+                scope.spawn(move || chunk.iter().map(|words| engine.line(words)).collect::<Result<Vec<_>>>())
+            })
+            .collect();
+        let results =
+            workers.into_iter().map(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a worker panicked")));
+        results.collect::<Result<Vec<_>>>()
+    })?;
+    Ok((begin.elapsed().as_secs_f64(), lines.concat()))
+}
+
+/// F6: fifty containers, eight at a time, and their removal.
+pub(crate) fn many(engines: &[Engine], rounds: usize) -> Vec<Row> {
+    let removals: Vec<_> = engines.iter().map(|_| std::cell::RefCell::new(Vec::new())).collect();
+    let subjects = engines.iter().zip(&removals).map(|(engine, removals)| {
+        Subject::new(engine.name, move || {
+            let start = vec!["run", "-d", "--network", "none", IMAGE, "/bin/sleep", "100000"];
+            let (started, ids) = at_once(engine, &vec![start; MANY])?;
+            let remove: Vec<_> = ids.iter().map(|id| vec!["rm", "-f", id.as_str()]).collect();
+            removals.borrow_mut().push(at_once(engine, &remove)?.0);
+            Ok(started)
+        })
+    });
+    let rounds = rounds.div_ceil(10).max(2);
+    let row = interleave(
+        &format!("F6 {MANY} x run -d, {WORKERS} at a time"),
+        "s",
+        rounds,
+        WARM,
+        subjects.collect(),
+    );
+    let columns = row.columns.iter().zip(&removals).map(|(column, removals)| Column {
+        samples: match column.failure {
+            None => removals.borrow().iter().skip(1).copied().collect(),
+            Some(_) => Vec::new(),
+        },
+        ..column.clone()
+    });
+    let removed = Row {
+        what: format!("F6 rm -f of {MANY}, {WORKERS} at a time"),
+        unit: "s",
+        columns: columns.collect(),
+    };
+    clear(engines);
+    vec![row, removed]
+}
+
+fn single(engine: &Engine, value: Result<f64>) -> Column {
+    let (samples, failure) = match value {
+        Ok(value) => (vec![value], None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    };
+    Column { name: engine.name.to_owned(), samples, failure }
+}
+
+/// F7: memory of the idle engine and of each running container.
+pub(crate) fn memory(engines: &[Engine]) -> Vec<Row> {
+    eprintln!("bench: F7 memory");
+    let (mut idle, mut each, mut kernel) = (Vec::new(), Vec::new(), Vec::new());
+    for engine in engines {
+        let held = || -> Result<(f64, f64, f64)> {
+            let before = memory::pss(engine.processes)?;
+            let available = memory::available()?;
+            for _ in 0..HELD {
+                sleeper(engine)?;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            #[expect(clippy::cast_precision_loss, reason = "ten")]
+            let share = |kib: f64| kib / 1024.0 / HELD as f64;
+            let after = memory::pss(engine.processes)?;
+            Ok((before / 1024.0, share(after - before), share(available - memory::available()?)))
+        }();
+        let part = |pick: fn(&(f64, f64, f64)) -> f64| match &held {
+            Ok(held) => Ok(pick(held)),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        idle.push(single(engine, part(|h| h.0)));
+        each.push(single(engine, part(|h| h.1)));
+        kernel.push(single(engine, part(|h| h.2)));
+    }
+    clear(engines);
+    let row = |what: &str, columns| Row { what: what.to_owned(), unit: "MiB", columns };
+    vec![
+        row("F7 idle: PSS of what serves the engine", idle),
+        row("F7 per container: PSS", each),
+        row("F7 per container: MemAvailable less, container included", kernel),
+    ]
+}
+
+/// F8: a million lines of output.
+pub(crate) fn logs(engines: &[Engine], rounds: usize) -> Vec<Row> {
+    let rounds = rounds.div_ceil(10).max(2);
+    let attached = engines.iter().map(|engine| {
+        Subject::new(engine.name, move || {
+            let words = ["run", "--rm", "--network", "none", IMAGE, "/bin/sh", "-c", LINES];
+            Ok(engine.time(&words)? / 1000.0)
+        })
+    });
+    let mut rows = vec![interleave("F8 1M lines, run attached", "s", rounds, WARM, attached.collect())];
+    let ids: Vec<_> = engines
+        .iter()
+        .map(|engine| {
+            let id = engine.line(&["run", "-d", "--network", "none", IMAGE, "/bin/sh", "-c", LINES])?;
+            engine.line(&["wait", &id])?;
+            Ok::<_, anyhow::Error>(id)
+        })
+        .collect();
+    let of_log = |words: &'static [&'static str]| {
+        engines.iter().zip(&ids).map(move |(engine, id)| {
+            Subject::new(engine.name, move || match id {
+                Ok(id) => engine.time(&[words, &[id.as_str()]].concat()),
+                Err(error) => anyhow::bail!("{error:#}"),
+            })
+        })
+    };
+    rows.push(interleave("F8 1M lines, logs replayed", "ms", rounds, WARM, of_log(&["logs"]).collect()));
+    let tail = of_log(&["logs", "--tail", "10"]).collect();
+    rows.push(interleave("F8 1M lines, logs --tail 10", "ms", rounds * 5, WARM, tail));
+    clear(engines);
+    rows
+}
+
+/// F17: sizes of the executables, and the time of a clean release build if asked for.
+pub(crate) fn size(dist: &Path, work: &Path, build: bool) -> Result<Vec<Row>> {
+    let column = |value| Column { name: "hull".to_owned(), samples: vec![value], failure: None };
+    let mut rows = Vec::new();
+    for name in ["hull", "hull-runtime"] {
+        let path = dist.join(name);
+        let bytes = fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?.len();
+        #[expect(clippy::cast_precision_loss, reason = "megabytes")]
+        let size = bytes as f64 / 1e6;
+        rows.push(Row { what: format!("F17 size of {name}"), unit: "MB", columns: vec![column(size)] });
+    }
+    if build {
+        eprintln!("bench: F17 clean build");
+        let begin = Instant::now();
+        let own = std::env::current_exe().context("find xtask itself")?;
+        let status = Command::new(own)
+            .arg("build")
+            .env("CARGO_TARGET_DIR", work.join("target"))
+            .stdout(Stdio::null())
+            .status()
+            .context("run the build")?;
+        anyhow::ensure!(status.success(), "the clean build failed");
+        let minutes = begin.elapsed().as_secs_f64() / 60.0;
+        rows.push(Row {
+            what: "F17 clean release build".to_owned(),
+            unit: "min",
+            columns: vec![column(minutes)],
+        });
+    }
+    Ok(rows)
+}
+
+/// A line for the reader: how the medians of a row compare with the figure to reach.
+pub(crate) fn verdict(rows: &[Row], what: &str, peer: &str, at_most: f64) -> Option<String> {
+    let row = rows.iter().find(|row| row.what == what)?;
+    let of = |name: &str| row.columns.iter().find(|c| c.name == name).and_then(|c| median(&c.samples));
+    let ours = row.columns.first().filter(|c| c.name.starts_with("hull"))?;
+    let ours = median(&ours.samples)?;
+    let ratio = ours / of(peer)?;
+    let word = if ratio <= at_most { "reached" } else { "missed" };
+    Some(format!("- {what}: {ratio:.3} of {peer}, to reach {at_most:.3}: {word}"))
+}
