@@ -126,6 +126,9 @@ pub(crate) fn resolve(tree: &'static [Entry], program: &str, words: &[String]) -
     if first == "help" {
         return topic(tree, program, rest);
     }
+    if crate::LATER.contains(&first.as_str()) {
+        return Asked::Fail(fail(format!("{program}: '{program} {first}' is not in this build yet")));
+    }
     Asked::Fail(fail(format!(
         "{program}: unknown command: {program} {first}\n\nRun '{program} --help' for more information"
     )))

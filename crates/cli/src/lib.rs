@@ -61,6 +61,33 @@ const GLOBAL: &[Flag] = &[
     Flag::switch("version", "Show the version and end").short('v'),
 ];
 
+/// Commands of the reference that this build has not got yet.
+const LATER: [&str; 23] = [
+    "build",
+    "builder",
+    "buildx",
+    "checkpoint",
+    "commit",
+    "compose",
+    "config",
+    "context",
+    "cp",
+    "export",
+    "login",
+    "logout",
+    "manifest",
+    "network",
+    "node",
+    "plugin",
+    "push",
+    "search",
+    "secret",
+    "service",
+    "stats",
+    "swarm",
+    "volume",
+];
+
 /// Every command.
 static TREE: &[Entry] = &[
     Entry::Group(&CONTAINER),
@@ -82,6 +109,7 @@ static TREE: &[Entry] = &[
     Entry::Command("pause", &each::PAUSE),
     Entry::Command("port", &facts::PORT),
     Entry::Command("ps", &container::list::LIST),
+    Entry::Command("pull", &image::pull::PULL),
     Entry::Command("rename", &each::RENAME),
     Entry::Command("restart", &each::RESTART),
     Entry::Command("rm", &each::REMOVE),
@@ -137,6 +165,7 @@ static IMAGE: Group = Group {
         ("load", &[], &archive::LOAD),
         ("ls", &["list"], &image::list::LIST),
         ("prune", &[], &prune::IMAGES),
+        ("pull", &[], &image::pull::PULL),
         ("rm", &["remove"], &names::REMOVE),
         ("save", &[], &archive::SAVE),
         ("tag", &[], &names::TAG),

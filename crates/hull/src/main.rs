@@ -1,7 +1,19 @@
 //! The container engine: client and daemon in one executable.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hull_cli::main(std::env::args_os().collect())
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let called_as_daemon =
+        arguments.first().and_then(|path| Path::new(path).file_name()).is_some_and(|name| name == "dockerd");
+    // The daemon is given its flags only.
+    if called_as_daemon {
+        return hull_daemon::main(arguments.into_iter().skip(1).collect());
+    }
+    if arguments.get(1).is_some_and(|word| word == "daemon") {
+        return hull_daemon::main(arguments.into_iter().skip(2).collect());
+    }
+    hull_cli::main(arguments)
 }

@@ -159,6 +159,26 @@ async fn diff(session: &Session, given: &Given) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What the reference sends along without having a flag for it, as JSON.
+const UNCHANGED: &[(&str, &str)] = &[
+    ("CgroupParent", "\"\""),
+    ("BlkioWeightDevice", "null"),
+    ("BlkioDeviceReadBps", "null"),
+    ("BlkioDeviceWriteBps", "null"),
+    ("BlkioDeviceReadIOps", "null"),
+    ("BlkioDeviceWriteIOps", "null"),
+    ("Devices", "null"),
+    ("DeviceCgroupRules", "null"),
+    ("DeviceRequests", "null"),
+    ("MemorySwappiness", "null"),
+    ("OomKillDisable", "null"),
+    ("Ulimits", "null"),
+    ("CpuCount", "0"),
+    ("CpuPercent", "0"),
+    ("IOMaximumIOps", "0"),
+    ("IOMaximumBandwidth", "0"),
+];
+
 async fn update(session: &Session, given: &Given) -> Result<u8, Failure> {
     const NUMBERS: [(&str, &str); 10] = [
         ("BlkioWeight", "blkio-weight"),
@@ -182,15 +202,18 @@ async fn update(session: &Session, given: &Given) -> Result<u8, Failure> {
     for (key, flag) in [("CpusetCpus", "cpuset-cpus"), ("CpusetMems", "cpuset-mems")] {
         body.insert(key.to_owned(), json!(given.text(flag)));
     }
-    if given.has("pids-limit") {
-        body.insert("PidsLimit".to_owned(), json!(given.number("pids-limit")));
-    }
+    let processes = given.has("pids-limit").then(|| given.number("pids-limit"));
+    body.insert("PidsLimit".to_owned(), json!(processes));
     let policy = if given.has("restart") {
         restart(given.text("restart")).map_err(fail)?
     } else {
         json!({ "Name": "", "MaximumRetryCount": 0 })
     };
     body.insert("RestartPolicy".to_owned(), policy);
+    for (key, value) in UNCHANGED {
+        let value = serde_json::from_str(value).unwrap_or(Value::Null);
+        body.insert((*key).to_owned(), value);
+    }
     let body = Value::Object(body);
     let mut errors = Vec::new();
     let mut warnings = Vec::new();

@@ -48,6 +48,8 @@ async fn logs(session: &Session, given: &Given) -> Result<u8, Failure> {
         }
     }
     let terminal = container["Config"]["Tty"] == true;
+    // By its ID, lest another take the name in between.
+    let path = format!("/containers/{}", container["Id"].as_str().unwrap_or_default());
     let mut answer = session.client.get(&format!("{path}/logs"), &query).await?;
     let mut frames = Frames::default();
     while let Some(piece) = answer.chunk().await? {

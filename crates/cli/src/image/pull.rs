@@ -2,11 +2,38 @@
 
 use http::StatusCode;
 use hull_api::client::{Body, Query};
-use hull_oci::reference::Reference;
+use hull_oci::reference::{DEFAULT_TAG, Reference};
 
-use crate::command::{Failure, fail};
+use crate::command::{Arguments, Command, Failure, Outcome, fail};
+use crate::flags::{Flag, Given};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, line};
+
+pub(crate) static PULL: Command = Command {
+    paths: &["image pull", "pull"],
+    usage: "[OPTIONS] NAME[:TAG|@DIGEST]",
+    summary: "Fetch an image from a registry",
+    arguments: Arguments::Exactly(1),
+    stop_at_argument: false,
+    flags: &[&[
+        Flag::switch("disable-content-trust", "").default("true"),
+        Flag::text("platform", "Platform to use if the image has several"),
+        Flag::switch("quiet", "Show the name only").short('q'),
+    ]],
+    run: |session, given| Box::pin(pull(session, given)) as Outcome<'_>,
+};
+
+async fn pull(session: &Session, given: &Given) -> Result<u8, Failure> {
+    let image = given.arguments[0].as_str();
+    let reference = Reference::parse(image)?;
+    let quiet = given.on("quiet");
+    if reference.is_name_only() && !quiet {
+        line(&format!("Using default tag: {DEFAULT_TAG}"));
+    }
+    fetch(session, image, given.text("platform"), quiet).await?;
+    line(&reference.with_default_tag().to_string());
+    Ok(0)
+}
 
 /// Asks the daemon to fetch `image`.
 pub(crate) async fn fetch(
