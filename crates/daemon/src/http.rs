@@ -1,12 +1,12 @@
 //! One request and its answer: query, body within limits, errors with their status.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
@@ -265,7 +265,7 @@ impl From<FilterError> for Failure {
 pub(crate) type Answer = Response<Body>;
 pub(crate) type Handled = Result<Answer, Failure>;
 
-type Blocks = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+type Blocks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// An answer's body: all at once, or blocks as they come.
 pub(crate) enum Body {
@@ -275,16 +275,16 @@ pub(crate) enum Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.get_mut() {
             Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Body::Stream(blocks) => {
-                blocks.as_mut().poll_next(cx).map(|block| block.map(|bytes| Ok(Frame::data(bytes))))
+                blocks.as_mut().poll_next(cx).map(|block| block.map(|bytes| bytes.map(Frame::data)))
             }
         }
     }
@@ -340,6 +340,14 @@ pub(crate) fn no_content() -> Handled {
 pub(crate) fn stream(
     content_type: &'static str,
     blocks: impl Stream<Item = Bytes> + Send + 'static,
+) -> Answer {
+    try_stream(content_type, blocks.map(Ok))
+}
+
+/// The same; an error cuts the connection, so that the client knows that something is missing.
+pub(crate) fn try_stream(
+    content_type: &'static str,
+    blocks: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> Answer {
     let mut answer = Response::new(Body::Stream(Box::pin(blocks)));
     set(&mut answer, CONTENT_TYPE, content_type);

@@ -4,6 +4,7 @@
 //! reference allows in the middle of a path, and everything unknown (a wrong method too) is its
 //! `404 page not found`.
 
+mod archives;
 mod containers;
 mod exec;
 mod images;
@@ -189,8 +190,24 @@ async fn container_route(call: Call, method: &Method, key: &str, verb: &str) -> 
     }
 }
 
-async fn images_route(_call: Call, _method: &Method, _path: &[&str]) -> Handled {
-    images::later()
+async fn images_route(call: Call, method: &Method, path: &[&str]) -> Handled {
+    match (method.as_str(), path) {
+        ("GET", ["json"]) => images::list(&call),
+        ("GET", ["get"]) => archives::save(&call, call.query.all("names").map(str::to_owned).collect()).await,
+        ("GET", ["search"]) => Err(Failure::later("searching registries comes in a later build")),
+        ("POST", ["load"]) => archives::load(call).await,
+        ("POST", ["create"]) => archives::create(call).await,
+        ("POST", ["prune"]) => images::prune(&call).await,
+        ("GET", [name @ .., "get"]) if !name.is_empty() => archives::save(&call, vec![name.join("/")]).await,
+        ("GET", [name @ .., "json"]) if !name.is_empty() => images::inspect(&call, &name.join("/")),
+        ("GET", [name @ .., "history"]) if !name.is_empty() => images::history(&call, &name.join("/")),
+        ("POST", [name @ .., "tag"]) if !name.is_empty() => images::tag(&call, &name.join("/")).await,
+        ("POST", [name @ .., "push"]) if !name.is_empty() => {
+            Err(Failure::later("pushing to registries comes in a later build"))
+        }
+        ("DELETE", name) if !name.is_empty() => images::remove(&call, &name.join("/")).await,
+        _ => Err(Failure::no_page()),
+    }
 }
 
 #[cfg(test)]

@@ -166,7 +166,8 @@ pub(super) async fn disk_usage(call: &Call) -> Handled {
     let asked = |kind: &str| wanted.is_empty() || wanted.contains(&kind);
     let mut usage = DiskUsage::default();
     if asked("image") {
-        images::later()?;
+        usage.layers_size = images::layers_size(call)?;
+        usage.images = Some(images::summaries(call)?);
     }
     if asked("container") {
         let mut rows = Vec::new();

@@ -1,0 +1,182 @@
+//! Archives of images, in and out.
+//!
+//! The engine reads and writes plain descriptors, in a jail where the archive is not ours; a pipe
+//! connects them with the connection, so that neither side is ever ahead by more than the pipe.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use hull_api::{ErrorDetail, ProgressMessage};
+use hull_engine::images::{Import, Progress};
+use hull_oci::Platform;
+use hyper::body::Incoming;
+use rustix::pipe::PipeFlags;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+use super::images::reference;
+use crate::http::{Call, Failure, Handled, chain, json, stream, try_stream};
+
+/// Bytes of a refused archive that are still read, so that the client hears why.
+const DRAIN: u64 = 64 << 20;
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Failure::internal(format!("make a pipe: {}", io::Error::from(error))))
+}
+
+/// The body's bytes into a pipe, whose other end it gives.
+fn feed(mut body: Incoming) -> Result<OwnedFd, Failure> {
+    let (read, write) = pipe()?;
+    let mut write =
+        pipe::Sender::from_owned_fd(write).map_err(|error| Failure::internal(error.to_string()))?;
+    tokio::spawn(async move {
+        let mut open = true;
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            if open && write.write_all(&data).await.is_err() {
+                // The reader has what it wants, or has refused.
+                open = false;
+            }
+            if !open {
+                drained += data.len() as u64;
+                if drained > DRAIN {
+                    return;
+                }
+            }
+        }
+    });
+    Ok(read)
+}
+
+fn line(message: &ProgressMessage) -> Bytes {
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.extend_from_slice(b"\r\n");
+    line.into()
+}
+
+fn failed(error: &hull_engine::Error) -> Bytes {
+    let message = chain(error);
+    line(&ProgressMessage {
+        error_detail: Some(ErrorDetail { code: 0, message: message.clone() }),
+        error: message,
+        ..ProgressMessage::default()
+    })
+}
+
+/// `{"os":…,"architecture":…}`, or `os/arch[/variant]`.
+fn platform(text: &str) -> Result<Option<Platform>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.starts_with('{') {
+        return serde_json::from_str(text)
+            .map(Some)
+            .map_err(|error| Failure::invalid(format!("invalid platform: {error}")));
+    }
+    let mut parts = text.split('/').map(str::to_owned);
+    let (Some(os), Some(architecture), variant, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Failure::invalid(format!("{text:?}: cannot parse platform specifier: invalid argument")));
+    };
+    Ok(Some(Platform { os, architecture, variant: variant.unwrap_or_default(), ..Platform::default() }))
+}
+
+/// The answer begins at once and tells what goes on; so even a failure has the status 200.
+pub(super) async fn load(call: Call) -> Handled {
+    let platform = platform(call.query.text("platform"))?;
+    let source = feed(call.body)?;
+    let (tell, told) = mpsc::unbounded_channel::<Progress>();
+    let server = call.server;
+    let work = tokio::spawn(async move { server.engine.images().load(source, platform, tell).await });
+    let lines = futures_util::stream::unfold((told, Some(work)), |(mut told, work)| async move {
+        loop {
+            if let Some(progress) = told.recv().await {
+                let Some(text) = progress.line() else { continue };
+                let message = ProgressMessage { stream: text, ..ProgressMessage::default() };
+                return Some((line(&message), (told, work)));
+            }
+            // The channel ends with the work.
+            return match work?.await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some((failed(&error), (told, None))),
+                Err(_) => Some((failed(&hull_engine::Error::ShuttingDown), (told, None))),
+            };
+        }
+    });
+    Ok(stream("application/json", lines))
+}
+
+/// All images of one archive.
+pub(super) async fn save(call: &Call, names: Vec<String>) -> Handled {
+    // The reference takes a list in one parameter, too.
+    let names: Vec<String> = names
+        .iter()
+        .flat_map(|name| name.split(','))
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let (read, write) = pipe()?;
+    let read = pipe::Receiver::from_owned_fd(read).map_err(|error| Failure::internal(error.to_string()))?;
+    let work = call.server.engine.images().save(&names, write)?;
+    let work = tokio::spawn(work);
+    let blocks = futures_util::stream::unfold((read, Some(work)), |(mut read, work)| async move {
+        let mut block = vec![0; 64 << 10];
+        match read.read(&mut block).await {
+            Ok(0) => {
+                let error = match work?.await {
+                    Ok(Ok(())) => return None,
+                    Ok(Err(error)) => chain(&error),
+                    Err(error) => error.to_string(),
+                };
+                // The connection is cut, so that half an archive is not taken for a whole one.
+                tracing::error!(error, "an archive of images could not be written");
+                Some((Err(io::Error::other(error)), (read, None)))
+            }
+            Ok(count) => {
+                block.truncate(count);
+                Some((Ok(Bytes::from(block)), (read, work)))
+            }
+            Err(error) => Some((Err(error), (read, None))),
+        }
+    });
+    Ok(try_stream("application/x-tar", blocks.boxed()))
+}
+
+/// `POST /images/create`: an import, or a pull, which comes later.
+pub(super) async fn create(call: Call) -> Handled {
+    let query = &call.query;
+    let image = query.text("fromImage");
+    if !image.is_empty() {
+        let name = reference(image, query.text("tag"))?.with_default_tag().familiar();
+        return Err(Failure::not_found(format!(
+            "No such image: {name}: this build cannot pull from registries yet; make one with hull image capture, or \
+             bring one with docker load or docker import"
+        )));
+    }
+    let source = query.text("fromSrc");
+    if source != "-" {
+        return Err(Failure::later(
+            "importing from an address comes in a later build: use - and the archive as body",
+        ));
+    }
+    let repo = query.text("repo");
+    let name = if repo.is_empty() { None } else { Some(reference(repo, query.text("tag"))?) };
+    let import = Import {
+        name,
+        source: source.to_owned(),
+        message: query.text("message").to_owned(),
+        changes: query.all("changes").map(str::to_owned).collect(),
+        platform: platform(query.text("platform"))?,
+    };
+    let server = call.server;
+    let id = server.engine.images().import(feed(call.body)?, import).await?;
+    Ok(json(StatusCode::OK, &ProgressMessage { status: id.to_string(), ..ProgressMessage::default() }))
+}
