@@ -3,7 +3,10 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod container;
+pub mod failpoint;
 pub mod log;
 pub mod protocol;
 pub mod seccomp;
 pub mod shim;
+pub mod spawner;
+pub mod worker;

@@ -22,7 +22,8 @@
 //! A shim that is killed says nothing more. Its children become the spawner's, which
 //!     │                           │  1. writes the exit record (137) if there is none,
 //!     │                           │  2. kills and reaps them all, and says in the shim's place
-//!     │◄── on C: exited ──────────│     (or start-failed, if the shim had not said started).
+//!     │◄── on C: exited ──────────│  (exited without started: killed while it was starting;
+//!     │                           │   exited twice: killed after it had said so)
 //!
 //! A worker says one thing, `outcome`; it is killed when C is closed.
 //!
@@ -64,6 +65,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Exit, StartError};
+use crate::seccomp::Program;
 
 /// Counts the additions to this page.
 pub const VERSION: u32 = 1;
@@ -131,27 +133,29 @@ pub(crate) enum Role {
     Namespace(NamespaceKind),
     /// The pidfd of the container's first process.
     Target,
+    /// A compiled seccomp filter in a sealed memfd.
+    Seccomp,
     /// Readable or closed when the container may execute its program.
     Hold,
     /// A stream socket attached before the process starts.
     Attach(Attach),
-    /// A worker's input.
-    Source,
+    /// What a worker unpacks or packs.
+    Archive,
     /// A worker's folder: becomes its root.
     Folder,
-    /// A worker's output.
-    Sink,
 }
 
 /// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Work {
-    /// Unpack the archive `Source` into `Folder` as an image layer: whiteouts become overlay's.
+    /// Unpack the archive into the folder as an image layer: whiteouts become overlay's.
     ApplyLayer,
     /// Unpack it as it is.
     ApplyPlain,
-    /// Pack `Folder`, an overlay upper folder, into `Sink` as an image layer.
+    /// Unpack only files, folders and links, without owners and modes.
+    ApplyFiles,
+    /// Pack the folder, an overlay upper one, into the archive as an image layer.
     Diff,
 }
 
@@ -234,10 +238,14 @@ pub enum Outcome {
         /// Bytes of the files.
         size: u64,
         entries: u64,
+        /// `gzip`, `zstd` …, as [`hull_image::compress::Compression::name`] has it.
+        compression: String,
     },
     Diffed {
         diff_id: Digest,
         /// Bytes of the archive.
+        archive_size: u64,
+        /// Bytes of the files.
         size: u64,
     },
     /// The archive or the host is to blame, in one line.
@@ -303,7 +311,7 @@ pub(crate) fn receive<T: DeserializeOwned>(from: impl AsFd) -> Result<Received<T
 
 /// Accepts one connection that is allowed to speak; `None` when none is waiting, or the one that
 /// was is not allowed (it is closed then).
-pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, hull_sys::Error> {
+pub(crate) fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, hull_sys::Error> {
     use hull_sys::During;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let peer = match rustix::net::accept_with(&listener, flags) {
@@ -313,6 +321,24 @@ pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, hull_sys::Error> {
     };
     let uid = socket::peer(&peer)?.uid;
     Ok((uid.is_root() || uid == rustix::process::geteuid()).then_some(peer))
+}
+
+/// A compiled seccomp filter as a document: its flags, then its instructions, each a little-endian
+/// word of 64 bits.
+pub fn filter_to_bytes(program: &Program) -> Vec<u8> {
+    let words = std::iter::once(&program.flags).chain(&program.filter);
+    words.flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// `None` if these bytes are no filter.
+pub(crate) fn filter_from_bytes(bytes: &[u8]) -> Option<Program> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let (flags, filter) = words.split_first()?;
+    if !rest.is_empty() || filter.is_empty() {
+        return None;
+    }
+    let filter = filter.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    Some(Program { flags: u64::from_le_bytes(*flags), filter })
 }
 
 /// Ids become names of folders: ASCII letters, digits, `_`, `.`, `-`, at most 128, no leading dot.

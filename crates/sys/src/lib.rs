@@ -12,6 +12,7 @@ pub mod error;
 pub mod memfd;
 pub mod mount;
 pub mod netlink;
+pub mod offspring;
 pub mod process;
 pub mod pty;
 pub mod rlimit;

@@ -18,7 +18,7 @@ const SIZE: usize = 128;
 const NAME: &str = "exit";
 
 /// Makes the shim's folder, 0700, empty but for an unwritten record, and gives the record.
-pub fn create(folder: &Path) -> Result<OwnedFd> {
+pub(crate) fn create(folder: &Path) -> Result<OwnedFd> {
     for dir in [folder.parent().unwrap_or(folder), folder] {
         match rustix::fs::mkdir(dir, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -34,7 +34,7 @@ pub fn create(folder: &Path) -> Result<OwnedFd> {
 }
 
 /// Writes the exit, once: a record that is written stays.
-pub fn write(record: &OwnedFd, exit: Exit) -> Result<()> {
+pub(crate) fn write(record: &OwnedFd, exit: Exit) -> Result<()> {
     if parse(record)?.is_some() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub fn write(record: &OwnedFd, exit: Exit) -> Result<()> {
 }
 
 /// The same by the folder, for a shim that can no longer do it.
-pub fn write_in(folder: &Path, exit: Exit) -> Result<()> {
+pub(crate) fn write_in(folder: &Path, exit: Exit) -> Result<()> {
     let path = folder.join(NAME);
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let record = rustix::fs::open(&path, flags, Mode::empty()).during("open", || format!("{path:?}"))?;
@@ -56,7 +56,7 @@ pub fn write_in(folder: &Path, exit: Exit) -> Result<()> {
 }
 
 /// The exit that a shim's folder tells of; `None` if it tells none.
-pub fn read(folder: &Path) -> Result<Option<Exit>> {
+pub(crate) fn read(folder: &Path) -> Result<Option<Exit>> {
     let path = folder.join(NAME);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::open(&path, flags, Mode::empty()) {

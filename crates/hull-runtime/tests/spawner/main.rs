@@ -1,0 +1,11 @@
+//! Spawner, shims and workers as real processes: started, attached to, killed at every point.
+//!
+//! Needs root. The containers are busybox in a folder of its own.
+
+mod attach;
+mod death;
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod house;
+mod life;
+mod work;
