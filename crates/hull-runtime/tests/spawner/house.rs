@@ -18,18 +18,18 @@ use rustix::process::{Pid, Signal};
 /// Nothing here takes longer, unless it hangs.
 const LIMIT: Duration = Duration::from_secs(20);
 
-pub const RAW: Attach = Attach { stdin: false, stdout: true, stderr: true, framing: Framing::Raw };
+pub(crate) const RAW: Attach = Attach { stdin: false, stdout: true, stderr: true, framing: Framing::Raw };
 
 /// Killed and removed when dropped.
-pub struct House {
-    pub dir: tempfile::TempDir,
-    pub client: Client,
+pub(crate) struct House {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) client: Client,
     /// The parent of the containers' cgroups.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
 }
 
 impl House {
-    pub fn new() -> House {
+    pub(crate) fn new() -> House {
         assert!(rustix::process::geteuid().is_root(), "these tests need root");
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
@@ -43,16 +43,16 @@ impl House {
         House { dir, client, cgroup }
     }
 
-    pub fn exec_root(&self) -> PathBuf {
+    pub(crate) fn exec_root(&self) -> PathBuf {
         self.dir.path().join("run")
     }
 
-    pub fn log_settings(&self, id: &str) -> LogSettings {
+    pub(crate) fn log_settings(&self, id: &str) -> LogSettings {
         LogSettings { dir: self.dir.path().join(format!("log-{id}")), segment_bytes: 64 << 20, segments: 5 }
     }
 
     /// A container that runs `script` in busybox' shell.
-    pub fn bundle(&self, id: &str, script: &str) -> Bundle {
+    pub(crate) fn bundle(&self, id: &str, script: &str) -> Bundle {
         let namespace = |kind| Namespace { kind, path: None };
         let process = Process {
             args: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
@@ -81,7 +81,7 @@ impl House {
         }
     }
 
-    pub fn launch(&self, bundle: &Bundle, attach: &[(Attach, &UnixStream)]) -> Connection {
+    pub(crate) fn launch(&self, bundle: &Bundle, attach: &[(Attach, &UnixStream)]) -> Connection {
         let attach: Vec<_> = attach.iter().map(|(attach, socket)| (*attach, socket.as_fd())).collect();
         let launch =
             Launch::Container { bundle, namespaces: &[], seccomp: None, hold: None, attach: &attach };
@@ -89,7 +89,7 @@ impl House {
     }
 
     /// Runs `script` to its end: what it wrote and how it ended.
-    pub fn run(&self, id: &str, script: &str) -> (String, Exit) {
+    pub(crate) fn run(&self, id: &str, script: &str) -> (String, Exit) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let connection = self.launch(&self.bundle(id, script), &[(RAW, &theirs)]);
         drop(theirs);
@@ -99,19 +99,23 @@ impl House {
     }
 
     /// A script that runs until it is told otherwise.
-    pub fn sleeper(&self, id: &str) -> (Connection, i32, OwnedFd) {
+    pub(crate) fn sleeper(&self, id: &str) -> (Connection, i32, OwnedFd) {
         let connection = self.launch(&self.bundle(id, "echo up; exec /bin/busybox sleep 1000"), &[]);
         let (pid, pidfd) = started(&connection);
         (connection, pid, pidfd)
     }
 
-    pub fn found(&self, id: &str) -> Found {
+    pub(crate) fn found(&self, id: &str) -> Found {
         shim::find(&self.exec_root(), Kind::Container, id).unwrap()
     }
 
     /// The shim of a living container: its pid, as the owner of the listening socket.
-    pub fn shim_pid(&self, id: &str) -> i32 {
-        let path = Kind::Container.folder(&self.exec_root(), id).join("shim.sock");
+    pub(crate) fn shim_pid(&self, id: &str) -> i32 {
+        self.shim_of(Kind::Container, id)
+    }
+
+    pub(crate) fn shim_of(&self, kind: Kind, id: &str) -> i32 {
+        let path = kind.folder(&self.exec_root(), id).join("shim.sock");
         let socket = rustix::net::socket_with(
             rustix::net::AddressFamily::UNIX,
             rustix::net::SocketType::SEQPACKET,
@@ -124,7 +128,7 @@ impl House {
         rustix::net::sockopt::socket_peercred(&socket).unwrap().pid.as_raw_nonzero().get()
     }
 
-    pub fn log(&self, id: &str) -> String {
+    pub(crate) fn log(&self, id: &str) -> String {
         let mut reader = Reader::open(&self.log_settings(id).dir, Options::default()).unwrap();
         let mut text = String::new();
         while let Some(entry) = reader.next().unwrap() {
@@ -158,23 +162,23 @@ impl Drop for House {
     }
 }
 
-pub fn adopt(dir: &Path) -> Client {
+pub(crate) fn adopt(dir: &Path) -> Client {
     Client::adopt_or_start(Path::new(env!("CARGO_BIN_EXE_hull-runtime")), &dir.join("run")).unwrap()
 }
 
-pub fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
 }
 
 /// Waits until `fd` can be read; panics if that takes too long.
-pub fn wait(fd: impl AsFd) {
+pub(crate) fn wait(fd: impl AsFd) {
     let limit = Timespec::try_from(LIMIT).unwrap();
     let mut polled = [PollFd::new(&fd, PollFlags::IN)];
     assert_eq!(rustix::event::poll(&mut polled, Some(&limit)).unwrap(), 1, "nothing came");
 }
 
 /// The next event; `None` when the shim has left.
-pub fn hear(connection: &Connection) -> Option<Event> {
+pub(crate) fn hear(connection: &Connection) -> Option<Event> {
     loop {
         wait(connection);
         match connection.receive().unwrap() {
@@ -185,14 +189,14 @@ pub fn hear(connection: &Connection) -> Option<Event> {
     }
 }
 
-pub fn started(connection: &Connection) -> (i32, OwnedFd) {
+pub(crate) fn started(connection: &Connection) -> (i32, OwnedFd) {
     match hear(connection) {
         Some(Event::Started { pid, pidfd, .. }) => (pid, pidfd),
         other => panic!("{other:?}"),
     }
 }
 
-pub fn exited(connection: &Connection) -> Exit {
+pub(crate) fn exited(connection: &Connection) -> Exit {
     match hear(connection) {
         Some(Event::Exited(exit)) => exit,
         other => panic!("{other:?}"),
@@ -200,7 +204,7 @@ pub fn exited(connection: &Connection) -> Exit {
 }
 
 /// Waits until `done`, asking again and again: for what the kernel tells nobody about.
-pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
         assert!(begin.elapsed() < LIMIT, "{what} did not come to pass");
@@ -209,7 +213,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// A process that is neither gone nor a zombie.
-pub fn runs(pid: i32) -> bool {
+pub(crate) fn runs(pid: i32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
         Err(_) => false,
@@ -217,7 +221,7 @@ pub fn runs(pid: i32) -> bool {
 }
 
 /// What a process has open, as the targets of /proc/PID/fd, in order.
-pub fn descriptors(pid: i32) -> Vec<String> {
+pub(crate) fn descriptors(pid: i32) -> Vec<String> {
     let mut numbers: Vec<i32> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())

@@ -4,6 +4,7 @@
 
 mod attach;
 mod death;
+mod exec;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod house;

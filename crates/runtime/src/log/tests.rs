@@ -1,3 +1,5 @@
+//! Logs written, torn, filled up, rotated and followed, on real files.
+
 use std::fmt::Write as _;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;

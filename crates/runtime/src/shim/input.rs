@@ -57,7 +57,11 @@ impl Input {
             match rustix::io::write(fd, &self.pending[self.written..]) {
                 Ok(done) => self.written += done,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => {
+                    self.pending.drain(..self.written);
+                    self.written = 0;
+                    return;
+                }
                 // Nobody reads this input any more.
                 Err(_) => self.fd = None,
             }

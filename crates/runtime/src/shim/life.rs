@@ -305,17 +305,18 @@ impl Life {
         }
     }
 
-    /// Passes pending input on, and takes more from those that have hung up.
+    /// Passes pending input on, and takes more from those that have hung up: no event tells of
+    /// them any more, so that goes on until either they or the process' pipe are full or empty.
     fn feed(&mut self) {
         self.input.flush();
-        if !self.input.hungry() {
-            return;
+        while self.input.hungry() && self.clients.values().any(|client| client.hung_up) {
+            let input = &mut self.input;
+            let once = self.stdin_once;
+            self.clients.retain(|_, client| {
+                !client.hung_up || (take_input(client, input, once).is_ok() && client.input)
+            });
+            self.input.flush();
         }
-        let input = &mut self.input;
-        let once = self.stdin_once;
-        self.clients
-            .retain(|_, client| !client.hung_up || (take_input(client, input, once).is_ok() && client.input));
-        self.input.flush();
     }
 
     /// Reads a piece of output and passes it on; says whether there was one.
