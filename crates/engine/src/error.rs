@@ -88,6 +88,9 @@ pub enum Error {
     Spawner(String),
     #[error(transparent)]
     Image(Box<crate::images::ImageError>),
+    /// A program, package or path of this host could not be captured.
+    #[error(transparent)]
+    Capture(Box<crate::capture::CaptureError>),
     /// The task that owns the thing has ended: the daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -117,6 +120,7 @@ impl Error {
             | Error::ForeignDatabase { .. }
             | Error::Record { .. }
             | Error::DataRootInUse { .. } => Class::Internal,
+            Error::Capture(error) => error.class(),
             Error::Image(error) if error.is_input() => Class::Invalid,
             Error::Image(_) => Class::Internal,
             Error::Spawner(_) | Error::ShuttingDown => Class::Unavailable,

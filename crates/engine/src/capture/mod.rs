@@ -78,6 +78,18 @@ pub struct Add {
     pub destination: Option<PathBuf>,
 }
 
+impl Add {
+    /// Reads `PATH` or `PATH:DESTINATION`, as a command line gives it.
+    pub fn parse(text: &str) -> Add {
+        match text.split_once(':') {
+            Some((source, destination)) => {
+                Add { source: source.into(), destination: Some(destination.into()) }
+            }
+            None => Add { source: text.into(), destination: None },
+        }
+    }
+}
+
 impl Default for Capture {
     fn default() -> Capture {
         Capture {

@@ -11,6 +11,7 @@
 //! collection of whatever nothing names any more.
 
 mod add;
+mod capture;
 pub mod changes;
 pub mod history;
 mod import;

@@ -345,3 +345,36 @@ async fn a_damaged_configuration_is_not_saved() {
     let text = world.images.save(&["nosuch".to_owned()], OwnedFd::from(tempfile::tempfile().unwrap()));
     assert_eq!(text.err().unwrap().to_string(), "No such image: nosuch");
 }
+
+#[tokio::test]
+async fn a_capture_of_this_host_is_an_image() {
+    let world = world();
+    let options = crate::capture::Capture { programs: vec!["busybox".into()], ..Default::default() };
+    let (image, captured) = world.images.capture(options.clone(), name("box")).await.unwrap();
+    assert_eq!(world.images.resolve("box:latest").unwrap().id, image.id);
+    assert_eq!(image.config.config.cmd, Some(vec!["sh".to_owned()]));
+    assert_eq!((image.size, image.layers.len()), (captured.size, 1));
+    assert!(image.config.created.is_some());
+    let [folder] = &world.images.layer_folders(&image)[..] else { panic!("one layer") };
+    assert!(folder.join("usr/bin/busybox").exists() || folder.join("bin/busybox").exists());
+    // The same again is the same layer under another name.
+    let (again, _) = world.images.capture(options, name("box:2")).await.unwrap();
+    assert_eq!(again.config.rootfs, image.config.rootfs);
+    assert_eq!(world.stored().1, 1);
+    let options = crate::capture::Capture { programs: vec!["no-such".into()], ..Default::default() };
+    let refused = world.images.capture(options, name("x")).await.unwrap_err();
+    assert_eq!(refused.class(), crate::Class::NotFound);
+    assert!(refused.to_string().starts_with("program \"no-such\" is not found in"), "{refused}");
+}
+
+#[tokio::test]
+async fn hello_is_made_when_it_is_first_asked_for() {
+    let world = world();
+    let image = world.images.hello().await.unwrap();
+    assert_eq!(world.images.resolve("hello").unwrap().id, image.id);
+    assert_eq!(world.images.hello().await.unwrap().id, image.id);
+    assert_eq!(world.stored(), (2, 1));
+    world.images.tag("hello", &name("other")).await.unwrap();
+    world.remove("hello", false).await.unwrap();
+    assert_eq!(world.images.hello().await.unwrap().id, image.id);
+}
