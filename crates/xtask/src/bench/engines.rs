@@ -21,6 +21,9 @@ pub(crate) struct Engine {
     program: PathBuf,
     /// Global flags, before the command.
     prefix: Vec<String>,
+    environment: Vec<(&'static str, String)>,
+    /// Flags that every `run` gets.
+    run_flags: &'static [&'static str],
     /// Names of the processes that serve it (/proc/PID/comm), for memory.
     pub(crate) processes: &'static [&'static str],
     daemon: Option<Child>,
@@ -72,6 +75,8 @@ impl Engine {
             name: "hull",
             program: program.clone(),
             prefix: strings(&["-H", &socket]),
+            environment: Vec::new(),
+            run_flags: &[],
             processes: &["hull", "hull-runtime", "hull-spawner", "hull-shim"],
             daemon: None,
         };
@@ -96,6 +101,8 @@ impl Engine {
             name: "docker",
             program: client,
             prefix: strings(&["-H", &socket]),
+            environment: Vec::new(),
+            run_flags: &[],
             processes: &["dockerd", "containerd", "containerd-shim", "docker-proxy"],
             daemon: None,
         };
@@ -118,12 +125,22 @@ impl Engine {
         let mut prefix = strings(&["--root", &folder("data"), "--runroot", &folder("run")]);
         prefix.extend(strings(&["--cgroup-manager", "cgroupfs", "--events-backend", "file"]));
         prefix.extend(strings(&["--storage-driver", "overlay"]));
-        Ok(Engine { name: "podman", program, prefix, processes: &["podman", "conmon"], daemon: None })
+        let environment = vec![("PODMAN_IGNORE_CGROUPSV1_WARNING", "1".to_owned())];
+        let processes = &["podman", "conmon"];
+        // Podman raises its containers' limits above those of its caller, and fails where the host
+        // does not allow that; lower ones always work.
+        let run_flags = &["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"];
+        Ok(Engine { name: "podman", program, prefix, environment, run_flags, processes, daemon: None })
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.prefix).args(words).stdin(Stdio::null());
+        command.args(&self.prefix).stdin(Stdio::null());
+        match words {
+            ["run", rest @ ..] => command.arg("run").args(self.run_flags).args(rest),
+            _ => command.args(words),
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
         command
     }
 
