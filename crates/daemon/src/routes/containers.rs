@@ -7,6 +7,7 @@ use http::StatusCode;
 use hull_api::container::{ContainersPruned, Summary, SummaryHostConfig, SummaryNetworks, Top};
 use hull_api::create::{CreateRequest, Created};
 use hull_api::filters::{FilterError, Filters};
+use hull_engine::Error;
 use hull_engine::containers::phase::Time;
 use hull_engine::containers::settings::Mount;
 use hull_engine::containers::view::View;
@@ -22,7 +23,14 @@ pub(super) async fn create(mut call: Call) -> Handled {
     let name = Some(name).filter(|name| !name.is_empty());
     check_platform(&call, &request.config.image)?;
     let (create, mut warnings) = translate::create(name, request, &call.server.facts)?;
-    let created = call.server.engine.create(create).await?;
+    let created = match call.server.engine.create(create.clone()).await {
+        // The image that is inside the executable appears when it is first asked for.
+        Err(Error::NoSuchImage(name)) if name == "hello:latest" => {
+            call.server.engine.images().hello().await?;
+            call.server.engine.create(create).await?
+        }
+        other => other?,
+    };
     warnings.extend(created.warnings);
     Ok(json(StatusCode::CREATED, &Created { id: created.id, warnings }))
 }

@@ -5,6 +5,7 @@
 //! `404 page not found`.
 
 mod archives;
+mod capture;
 mod containers;
 mod exec;
 mod images;
@@ -121,6 +122,7 @@ async fn route(call: Call, path: &[&str]) -> Handled {
             ("POST", "resize") => exec::resize(&call, id).await,
             _ => Err(Failure::no_page()),
         },
+        ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
         ["networks", rest @ ..] => networks::networks(&call, &method, rest),
         ["volumes", rest @ ..] => networks::volumes(&call, &method, rest),
         _ => system_route(call, &method, path).await,
