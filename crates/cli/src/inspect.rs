@@ -1,11 +1,13 @@
 //! `inspect`: documents as the daemon has them.
 //!
 //! Without a format the documents are not parsed at all, only indented: what
-//! this build does not know is shown, too. A template is tried on the document
-//! as plain maps; the values are those of the reference's for what people ask.
+//! this build does not know is shown, too. A template sees the document as the
+//! reference's types: objects are structs, whose unknown fields are an error,
+//! but for those that hold names of users' making (labels, networks, …), where
+//! a name that is not there is no error.
 
 use hull_api::client::{Client, Error, Query, segment};
-use hull_template::{Missing, Options, Template};
+use hull_template::{Field, Map, Missing, Options, Struct, Template};
 use serde_json::Value;
 
 use crate::command::{Arguments, Command, Failure, Outcome, chain, fail};
@@ -207,8 +209,84 @@ impl Found {
     }
 }
 
+/// Objects that are maps, with what an absent key of them is.
+const MAPS: [(&str, bool); 15] = [
+    ("Annotations", true),
+    ("Data", true),
+    ("DriverOpts", true),
+    ("ExposedPorts", false),
+    ("Labels", true),
+    ("Networks", false),
+    ("Options", true),
+    ("PortBindings", false),
+    ("Ports", false),
+    ("StorageOpt", true),
+    ("Sysctls", true),
+    ("Tmpfs", true),
+    ("Volumes", false),
+    ("LogConfig.Config", true),
+    ("Containers", false),
+];
+
+/// Values that are `null` for want of a value, not of a list or map.
+const POINTERS: [&str; 9] = [
+    "Health",
+    "Healthcheck",
+    "IPAMConfig",
+    "ImageManifestDescriptor",
+    "Init",
+    "MemorySwappiness",
+    "OomKillDisable",
+    "PidsLimit",
+    "StopTimeout",
+];
+
+/// The document as the reference's types; `path` ends in the value's name.
+fn typed(json: &Value, parent: &str, name: &str) -> hull_template::Value {
+    let fields = match json {
+        Value::Array(items) => {
+            return items.iter().map(|item| typed(item, name, "")).collect();
+        }
+        Value::Object(fields) => fields,
+        Value::Null if POINTERS.contains(&name) => return hull_template::Value::NilPointer(""),
+        Value::Null if MAPS.iter().any(|(known, _)| *known == name) => {
+            return Map { nil: true, ..Map::default() }.into();
+        }
+        // Everything else that the reference leaves out is a list.
+        Value::Null => return hull_template::Value::NilList,
+        other => return other.into(),
+    };
+    let path = format!("{parent}.{name}");
+    let map = MAPS.iter().find(|(known, _)| *known == name || *known == path);
+    match map {
+        Some((_, of_texts)) => Map {
+            nil: false,
+            entries: fields.iter().map(|(key, value)| (key.clone(), typed(value, name, ""))).collect(),
+            zero: if *of_texts { "".into() } else { hull_template::Value::Nil },
+        }
+        .into(),
+        None => Struct {
+            type_name: "types.Inspected".into(),
+            fields: fields
+                .iter()
+                .map(|(key, value)| Field {
+                    name: key.clone().into(),
+                    json: key.clone().into(),
+                    value: typed(value, name, key),
+                })
+                .collect(),
+            ..Struct::default()
+        }
+        .into(),
+    }
+}
+
 fn apply(template: &Template, document: &[u8]) -> Result<String, String> {
     let json: Value = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+    if let Ok(text) = template.exec(&typed(&json, "", ""), &Options::default()) {
+        return Ok(text);
+    }
+    // The reference tries plain maps when its types fail; so are its errors.
     let options = Options { missing: Missing::Error, ..Options::default() };
     template
         .exec(&hull_template::Value::from(json), &options)
@@ -226,11 +304,16 @@ mod tests {
 
     #[test]
     fn templates_reach_into_documents() {
-        let document = r#"{"State":{"Pid":42,"Status":"running"},"Config":{"Env":["A=b"],"Labels":{"x":"y"}},"Name":"/i1"}"#;
+        let document = r#"{"State":{"Pid":42,"Status":"running"},"Config":{"Env":["A=b"],"Labels":{"x":"y"}},"HostConfig":{"Binds":null,"PidsLimit":null},"Name":"/i1"}"#;
         for (text, result) in [
             ("{{.State.Pid}} {{.Name}}", "42 /i1"),
             ("{{json .Config.Env}}", r#"["A=b"]"#),
             ("{{index .Config.Labels \"x\"}}", "y"),
+            ("{{index .Config.Labels \"z\"}}.", "."),
+            ("{{.Config.Labels.z}}", "<no value>"),
+            ("{{.HostConfig.Binds}} {{.HostConfig.PidsLimit}}", "[] <nil>"),
+            ("{{json .HostConfig}}", r#"{"Binds":null,"PidsLimit":null}"#),
+            ("{{json .State}}", r#"{"Pid":42,"Status":"running"}"#),
             (
                 "{{.Nope}}",
                 "template parsing error: template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\"",

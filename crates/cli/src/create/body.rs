@@ -506,3 +506,7 @@ fn ulimits(given: &Given) -> Value {
     }
     json!(all.into_values().collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;
