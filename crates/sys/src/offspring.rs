@@ -56,3 +56,28 @@ pub fn trim_heap() {
         libc::malloc_trim(0);
     }
 }
+
+/// Gives the pages of the main thread's stack that deeper calls have used and left back to the
+/// system (madvise(2), MADV_DONTNEED); in other threads it does nothing. For a process that comes
+/// back from its deepest calls to a loop.
+#[inline(never)]
+pub fn trim_stack() {
+    const PAGE: usize = 4096;
+    /// How far below this frame nothing is touched: the frames of madvise itself are there.
+    const KEPT: usize = 4 * PAGE;
+    /// How far down pages are given back, at most.
+    const REACH: usize = 512 * 1024;
+    if rustix::thread::gettid() != rustix::process::getpid() {
+        return;
+    }
+    let here = 0u8;
+    let end = (&raw const here as usize).saturating_sub(KEPT) / PAGE * PAGE;
+    let start = end.saturating_sub(REACH);
+    // SAFETY: the range lies below every live frame of this thread (stacks grow down on every
+    // architecture of Linux), so what is wiped is dead; and it is the stack's own or unmapped
+    // (then skipped, ENOMEM), because the kernel keeps a gap of 1 MiB below a growing stack free of
+    // other mappings (`stack_guard_gap`), more than the reach.
+    unsafe {
+        libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+    }
+}

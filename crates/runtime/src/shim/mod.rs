@@ -26,6 +26,7 @@ mod start;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use hull_sys::offspring::{trim_heap, trim_stack};
 use hull_sys::process::Ended;
 use hull_sys::{socket, time};
 use rustix::net::{SocketFlags, SocketType};
@@ -95,6 +96,9 @@ fn live(order: Order, control: OwnedFd, folder: &Path) -> Result<(), (OwnedFd, S
     life.connections.insert(life::FIRST_NUMBER, control);
     life.begin();
     failpoint!("shim.started");
+    // The start was the deepest that this process goes.
+    trim_heap();
+    trim_stack();
     let ended = life.run();
     failpoint!("shim.exit.reaped");
     if let Some(cgroup) = &cgroup
