@@ -222,8 +222,10 @@ impl Spawner {
                 self.launch(ChildRole::Worker, &roles, fds, Some(work));
             }
             ToSpawner::Retire => {
-                if self.listener.take().is_some() {
+                // In this order: once nobody listens, a successor may bind the same path.
+                if self.listener.is_some() {
                     let _ = rustix::fs::unlink(&self.options.socket);
+                    self.listener = None;
                 }
             }
             ToSpawner::Unknown => {}
