@@ -14,7 +14,8 @@
 //! depends on come whole; and `PREFIX/bin/NAMEx.y` brings `PREFIX/lib/NAMEx.y` (a
 //! Python's standard library, in a distribution's prefix or in one of a version
 //! switcher) without its tests and without what was installed beside it. BusyBox
-//! brings a link for each of its names.
+//! brings a link for each of its names. What uses a TLS library gets the host's list of
+//! certificate authorities to trust.
 //!
 //! The host is trusted here: a capture is asked for by who may read the whole host.
 
@@ -155,6 +156,7 @@ pub fn capture(options: &Capture, out: &mut dyn Write) -> Result<Captured, Captu
     for path in work.tree.host_files() {
         work.scan(&path, Need::Optional, &[])?;
     }
+    work.certificates()?;
     work.links_of_boxes()?;
     work.skeleton()?;
     let mut hashing = Hashing { out, hasher: Hasher::sha256() };
@@ -315,6 +317,44 @@ impl Work<'_> {
                 if self.tree.host(&path).exists() {
                     self.tree.add(&path)?;
                 }
+            }
+        }
+        self.alternatives()
+    }
+
+    /// Links that no package lists: of `vi` to the editor that was chosen for it.
+    fn alternatives(&mut self) -> Result<(), CaptureError> {
+        for (name, link) in self.packages()?.alternatives() {
+            let chosen = fs::read_link(self.tree.host(&Path::new("/etc/alternatives").join(name)));
+            let Ok(chosen) = chosen else { continue };
+            let merged = Path::new("/usr").join(chosen.strip_prefix("/").unwrap_or(&chosen));
+            let taken = self.tree.contains(&chosen) || self.tree.contains(&merged);
+            if taken && self.tree.host(&link).is_symlink() {
+                self.tree.add(&link)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A program that speaks TLS must know whom to trust. The list is made when its
+    /// package is installed, so no package's files hold it.
+    fn certificates(&mut self) -> Result<(), CaptureError> {
+        const LIBRARIES: &[&str] = &["libssl.so", "libgnutls.so"];
+        let is_tls = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            LIBRARIES.iter().any(|library| name.starts_with(library))
+        };
+        let folder = Path::new("/etc/ssl/certs");
+        if !self.tree.paths().any(is_tls) || !self.tree.host(folder).is_dir() {
+            return Ok(());
+        }
+        self.tree.add(folder)?;
+        self.tree.add_tree(folder, folder, &|_| false)?;
+        self.targets_below(folder)?;
+        // OpenSSL's own folder holds links to what is in /etc/ssl.
+        for path in ["/usr/lib/ssl/certs", "/usr/lib/ssl/cert.pem", "/usr/lib/ssl/openssl.cnf"] {
+            if self.tree.host(Path::new(path)).exists() {
+                self.tree.add(Path::new(path))?;
             }
         }
         Ok(())

@@ -1,7 +1,9 @@
 //! Installed Debian packages, read from dpkg's own files: no program is executed.
 //!
 //! `var/lib/dpkg/status` holds a stanza for each package (deb-control(5)),
-//! `var/lib/dpkg/info/NAME[:ARCH].list` the paths it installed, one a line.
+//! `var/lib/dpkg/info/NAME[:ARCH].list` the paths it installed, one a line, and
+//! `var/lib/dpkg/alternatives/NAME` a name that several packages can provide
+//! (update-alternatives(1)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -99,6 +101,20 @@ impl Packages {
         }
     }
 
+    /// The links of the alternatives system: names below `/etc/alternatives`, and where
+    /// the links to these are.
+    pub(crate) fn alternatives(&self) -> Vec<(String, PathBuf)> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(self.folder.join("alternatives")).into_iter().flatten().flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            if let Some(name) = entry.file_name().to_str() {
+                links.extend(alternative(name, &text));
+            }
+        }
+        links.sort();
+        links
+    }
+
     /// The package that installed a path. Hosts with a merged `/usr` list some files
     /// below `/bin` and some below `/usr/bin`: both spellings are tried.
     pub(crate) fn owner(&self, path: &Path) -> Option<String> {
@@ -115,6 +131,18 @@ impl Packages {
             })
             .cloned()
     }
+}
+
+/// Reads one alternative: its mode, its link, then a name and a link for each that goes
+/// with it, up to an empty line; the candidates behind that do not matter here.
+fn alternative(name: &str, text: &str) -> Vec<(String, PathBuf)> {
+    let mut lines = text.lines().skip(1).take_while(|line| !line.is_empty());
+    let Some(link) = lines.next() else { return Vec::new() };
+    let mut links = vec![(name.to_owned(), PathBuf::from(link))];
+    while let (Some(name), Some(link)) = (lines.next(), lines.next()) {
+        links.push((name.to_owned(), PathBuf::from(link)));
+    }
+    links
 }
 
 fn parse(status: &str) -> Packages {
@@ -191,6 +219,16 @@ mod tests {
             closure("broken"),
             "package \"broken\" depends on \"missing | gone\", which is not installed"
         );
+    }
+
+    #[test]
+    fn an_alternative_has_a_link_for_each_name() {
+        let text = "auto\n/usr/bin/vi\nvi.1.gz\n/usr/share/man/man1/vi.1.gz\n\n/usr/bin/vim\n30\n\n\n";
+        let links = alternative("vi", text);
+        let shown: Vec<String> =
+            links.iter().map(|(name, link)| format!("{name} {}", link.display())).collect();
+        assert_eq!(shown, ["vi /usr/bin/vi", "vi.1.gz /usr/share/man/man1/vi.1.gz"]);
+        assert!(alternative("x", "auto\n").is_empty());
     }
 
     #[test]

@@ -98,6 +98,11 @@ fn a_python_of_the_search_path_runs_with_its_standard_library() {
     assert!(!captured.paths.iter().any(|path| path.ends_with("site-packages")));
     let command = captured.config.config.cmd.unwrap();
     assert_eq!(run(root.path(), &[&command[0], "-c", "print(1)"]), "1\n");
+    // It trusts whom the host's trusts.
+    let trusted = "import ssl, os; print(len(ssl.create_default_context().get_ca_certs()), \
+        len(os.listdir(ssl.get_default_verify_paths().capath or '/')) > 0)";
+    let of = |root: &Path| run(root, &[&command[0], "-c", trusted]);
+    assert_eq!(of(root.path()), of(Path::new("/")));
 }
 
 #[test]
