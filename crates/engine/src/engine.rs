@@ -1,8 +1,12 @@
 //! The engine as its callers see it: every method finds the container and asks its task.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
+use hull_runtime::cgroup::Hierarchies;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
 use crate::containers::handle::Command;
@@ -11,11 +15,17 @@ use crate::containers::requests::{
     Attach, Attachment, Condition, Created, ExecSettings, ExecView, LogStream, Logs, Pruned, Remove, Top,
     Update, WaitResult,
 };
+use crate::containers::services::Services;
 use crate::containers::settings::Create;
+use crate::containers::spawner::Spawner;
+use crate::containers::stats::{self, Stats};
 use crate::containers::view::View;
+use crate::containers::{create, files, logs, recover, top};
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
-use crate::images::Images;
+use crate::images::{Images, Setup, Unpack, Use, Uses};
+use crate::seccomp::Profiles;
+use crate::store::Store;
 use crate::{Config, Error, Result, names, signals};
 
 /// All containers and images of one data root. Cheap to clone.
@@ -24,40 +34,53 @@ pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: Config,
-    registry: Arc<Registry>,
-    images: Arc<Images>,
-    events: Events,
-    facts: HostFacts,
+    services: Arc<Services>,
+    /// Held as long as the engine: one daemon for one data root.
+    _lock: OwnedFd,
 }
 
 impl Engine {
     /// Opens the data root, adopts or starts the spawner and finds the containers again.
     pub async fn open(config: Config) -> Result<Engine> {
-        let _ = config;
-        Err(Error::NotImplemented("the engine cannot open yet".to_owned()))
+        let opened = tokio::task::spawn_blocking(move || open_blocking(config));
+        let Opened { services, lock, containers } = opened.await.map_err(|_| Error::ShuttingDown)??;
+        let services = Arc::new(services);
+        recover::recover(&services, containers).await?;
+        Ok(Engine(Arc::new(Inner { services, _lock: lock })))
     }
 
-    /// Writes what is still to be written. Containers go on running.
-    pub async fn close(self) {}
+    /// Ends the containers' tasks and writes what is still to be written. Containers go on running.
+    pub async fn close(self) {
+        let services = &self.0.services;
+        for handle in services.registry.all() {
+            // One that has ended by itself has written its last word already.
+            if handle.commands.send(Command::Close).await.is_ok() {
+                handle.commands.closed().await;
+            }
+        }
+        // The writer works in order: when this is answered, everything before it is written.
+        if let Err(error) = services.store.commit(Vec::new()).await {
+            tracing::error!(%error, "the last changes were not written");
+        }
+    }
 
     pub fn images(&self) -> &Images {
-        &self.0.images
+        &self.0.services.images
     }
 
     pub fn config(&self) -> &Config {
-        &self.0.config
+        &self.0.services.config
     }
 
     /// Facts and counts for `info`.
     pub fn host(&self) -> Host {
         let mut host = Host {
-            images: self.0.images.count(),
-            data_root: self.0.config.data_root.clone(),
-            facts: self.0.facts.clone(),
+            images: self.0.services.images.count(),
+            data_root: self.0.services.config.data_root.clone(),
+            facts: self.0.services.facts.clone(),
             ..Host::default()
         };
-        for handle in self.0.registry.all() {
+        for handle in self.0.services.registry.all() {
             host.containers += 1;
             match handle.view().phase.status() {
                 "running" | "restarting" => host.running += 1,
@@ -70,29 +93,29 @@ impl Engine {
 
     /// What happens from now on, and with `since` what the ring still holds from there.
     pub fn events(&self, since: Option<i64>) -> Subscription {
-        self.0.events.subscribe(since)
+        self.0.services.events.subscribe(since)
     }
 
     pub async fn create(&self, request: Create) -> Result<Created> {
-        let _ = request;
-        Err(Error::NotImplemented("containers cannot be created yet".to_owned()))
+        // The request is large, and so would be every future that holds this one.
+        Box::pin(create::create(&self.0.services, request)).await
     }
 
     /// Newest first.
     pub fn containers(&self) -> Vec<Arc<View>> {
-        let mut views: Vec<_> = self.0.registry.all().iter().map(|handle| handle.view()).collect();
+        let mut views: Vec<_> = self.0.services.registry.all().iter().map(|handle| handle.view()).collect();
         views.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         views
     }
 
     /// By id, unambiguous prefix of one, or name.
     pub fn container(&self, key: &str) -> Result<Arc<View>> {
-        Ok(self.0.registry.find(key)?.view())
+        Ok(self.0.services.registry.find(key)?.view())
     }
 
     /// `NotModified` when it runs already.
     pub async fn start(&self, key: &str) -> Result<()> {
-        self.0.registry.find(key)?.ask(key, |reply| Command::Start { reply }).await
+        self.0.services.registry.find(key)?.ask(key, |reply| Command::Start { reply }).await
     }
 
     /// `NotModified` when it does not run. Without a signal the container's own; `timeout` in
@@ -112,14 +135,14 @@ impl Engine {
         timeout: Option<i32>,
         restart: bool,
     ) -> Result<()> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         let signal = signal.filter(|text| !text.is_empty()).map(parse_signal).transpose()?;
         handle.ask(key, |reply| Command::Stop { signal, timeout, restart, reply }).await
     }
 
     /// An empty signal is SIGKILL.
     pub async fn kill(&self, key: &str, signal: &str) -> Result<()> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         let signal = match signal {
             "" => signals::SIGKILL,
             text => parse_signal(text)
@@ -129,15 +152,15 @@ impl Engine {
     }
 
     pub async fn pause(&self, key: &str) -> Result<()> {
-        self.0.registry.find(key)?.ask(key, |reply| Command::Pause { reply }).await
+        self.0.services.registry.find(key)?.ask(key, |reply| Command::Pause { reply }).await
     }
 
     pub async fn unpause(&self, key: &str) -> Result<()> {
-        self.0.registry.find(key)?.ask(key, |reply| Command::Unpause { reply }).await
+        self.0.services.registry.find(key)?.ask(key, |reply| Command::Unpause { reply }).await
     }
 
     pub async fn rename(&self, key: &str, new_name: &str) -> Result<()> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         let name = new_name.strip_prefix('/').unwrap_or(new_name);
         if name.is_empty() {
             return Err(Error::Invalid("Neither old nor new names may be empty".to_owned()));
@@ -153,22 +176,22 @@ impl Engine {
             other => other,
         };
         names::check(name, &format!("/{name}")).map_err(refuse)?;
-        self.0.registry.reserve(name, &handle.id).map_err(refuse)?;
+        self.0.services.registry.reserve(name, &handle.id).map_err(refuse)?;
         let outcome = handle.ask(key, |reply| Command::Rename { name: name.to_owned(), reply }).await;
         if outcome.is_err() {
-            self.0.registry.release(name, &handle.id);
+            self.0.services.registry.release(name, &handle.id);
         }
         outcome
     }
 
     /// Gives warnings.
     pub async fn update(&self, key: &str, update: Update) -> Result<Vec<String>> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         handle.ask(key, |reply| Command::Update { update: Box::new(update), reply }).await
     }
 
     pub async fn remove(&self, key: &str, options: Remove) -> Result<()> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         handle.ask(key, |reply| Command::Remove { key: key.to_owned(), options, reply }).await
     }
 
@@ -179,7 +202,7 @@ impl Engine {
         key: &str,
         condition: Condition,
     ) -> Result<impl Future<Output = Result<WaitResult>> + Send + 'static + use<>> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         let (exit, exited) = oneshot::channel();
         handle.ask(key, |reply| Command::Wait { condition, exit, reply }).await?;
         Ok(async move { exited.await.map_err(|_| Error::ShuttingDown) })
@@ -187,27 +210,75 @@ impl Engine {
 
     /// Works on a container that does not run yet: the stream then begins with its start.
     pub async fn attach(&self, key: &str, attach: Attach) -> Result<Attachment> {
-        self.0.registry.find(key)?.ask(key, |reply| Command::Attach { attach, reply }).await
+        let handle = self.0.services.registry.find(key)?;
+        handle.ask(key, |reply| Command::Attach { key: key.to_owned(), attach, reply }).await
     }
 
     pub async fn resize(&self, key: &str, rows: u16, columns: u16) -> Result<()> {
-        self.0.registry.find(key)?.ask(key, |reply| Command::Resize { rows, columns, reply }).await
+        self.0.services.registry.find(key)?.ask(key, |reply| Command::Resize { rows, columns, reply }).await
     }
 
     pub async fn logs(&self, key: &str, options: Logs) -> Result<LogStream> {
-        let _ = (self.0.registry.find(key)?, options);
-        Err(Error::NotImplemented("logs cannot be read yet".to_owned()))
+        let handle = self.0.services.registry.find(key)?;
+        if !options.stdout && !options.stderr {
+            return Err(Error::Invalid("Bad parameters: you must choose at least one stream".to_owned()));
+        }
+        let view = handle.view();
+        if view.settings.log.name == "none" {
+            return Err(Error::NotImplemented(
+                "configured logging driver does not support reading".to_owned(),
+            ));
+        }
+        let follow = (options.follow && logs::goes_on(&view.phase)).then(|| handle.view.clone());
+        Ok(logs::open(view, options, follow))
     }
 
     /// From /proc; nothing is executed.
     pub async fn top(&self, key: &str, ps_args: &str) -> Result<Top> {
-        let _ = (self.0.registry.find(key)?, ps_args);
-        Err(Error::NotImplemented("processes cannot be listed yet".to_owned()))
+        let handle = self.0.services.registry.find(key)?;
+        let view = handle.view();
+        let stopped = || Error::Conflict(format!("container {} is not running", view.id));
+        if matches!(view.phase.status(), "restarting") {
+            let text = format!("Container {} is restarting, wait until the container is running", view.id);
+            return Err(Error::Conflict(text));
+        }
+        let first = view.pid().ok_or_else(stopped)?;
+        let (services, path) = (Arc::clone(&self.0.services), self.0.services.cgroup_path_of(&view));
+        let (args, memory) = (ps_args.to_owned(), self.0.services.facts.memory);
+        let listed = self.0.services.blocking(move || {
+            let pids = match services.cgroup(&path) {
+                Some(cgroup) => cgroup.processes().map_err(|source| Error::Cgroup { source })?,
+                None => Vec::new(),
+            };
+            let mut pids: Vec<i32> = pids.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+            if pids.is_empty() {
+                pids.push(first);
+            }
+            top::list(&pids, &args, memory)
+        });
+        listed.await
+    }
+
+    /// One reading; all zero when it does not run.
+    pub async fn stats(&self, key: &str) -> Result<Stats> {
+        let view = self.0.services.registry.find(key)?.view();
+        let (services, path) = (Arc::clone(&self.0.services), self.0.services.cgroup_path_of(&view));
+        self.0.services.blocking(move || stats::read(&services, &view, &path)).await
+    }
+
+    /// Bytes that the container's writable layer takes on the disk.
+    pub async fn writable_bytes(&self, key: &str) -> Result<u64> {
+        let id = self.0.services.registry.find(key)?.id.clone();
+        let services = Arc::clone(&self.0.services);
+        let measured = self.0.services.blocking(move || {
+            services.images.snapshots().usage(&id).map_err(|source| Error::Snapshot { source })
+        });
+        measured.await
     }
 
     /// Gives the exec's id.
     pub async fn exec_create(&self, key: &str, settings: ExecSettings) -> Result<String> {
-        let handle = self.0.registry.find(key)?;
+        let handle = self.0.services.registry.find(key)?;
         let settings = Box::new(settings);
         handle.ask(key, |reply| Command::ExecCreate { key: key.to_owned(), settings, reply }).await
     }
@@ -220,18 +291,18 @@ impl Engine {
         size: Option<(u16, u16)>,
     ) -> Result<Option<Attachment>> {
         let exec = self.exec(id)?;
-        let handle = self.0.registry.find(&exec.container)?;
+        let handle = self.0.services.registry.find(&exec.container)?;
         let id = exec.id.clone();
         handle.ask(&exec.container, |reply| Command::ExecStart { id, detach, size, reply }).await
     }
 
     pub fn exec(&self, id: &str) -> Result<Arc<ExecView>> {
-        self.0.registry.exec(id)
+        self.0.services.registry.exec(id)
     }
 
     pub async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
         let exec = self.exec(id)?;
-        let handle = self.0.registry.find(&exec.container)?;
+        let handle = self.0.services.registry.find(&exec.container)?;
         let id = exec.id.clone();
         handle.ask(&exec.container, |reply| Command::ExecResize { id, rows, columns, reply }).await
     }
@@ -244,12 +315,96 @@ impl Engine {
             {
                 continue;
             }
+            let bytes = self.writable_bytes(&view.id).await.unwrap_or(0);
             // Started or removed meanwhile: not for us.
             if self.remove(&view.id, Remove::default()).await.is_ok() {
                 pruned.ids.push(view.id.clone());
+                pruned.bytes = pruned.bytes.saturating_add(bytes);
             }
         }
         Ok(pruned)
+    }
+}
+
+/// What has to be there before the containers are looked for.
+struct Opened {
+    services: Services,
+    lock: OwnedFd,
+    /// Rows of the database.
+    containers: Vec<(String, String)>,
+}
+
+fn open_blocking(config: Config) -> Result<Opened> {
+    let root = config.data_root.clone();
+    for dir in [&root, &config.exec_root] {
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent).map_err(|source| Error::Io {
+                call: "mkdir",
+                path: parent.to_owned(),
+                source,
+            })?;
+        }
+        files::private_dir(dir)?;
+    }
+    let lock = lock(&root)?;
+    files::private_dir(&root.join("containers"))?;
+    files::private_dir(&root.join("image"))?;
+    let (store, _writer, rows) = Store::open(&root.join("state.db"))?;
+    let cgroups = match Hierarchies::detect() {
+        Ok(cgroups) => Some(cgroups),
+        Err(error) => {
+            tracing::warn!(%error, "this host has no cgroups that could be used");
+            None
+        }
+    };
+    let facts = HostFacts::gather(cgroups.as_ref());
+    let registry = Arc::new(Registry::default());
+    let spawner = Arc::new(Spawner::open(config.runtime.clone(), config.exec_root.clone())?);
+    let events = Events::default();
+    let setup = Setup {
+        store: store.clone(),
+        events: events.clone(),
+        root: root.join("image"),
+        unpack: unpack_by(&spawner),
+        uses: uses_of(&registry),
+    };
+    let images = Images::open(setup, &rows)?;
+    let seccomp = Profiles::new(&facts.kernel);
+    let services = Services { config, facts, store, events, images, registry, spawner, cgroups, seccomp };
+    Ok(Opened { services, lock, containers: rows.containers })
+}
+
+/// Archives are unpacked by jailed workers of the spawner.
+fn unpack_by(spawner: &Arc<Spawner>) -> Unpack {
+    let spawner = Arc::clone(spawner);
+    Arc::new(move |mode, archive, folder| spawner.unpack(mode, archive, folder))
+}
+
+/// What the images' room has to know of containers.
+fn uses_of(registry: &Arc<Registry>) -> Uses {
+    let registry = Arc::clone(registry);
+    Arc::new(move || {
+        let in_use = |view: Arc<View>| Use {
+            container: view.id.clone(),
+            image: view.image.id.clone(),
+            layers: hull_oci::image::chain_ids(&view.image.layers),
+            running: view.is_running(),
+        };
+        registry.all().into_iter().map(|handle| in_use(handle.view())).collect()
+    })
+}
+
+/// Keeps a second daemon away from the data root.
+fn lock(root: &Path) -> Result<OwnedFd> {
+    let path = root.join("lock");
+    let failed =
+        |source: rustix::io::Errno| Error::Io { call: "lock", path: path.clone(), source: source.into() };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::DataRootInUse { path: root.to_owned() }),
+        Err(errno) => Err(failed(errno)),
     }
 }
 

@@ -37,6 +37,9 @@ pub enum Error {
     NoSuchContainer(String),
     #[error("No such exec instance: {0}")]
     NoSuchExec(String),
+    /// Of an exec that has ended; the complete sentence.
+    #[error("{0}")]
+    NoSuchProcess(String),
     #[error("No such image: {0}")]
     NoSuchImage(String),
     /// Several ids begin with the prefix.
@@ -53,6 +56,9 @@ pub enum Error {
     /// Already started, already stopped, …
     #[error("{0}")]
     NotModified(String),
+    /// The caller's words for ps were not understood; the complete sentence. 500 in the reference.
+    #[error("{0}")]
+    Ps(String),
     /// The reference answers this with 500, not 409.
     #[error("Container {id} is not paused")]
     NotPaused { id: String },
@@ -84,8 +90,18 @@ pub enum Error {
     Record { table: &'static str, id: String, source: serde_json::Error },
     #[error("another daemon uses the data root {path}")]
     DataRootInUse { path: PathBuf },
-    #[error("spawner: {0}")]
-    Spawner(String),
+    #[error("spawner: {what}")]
+    Spawner { what: String, source: Option<Box<hull_runtime::spawner::Error>> },
+    #[error("speak to the container's shim")]
+    Shim { source: hull_runtime::protocol::Error },
+    #[error("the writable layer of the container")]
+    Snapshot { source: hull_image::snapshot::SnapshotError },
+    #[error("read the container's files")]
+    Lookup { source: crate::rootfs::LookupError },
+    #[error("the container's cgroup")]
+    Cgroup { source: hull_runtime::cgroup::Error },
+    #[error("the container's log")]
+    Log { source: hull_runtime::log::ReadError },
     #[error(transparent)]
     Image(Box<crate::images::ImageError>),
     /// A program, package or path of this host could not be captured.
@@ -100,7 +116,10 @@ impl Error {
     /// The class of the error, for whoever has to answer a caller.
     pub fn class(&self) -> Class {
         match self {
-            Error::NoSuchContainer(_) | Error::NoSuchExec(_) | Error::NoSuchImage(_) => Class::NotFound,
+            Error::NoSuchContainer(_)
+            | Error::NoSuchExec(_)
+            | Error::NoSuchProcess(_)
+            | Error::NoSuchImage(_) => Class::NotFound,
             Error::AmbiguousId(_) | Error::Invalid(_) => Class::Invalid,
             Error::Conflict(_) => Class::Conflict,
             Error::NotImplemented(_) => Class::NotImplemented,
@@ -112,6 +131,7 @@ impl Error {
             },
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Class::Unavailable,
             Error::NotPaused { .. }
+            | Error::Ps(_)
             | Error::Io { .. }
             | Error::System { .. }
             | Error::Database { .. }
@@ -119,11 +139,16 @@ impl Error {
             | Error::NewerSchema { .. }
             | Error::ForeignDatabase { .. }
             | Error::Record { .. }
-            | Error::DataRootInUse { .. } => Class::Internal,
+            | Error::DataRootInUse { .. }
+            | Error::Shim { .. }
+            | Error::Snapshot { .. }
+            | Error::Lookup { .. }
+            | Error::Cgroup { .. }
+            | Error::Log { .. } => Class::Internal,
             Error::Capture(error) => error.class(),
             Error::Image(error) if error.is_input() => Class::Invalid,
             Error::Image(_) => Class::Internal,
-            Error::Spawner(_) | Error::ShuttingDown => Class::Unavailable,
+            Error::Spawner { .. } | Error::ShuttingDown => Class::Unavailable,
         }
     }
 }

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use hull_runtime::cgroup::{Controller, Hierarchies, Mode};
+use rustix::process::Resource;
+
+use crate::spec::capabilities;
+
 /// What `info` tells, as far as the engine knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
@@ -41,4 +46,118 @@ pub struct HostFacts {
     pub may_raise_limits: bool,
     /// Of this process: a container cannot be given a lower score without CAP_SYS_RESOURCE.
     pub oom_score_adj: i32,
+}
+
+impl HostFacts {
+    /// Reads them. What cannot be read is left at its default and told in `warnings`.
+    pub fn gather(cgroups: Option<&Hierarchies>) -> HostFacts {
+        let uname = rustix::system::uname();
+        let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let bounding =
+            field(&status, "CapBnd:").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+        let effective =
+            field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib = field(&memory, "MemTotal:")
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .unwrap_or(0);
+        let sys_resource = 1u64 << 24;
+        let has = |controller| cgroups.is_some_and(|cgroups| cgroups.has(controller));
+        let v2 = cgroups.is_some_and(|cgroups| cgroups.mode() == Mode::V2);
+        HostFacts {
+            kernel: text(uname.release()),
+            machine: text(uname.machine()),
+            hostname: text(uname.nodename()),
+            operating_system: operating_system(),
+            cpus: std::thread::available_parallelism()
+                .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
+            memory: kib * 1024,
+            capabilities: names(bounding),
+            cgroup_version: if v2 { "2" } else { "1" }.to_owned(),
+            seccomp: field(&status, "Seccomp:").is_some(),
+            warnings: warnings(has),
+            swap_limit: has(Controller::Memory) && (v2 || v1_swap()),
+            rlimits: rlimits(),
+            may_raise_limits: effective & sys_resource != 0,
+            oom_score_adj: std::fs::read_to_string("/proc/self/oom_score_adj")
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(0),
+        }
+    }
+}
+
+/// The value of a `Name:\tvalue` line.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+fn names(mask: u64) -> Vec<String> {
+    let set = |number: usize| mask & (1 << number) != 0;
+    capabilities::ALL
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| set(*number))
+        .map(|(_, &name)| name.to_owned())
+        .collect()
+}
+
+fn operating_system() -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let pretty = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    pretty.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+/// v1 counts swap only where the kernel was built and started for it.
+fn v1_swap() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+}
+
+/// The reference's lines of `docker info`.
+fn warnings(has: impl Fn(Controller) -> bool) -> Vec<String> {
+    let lines = [
+        (Controller::Memory, "WARNING: No memory limit support"),
+        (Controller::Cpu, "WARNING: No cpu cfs quota support"),
+        (Controller::Cpuset, "WARNING: No cpuset support"),
+        (Controller::Pids, "WARNING: No pids limit support"),
+    ];
+    lines.into_iter().filter(|(controller, _)| !has(*controller)).map(|(_, line)| line.to_owned()).collect()
+}
+
+fn rlimits() -> Vec<(String, u64)> {
+    let all = [
+        ("RLIMIT_AS", Resource::As),
+        ("RLIMIT_CORE", Resource::Core),
+        ("RLIMIT_CPU", Resource::Cpu),
+        ("RLIMIT_DATA", Resource::Data),
+        ("RLIMIT_FSIZE", Resource::Fsize),
+        ("RLIMIT_LOCKS", Resource::Locks),
+        ("RLIMIT_MEMLOCK", Resource::Memlock),
+        ("RLIMIT_MSGQUEUE", Resource::Msgqueue),
+        ("RLIMIT_NICE", Resource::Nice),
+        ("RLIMIT_NOFILE", Resource::Nofile),
+        ("RLIMIT_NPROC", Resource::Nproc),
+        ("RLIMIT_RSS", Resource::Rss),
+        ("RLIMIT_RTPRIO", Resource::Rtprio),
+        ("RLIMIT_RTTIME", Resource::Rttime),
+        ("RLIMIT_SIGPENDING", Resource::Sigpending),
+        ("RLIMIT_STACK", Resource::Stack),
+    ];
+    let hard = |resource| rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    all.into_iter().map(|(name, resource)| (name.to_owned(), hard(resource))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_facts() {
+        let cgroups = Hierarchies::detect().ok();
+        let facts = HostFacts::gather(cgroups.as_ref());
+        assert!(!facts.kernel.is_empty() && facts.cpus > 0 && facts.memory > 1 << 20);
+        assert!(facts.capabilities.iter().any(|name| name == "CAP_CHOWN"), "these tests run as root");
+        assert!(facts.rlimits.iter().any(|(name, hard)| name == "RLIMIT_NOFILE" && *hard > 0));
+    }
 }

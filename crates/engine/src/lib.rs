@@ -3,8 +3,6 @@
 //! Knows no HTTP, no Docker JSON and no command line: commands flow down as values
 //! ([`containers::settings::Create`]), events and exits flow up.
 
-#![expect(dead_code, reason = "the task that reads the commands lands next")]
-
 pub mod capture;
 mod config;
 pub mod containers;
@@ -14,6 +12,8 @@ pub mod events;
 pub mod host;
 pub mod images;
 pub mod names;
+pub mod rootfs;
+mod seccomp;
 pub mod signals;
 pub mod spec;
 pub mod store;

@@ -1,7 +1,8 @@
 //! The way from a caller to a container's task: commands in, answers out, and a view that can be
 //! read at any time.
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -55,6 +56,7 @@ pub(crate) enum Command {
         reply: Reply<()>,
     },
     Attach {
+        key: String,
         attach: Attach,
         reply: Reply<Attachment>,
     },
@@ -83,8 +85,19 @@ pub(crate) enum Command {
     /// From the reader of an exec's socket.
     ExecHeard {
         id: String,
-        heard: super::link::Word,
+        word: super::link::Word,
     },
+    /// The log was written into the stream: now what comes (see `attach`).
+    Join {
+        attach: hull_runtime::protocol::Attach,
+        stream: OwnedFd,
+    },
+    /// The daemon has found all containers and begins its work.
+    Boot {
+        reply: Reply<()>,
+    },
+    /// The daemon leaves; the container stays.
+    Close,
 }
 
 #[derive(Debug)]
@@ -92,9 +105,19 @@ pub(crate) struct Handle {
     pub(crate) id: String,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) commands: mpsc::Sender<Command>,
+    /// The pidfd of the first process while it lives, for who wants to join its namespaces.
+    pub(crate) process: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Handle {
+    pub(crate) fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_process(&self, pidfd: Option<Arc<OwnedFd>>) {
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = pidfd;
+    }
+
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.borrow())
     }

@@ -1,10 +1,34 @@
 //! The containers of this host: what they were asked to be, which phase of their life they are
 //! in, and the one task per container that moves them along.
+//!
+//! ```text
+//! settings requests view   values: what is asked, what is answered, what is seen
+//! phase                    the pure step
+//! create validate          a record is made
+//! task commands attach execs   the task of each container
+//! launch link spawner      the way to the shims
+//! recover                  containers are found again
+//! logs stats top           reading, past the task
+//! ```
 
+mod attach;
+mod commands;
+pub(crate) mod create;
+mod execs;
+pub(crate) mod files;
 pub(crate) mod handle;
+mod launch;
 pub(crate) mod link;
+pub(crate) mod logs;
 pub mod phase;
+pub(crate) mod recover;
 pub(crate) mod registry;
 pub mod requests;
+pub(crate) mod services;
 pub mod settings;
+pub(crate) mod spawner;
+pub mod stats;
+mod task;
+pub(crate) mod top;
+mod validate;
 pub mod view;

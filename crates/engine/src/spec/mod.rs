@@ -18,9 +18,10 @@ use std::path::PathBuf;
 use hull_oci::runtime::{
     Capabilities, ConsoleSize, Linux, Namespace, NamespaceKind, Process, Root, Seccomp, Spec, User, VERSION,
 };
-use hull_runtime::bundle::{Bundle, LogSettings, Rootfs, Stdio};
+use hull_runtime::bundle::{Bundle, Exec, LogSettings, Rootfs, Stdio};
 
 use crate::Result;
+use crate::containers::requests::ExecSettings;
 use crate::containers::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use crate::host::HostFacts;
 use identity::Identity;
@@ -61,7 +62,7 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
     pub host: &'a HostFacts,
     pub identity: &'a Identity,
-    pub files: &'a Files,
+    pub files: Files,
     pub rootfs: Rootfs,
     pub devices: &'a [devices::Found],
     /// Of the devices of a privileged container.
@@ -99,7 +100,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         root: Some(Root { path: PathBuf::from("rootfs"), readonly: settings.read_only }),
         hostname: if settings.uts_host { String::new() } else { settings.hostname.clone() },
         domainname: if settings.uts_host { String::new() } else { settings.domainname.clone() },
-        mounts: mounts::all(settings, inputs.files),
+        mounts: mounts::all(settings, &inputs.files),
         annotations: settings.annotations.clone(),
         linux: linux(&inputs),
         ..Spec::default()
@@ -113,6 +114,32 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         init: settings.init,
     };
     Ok((bundle, warnings))
+}
+
+/// One more process for the container that `inputs` compiles to.
+pub fn compile_exec(inputs: &Inputs<'_>, id: &str, exec: &ExecSettings, stdin: bool) -> Result<Exec> {
+    let settings = inputs.settings;
+    let (mut capabilities, _) = given_capabilities(settings, inputs.host)?;
+    if exec.privileged {
+        (capabilities, _) = capabilities::compute(true, &[], &[], &inputs.host.capabilities)?;
+    }
+    let dir = if exec.working_dir.is_empty() { &settings.working_dir } else { &exec.working_dir };
+    let process = Process {
+        terminal: exec.tty,
+        console_size: exec.console_size.map(|(height, width)| ConsoleSize { height, width }),
+        user: user(inputs.identity),
+        args: exec.cmd.clone(),
+        env: exec_env(settings, exec.tty, &exec.env, inputs.identity),
+        cwd: working_dir(dir),
+        capabilities: Some(capability_sets(&capabilities, inputs.identity.uid)),
+        rlimits: limits::rlimits(&settings.rlimits, inputs.host).0,
+        no_new_privileges: settings.security.no_new_privileges,
+        apparmor_profile: String::new(),
+        selinux_label: String::new(),
+        oom_score_adj: limits::oom_score(settings.oom_score_adj, inputs.host).0,
+    };
+    let stdio = Stdio { stdin, stdin_once: true };
+    Ok(Exec { id: id.to_owned(), process, linux: linux(inputs), stdio })
 }
 
 fn linux(inputs: &Inputs<'_>) -> Linux {

@@ -31,7 +31,7 @@ fn compiled(settings: &Settings, identity: &Identity) -> Spec {
         settings,
         host: &host(),
         identity,
-        files: &files,
+        files,
         rootfs: Rootfs::Directory(PathBuf::from("/r")),
         devices: &[],
         seccomp: None,

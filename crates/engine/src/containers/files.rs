@@ -1,0 +1,198 @@
+//! The files that a container has of its own on the host.
+//!
+//! ```text
+//! <data-root>/containers/<id>/      0700
+//!   hostname hosts resolv.conf      bound into /etc
+//!   log/                            the shim's segments
+//! ```
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::settings::{NetworkMode, Settings};
+use crate::config::Config;
+use crate::spec::Files;
+use crate::{Error, Result};
+
+pub(crate) fn folder(data_root: &Path, id: &str) -> PathBuf {
+    data_root.join("containers").join(id)
+}
+
+pub(crate) fn log_dir(data_root: &Path, id: &str) -> PathBuf {
+    folder(data_root, id).join("log")
+}
+
+pub(crate) fn etc(data_root: &Path, id: &str) -> Files {
+    let folder = folder(data_root, id);
+    Files {
+        hostname: folder.join("hostname"),
+        hosts: folder.join("hosts"),
+        resolv: folder.join("resolv.conf"),
+    }
+}
+
+fn failed<'a>(call: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |source| Error::Io { call, path: path.to_owned(), source }
+}
+
+/// A folder that only the daemon may enter; one that exists is made so.
+pub(crate) fn private_dir(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("chmod", path))
+        }
+        Err(error) => Err(failed("mkdir", path)(error)),
+    }
+}
+
+/// Makes the folder and what is in it; an older one of the same id (none was acknowledged) goes.
+pub(crate) fn make(data_root: &Path, id: &str) -> Result<()> {
+    remove(data_root, id)?;
+    private_dir(&folder(data_root, id))?;
+    private_dir(&log_dir(data_root, id))
+}
+
+/// Takes all of it away; nothing there is no error.
+pub(crate) fn remove(data_root: &Path, id: &str) -> Result<()> {
+    let folder = folder(data_root, id);
+    match fs::remove_dir_all(&folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("remove", &folder)(error)),
+    }
+}
+
+/// Writes the three files of `/etc` anew, as at every start; they are made once and then only
+/// rewritten, for a running container has them bound.
+pub(crate) fn write_etc(config: &Config, id: &str, settings: &Settings) -> Result<()> {
+    let files = etc(&config.data_root, id);
+    let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let shares_host = settings.network == NetworkMode::Host;
+    let hosts = if shares_host { host("/etc/hosts") } else { String::new() };
+    write(&files.hostname, &format!("{}\n", settings.hostname))?;
+    write(&files.hosts, &hosts_text(&hosts, &settings.extra_hosts))?;
+    let asked =
+        |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
+    let dns = asked(&settings.dns, &config.dns);
+    let search = asked(&settings.dns_search, &config.dns_search);
+    let options = asked(&settings.dns_options, &config.dns_options);
+    write(&files.resolv, &resolv_text(&host("/etc/resolv.conf"), &dns, &search, &options))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)
+        .map_err(failed("open", path))?;
+    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("chmod", path))?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(failed("write", path))
+}
+
+/// The reference's own lines (or the host's file), then `name:address` and `name=address` of
+/// `--add-host`.
+fn hosts_text(host: &str, extra: &[String]) -> String {
+    let mut text = if host.is_empty() {
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+            .to_owned()
+    } else {
+        let mut text = host.to_owned();
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text
+    };
+    for entry in extra {
+        if let Some((name, address)) = split_host(entry) {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+    }
+    text
+}
+
+/// Name and address of one `--add-host`; an IPv6 address may stand in brackets.
+pub(crate) fn split_host(entry: &str) -> Option<(&str, &str)> {
+    let (name, address) = entry.split_once(['=', ':'])?;
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    (!name.is_empty() && !address.is_empty()).then_some((name, address))
+}
+
+/// The host's file with what was asked for in place of its own lines of that kind.
+fn resolv_text(host: &str, dns: &[String], search: &[String], options: &[String]) -> String {
+    let mut text = String::new();
+    let replaced = |line: &str| match line.split_whitespace().next() {
+        Some("nameserver") => !dns.is_empty(),
+        Some("search" | "domain") => !search.is_empty(),
+        Some("options") => !options.is_empty(),
+        // Comments and blank lines are the host's own.
+        None => true,
+        Some(word) => word.starts_with(['#', ';']),
+    };
+    for line in host.lines().filter(|line| !replaced(line)) {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    for server in dns {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    // A single dot asks for no search list at all.
+    let search: Vec<&str> = search.iter().map(String::as_str).filter(|domain| *domain != ".").collect();
+    if !search.is_empty() {
+        text.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    if !options.is_empty() {
+        text.push_str(&format!("options {}\n", options.join(" ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn hosts_have_the_references_lines_and_what_was_added() {
+        let text = hosts_text("", &owned(&["a:1.2.3.4", "b=::1", "c:[fe80::1]", "bad"]));
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"));
+        assert!(text.ends_with("ff02::2\tip6-allrouters\n1.2.3.4\ta\n::1\tb\nfe80::1\tc\n"));
+        assert_eq!(hosts_text("10.0.0.1 h", &[]), "10.0.0.1 h\n");
+    }
+
+    #[test]
+    fn resolv_takes_the_hosts_lines_but_for_what_was_asked() {
+        let host = "# made by x\nnameserver 1.1.1.1\nsearch lan\noptions edns0\n\n";
+        assert_eq!(resolv_text(host, &[], &[], &[]), "nameserver 1.1.1.1\nsearch lan\noptions edns0\n");
+        let text = resolv_text(host, &owned(&["9.9.9.9"]), &owned(&["example.com"]), &owned(&["ndots:2"]));
+        assert_eq!(text, "nameserver 9.9.9.9\nsearch example.com\noptions ndots:2\n");
+        assert_eq!(resolv_text(host, &[], &owned(&["."]), &[]), "nameserver 1.1.1.1\noptions edns0\n");
+    }
+
+    #[test]
+    fn folders_are_private_files_are_readable_and_all_of_it_goes() {
+        let root = tempfile::tempdir().unwrap();
+        private_dir(&root.path().join("containers")).unwrap();
+        let config = Config { data_root: root.path().to_owned(), ..Config::default() };
+        make(root.path(), "abc").unwrap();
+        write_etc(&config, "abc", &Settings { hostname: "h".into(), ..Settings::default() }).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder(root.path(), "abc")), 0o700);
+        let files = etc(root.path(), "abc");
+        assert_eq!(
+            (mode(&files.hosts), fs::read_to_string(&files.hostname).unwrap()),
+            (0o644, "h\n".to_owned())
+        );
+        remove(root.path(), "abc").unwrap();
+        remove(root.path(), "abc").unwrap();
+        assert!(!folder(root.path(), "abc").exists());
+    }
+}

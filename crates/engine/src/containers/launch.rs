@@ -1,0 +1,194 @@
+//! A container's start, up to the moment at which its shim has been asked for.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use hull_oci::runtime::NamespaceKind;
+use hull_runtime::bundle::{Bundle, Exec, Rootfs, StartError, StartErrorKind, Upper};
+use hull_runtime::protocol::Attach;
+use hull_runtime::spawner::Launch;
+
+use super::link::Link;
+use super::requests::ExecSettings;
+use super::services::Services;
+use super::settings::{IpcMode, NetworkMode, PidMode};
+use super::view::Record;
+use super::{create, files};
+use crate::spec::identity::{self, Identity};
+use crate::spec::{self, devices};
+use crate::{Error, Result, rootfs};
+
+/// Bytes of the image's passwd or group file that are read at most.
+const USERS_LIMIT: u64 = 4 << 20;
+
+/// A stream that waits for a process.
+pub(crate) type Stream = (Attach, OwnedFd);
+
+/// Everything a shim needs.
+struct Prepared<T> {
+    document: T,
+    warnings: Vec<String>,
+    namespaces: Vec<(NamespaceKind, OwnedFd)>,
+    seccomp: Option<Arc<OwnedFd>>,
+}
+
+/// Prepares the container and asks for its shim. Gives warnings beside the link.
+pub(crate) async fn container(
+    services: &Arc<Services>,
+    record: &Record,
+    streams: &[Stream],
+) -> Result<(Link, Vec<String>)> {
+    let (shared, owned) = (Arc::clone(services), record.clone());
+    let prepared = services.blocking(move || prepare(&shared, &owned)).await?;
+    hull_runtime::failpoint!("engine.start.before-launch");
+    let namespaces: Vec<_> = prepared.namespaces.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
+    let attach = borrowed(streams);
+    let launch = Launch::Container {
+        bundle: &prepared.document,
+        namespaces: &namespaces,
+        seccomp: prepared.seccomp.as_ref().map(|fd| fd.as_fd()),
+        hold: None,
+        attach: &attach,
+    };
+    let connection = services.spawner.launch(launch).await?;
+    hull_runtime::failpoint!("engine.start.after-launch");
+    Ok((Link::new(connection)?, prepared.warnings))
+}
+
+/// The same for one more process; `target` is the pidfd of the container's first one.
+pub(crate) async fn exec(
+    services: &Arc<Services>,
+    record: &Record,
+    (id, settings, stdin): (&str, &ExecSettings, bool),
+    target: BorrowedFd<'_>,
+    streams: &[Stream],
+) -> Result<Link> {
+    let (shared, owned, id, settings) =
+        (Arc::clone(services), record.clone(), id.to_owned(), settings.clone());
+    let prepared = services.blocking(move || prepare_exec(&shared, &owned, &id, &settings, stdin)).await?;
+    hull_runtime::failpoint!("engine.exec.before-launch");
+    let attach = borrowed(streams);
+    let launch = Launch::Exec {
+        exec: &prepared.document,
+        target,
+        seccomp: prepared.seccomp.as_ref().map(|fd| fd.as_fd()),
+        attach: &attach,
+    };
+    let connection = services.spawner.launch(launch).await?;
+    hull_runtime::failpoint!("engine.exec.after-launch");
+    Link::new(connection)
+}
+
+fn borrowed(streams: &[Stream]) -> Vec<(Attach, BorrowedFd<'_>)> {
+    streams.iter().map(|(attach, fd)| (*attach, fd.as_fd())).collect()
+}
+
+fn prepare(services: &Services, record: &Record) -> Result<Prepared<Bundle>> {
+    let settings = &record.settings;
+    create::make_bind_sources(settings)?;
+    files::write_etc(&services.config, &record.id, settings)?;
+    let mut found = devices::find(&settings.devices).map_err(Error::Start)?;
+    if settings.security.privileged {
+        let asked: Vec<_> = found.iter().map(|device| device.node.path.clone()).collect();
+        found.extend(devices::of_the_host().into_iter().filter(|device| !asked.contains(&device.node.path)));
+    }
+    let identity = identity(services, record, &settings.user)?;
+    let namespaces = joined(services, record)?;
+    let (given, _) = spec::given_capabilities(settings, &services.facts)?;
+    let seccomp = services.seccomp.filter(&settings.security, &given).map_err(Error::Start)?;
+    let (document, warnings) = spec::compile(inputs(services, record, &identity, &found)?)?;
+    Ok(Prepared { document, warnings, namespaces, seccomp })
+}
+
+fn prepare_exec(
+    services: &Services,
+    record: &Record,
+    id: &str,
+    exec: &ExecSettings,
+    stdin: bool,
+) -> Result<Prepared<Exec>> {
+    let user = if exec.user.is_empty() { &record.settings.user } else { &exec.user };
+    let identity = identity(services, record, user)?;
+    let inputs = inputs(services, record, &identity, &[])?;
+    let document = spec::compile_exec(&inputs, id, exec, stdin)?;
+    let bounding = document.process.capabilities.as_ref().map_or(&[][..], |sets| &sets.bounding);
+    let mut security = record.settings.security.clone();
+    security.privileged |= exec.privileged;
+    let seccomp = services.seccomp.filter(&security, bounding).map_err(Error::Start)?;
+    Ok(Prepared { document, warnings: Vec::new(), namespaces: Vec::new(), seccomp })
+}
+
+fn inputs<'a>(
+    services: &'a Services,
+    record: &'a Record,
+    identity: &'a Identity,
+    devices: &'a [devices::Found],
+) -> Result<spec::Inputs<'a>> {
+    let data_root = &services.config.data_root;
+    let paths = create::rootfs_paths(services, record);
+    let log = spec::log_settings(&record.settings.log, files::log_dir(data_root, &record.id))?;
+    // Who shares another's network has its names too.
+    let names = match &record.settings.network {
+        NetworkMode::Container(other) => other,
+        _ => &record.id,
+    };
+    Ok(spec::Inputs {
+        id: &record.id,
+        settings: &record.settings,
+        host: &services.facts,
+        identity,
+        files: files::etc(data_root, names),
+        rootfs: Rootfs::Overlay {
+            lower: paths.lower,
+            upper: Some(Upper { upper: paths.upper, work: paths.work }),
+        },
+        devices,
+        seccomp: None,
+        log,
+        cgroup: services.cgroup_path(record),
+    })
+}
+
+fn identity(services: &Services, record: &Record, user: &str) -> Result<Identity> {
+    let paths = create::rootfs_paths(services, record);
+    let mut layers = vec![paths.upper];
+    layers.extend(paths.lower);
+    let text = |path: &str| match rootfs::read(&layers, Path::new(path), USERS_LIMIT) {
+        Ok(bytes) => Ok(bytes.unwrap_or_default()),
+        Err(source @ rootfs::LookupError::Call { .. }) => Err(Error::Lookup { source }),
+        // The image is to blame.
+        Err(error) => {
+            Err(Error::Start(StartError { kind: StartErrorKind::Invalid, message: error.to_string() }))
+        }
+    };
+    let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
+    identity::resolve(user, &record.settings.group_add, &passwd, &group).map_err(Error::Start)
+}
+
+/// Descriptors of the namespaces of other containers that this one shares.
+fn joined(services: &Services, record: &Record) -> Result<Vec<(NamespaceKind, OwnedFd)>> {
+    let settings = &record.settings;
+    let mut joined = Vec::new();
+    if let NetworkMode::Container(id) = &settings.network {
+        joined.push((NamespaceKind::Network, namespace(services, id, "net", "network")?));
+    }
+    if let PidMode::Container(id) = &settings.pid {
+        joined.push((NamespaceKind::Pid, namespace(services, id, "pid", "PID namespace")?));
+    }
+    if let IpcMode::Container(id) = &settings.ipc {
+        joined.push((NamespaceKind::Ipc, namespace(services, id, "ipc", "IPC namespace")?));
+    }
+    Ok(joined)
+}
+
+fn namespace(services: &Services, id: &str, file: &str, noun: &str) -> Result<OwnedFd> {
+    let handle = services.registry.find(id).map_err(|_| Error::NoSuchContainer(id.to_owned()))?;
+    let stopped = || Error::Conflict(format!("cannot join {noun} of a non running container: {id}"));
+    let (pid, process) = (handle.view().pid(), handle.process());
+    let (Some(pid), Some(process)) = (pid, process) else { return Err(stopped()) };
+    let opened = std::fs::File::open(format!("/proc/{pid}/ns/{file}")).map_err(|_| stopped())?;
+    // If the process is still there now, the number was its own when it was used.
+    hull_sys::process::signal(&process, 0).map_err(|_| stopped())?;
+    Ok(opened.into())
+}

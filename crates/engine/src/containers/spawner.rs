@@ -1,0 +1,135 @@
+//! The spawner, found again whenever it has gone.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hull_image::layer::Mode;
+use hull_runtime::protocol::{self, Outcome, Work};
+use hull_runtime::shim::Connection;
+use hull_runtime::spawner::{Client, Error as SpawnerError, Launch};
+use hull_sys::Errno;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::images::Unpacked;
+use crate::{Error, Result};
+
+/// How long a full queue of the spawner is waited for, in steps.
+const STEPS: u32 = 200;
+const STEP: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    executable: PathBuf,
+    exec_root: PathBuf,
+    /// A plain lock, held for the milliseconds of starting a spawner at most.
+    client: Mutex<Arc<Client>>,
+}
+
+impl Spawner {
+    /// Blocks for some milliseconds.
+    pub(crate) fn open(executable: PathBuf, exec_root: PathBuf) -> Result<Spawner> {
+        let client = Client::adopt_or_start(&executable, &exec_root).map_err(failed)?;
+        Ok(Spawner { executable, exec_root, client: Mutex::new(Arc::new(client)) })
+    }
+
+    /// A living spawner: the one there is, else a new one. Blocks for the latter.
+    fn client_blocking(&self) -> Result<Arc<Client>> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if !client.alive() {
+            tracing::warn!(pid = client.pid, "the spawner has gone; starting another");
+            *client = Arc::new(Client::adopt_or_start(&self.executable, &self.exec_root).map_err(failed)?);
+        }
+        Ok(Arc::clone(&client))
+    }
+
+    async fn client(self: &Arc<Self>) -> Result<Arc<Client>> {
+        if let Ok(client) = self.client.try_lock()
+            && client.alive()
+        {
+            return Ok(Arc::clone(&client));
+        }
+        let spawner = Arc::clone(self);
+        tokio::task::spawn_blocking(move || spawner.client_blocking())
+            .await
+            .map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Asks for a shim. A spawner that dies under the request is replaced once; what became of a
+    /// request that was sent is told on the connection.
+    pub(crate) async fn launch(self: &Arc<Self>, launch: Launch<'_>) -> Result<Connection> {
+        let mut replaced = false;
+        for _ in 0..STEPS {
+            match self.client().await?.launch(launch) {
+                Ok(connection) => return Ok(connection),
+                Err(error) if errno(&error) == Some(Errno::AGAIN) => tokio::time::sleep(STEP).await,
+                Err(error) if !replaced && matches!(errno(&error), Some(Errno::PIPE | Errno::CONNRESET)) => {
+                    replaced = true;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(Error::Spawner { source: None, what: "it does not take more launches".to_owned() })
+    }
+}
+
+impl Spawner {
+    /// Has a jailed worker unpack an archive into a folder. Blocks until it is done; only for
+    /// threads that may.
+    pub(crate) fn unpack(
+        &self,
+        mode: Mode,
+        archive: BorrowedFd<'_>,
+        folder: BorrowedFd<'_>,
+    ) -> std::result::Result<Unpacked, String> {
+        let work = match mode {
+            Mode::Layer => Work::ApplyLayer,
+            Mode::Plain => Work::ApplyPlain,
+            Mode::Files => Work::ApplyFiles,
+        };
+        let told = |error: &dyn std::error::Error| chain(error);
+        let client = self.client_blocking().map_err(|error| told(&error))?;
+        let job = client.work(work, archive, folder).map_err(|error| told(&error))?;
+        loop {
+            match job.receive().map_err(|error| told(&error))? {
+                Some(Outcome::Applied { blob, blob_size, diff_id, size, compression, .. }) => {
+                    return Ok(Unpacked { blob, blob_size, diff_id, size, compression });
+                }
+                Some(Outcome::Failed { message }) => return Err(message),
+                Some(Outcome::Diffed { .. } | Outcome::Unknown) => {
+                    return Err("the worker answered something else".to_owned());
+                }
+                None => {
+                    let mut waiting = [PollFd::new(&job, PollFlags::IN)];
+                    match rustix::event::poll(&mut waiting, None) {
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(errno) => return Err(errno.to_string()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An error and what is behind it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+fn errno(error: &SpawnerError) -> Option<Errno> {
+    match error {
+        SpawnerError::Speak { source: protocol::Error::Send { source } } => Some(source.errno),
+        _ => None,
+    }
+}
+
+fn failed(error: SpawnerError) -> Error {
+    Error::Spawner { what: error.to_string(), source: Some(Box::new(error)) }
+}

@@ -1,0 +1,264 @@
+//! Reading a file of a container's root file system without mounting it.
+//!
+//! A start needs two small files of the image (`/etc/passwd`, `/etc/group`) before there is any
+//! mount. This walks the layers from the top to the base by descriptors, one path component at a
+//! time and never through a link that the kernel would follow, by overlayfs's own rules
+//! (Documentation/filesystems/overlayfs.rst): the uppermost entry of a name wins, folders merge, a
+//! character device 0:0 hides what is below, an opaque folder ends the merging. Links are
+//! followed here, inside the container's root. Nothing of the layers can lead out of them.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// As the kernel's own limit (path_resolution(7)).
+const LINKS: usize = 40;
+
+/// Why a file of the layers cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    #[error("{call} {path} in the layers of the container")]
+    Call { call: &'static str, path: String, source: Errno },
+    #[error("{path} in the container has {size} bytes, more than the allowed {limit}")]
+    TooLarge { path: String, size: u64, limit: u64 },
+    #[error("too many symbolic links on the way to {path} in the container")]
+    Links { path: String },
+}
+
+/// One folder as the container would see it: the same folder in each layer that has it, top first.
+type Merged = Arc<Vec<OwnedFd>>;
+
+enum Found {
+    Folder(Merged),
+    Link(PathBuf),
+    /// The layer's folder that holds it.
+    File(OwnedFd),
+    Nothing,
+}
+
+/// Reads a regular file of at most `limit` bytes. `layers` are the layers' folders from the top
+/// to the base. `None`: there is no such file, or it is no regular file.
+pub fn read(layers: &[PathBuf], path: &Path, limit: u64) -> Result<Option<Vec<u8>>, LookupError> {
+    let shown = || path.display().to_string();
+    let call = |call: &'static str| move |source: Errno| LookupError::Call { call, path: shown(), source };
+    let root: Merged = Arc::new(
+        layers
+            .iter()
+            .map(|layer| open_folder(CWD, layer.as_os_str()))
+            .collect::<Result<_, _>>()
+            .map_err(call("open"))?,
+    );
+    let mut stack = vec![root];
+    let mut rest: Vec<Vec<u8>> = components(path);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name == b".." {
+            if stack.len() > 1 {
+                stack.pop();
+            }
+            continue;
+        }
+        let Some(here) = stack.last().cloned() else { return Ok(None) };
+        match look(&here, OsStr::from_bytes(&name)).map_err(call("look up"))? {
+            Found::Folder(merged) => stack.push(merged),
+            Found::Link(target) => {
+                links += 1;
+                if links > LINKS {
+                    return Err(LookupError::Links { path: shown() });
+                }
+                if target.is_absolute() {
+                    stack.truncate(1);
+                }
+                rest.extend(components(&target));
+            }
+            Found::File(file) if rest.is_empty() => return contents(file, path, limit).map(Some),
+            Found::File(_) | Found::Nothing => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// The components of a path, last first.
+fn components(path: &Path) -> Vec<Vec<u8>> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.as_bytes().to_vec()),
+        Component::ParentDir => Some(b"..".to_vec()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    let mut names: Vec<_> = path.components().filter_map(name).collect();
+    names.reverse();
+    names
+}
+
+fn look(here: &Merged, name: &OsStr) -> Result<Found, Errno> {
+    let mut merged = Vec::new();
+    for layer in here.iter() {
+        let stat = match rustix::fs::statat(layer, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            // A name too long for this layer's file system is in none of them.
+            Err(Errno::NAMETOOLONG) => return Ok(Found::Nothing),
+            Err(errno) => return Err(errno),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory {
+            let folder = open_folder(layer, name)?;
+            let opaque = is_opaque(&folder);
+            merged.push(folder);
+            if opaque {
+                break;
+            }
+            continue;
+        }
+        if !merged.is_empty() || (kind == FileType::CharacterDevice && stat.st_rdev == 0) {
+            // Hidden below the folder above it, or a whiteout.
+            break;
+        }
+        return match kind {
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(layer, name, Vec::new())?;
+                Ok(Found::Link(PathBuf::from(OsStr::from_bytes(target.as_bytes()))))
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                Ok(Found::File(rustix::fs::openat(layer, name, flags, Mode::empty())?))
+            }
+            _ => Ok(Found::Nothing),
+        };
+    }
+    Ok(if merged.is_empty() { Found::Nothing } else { Found::Folder(Arc::new(merged)) })
+}
+
+fn open_folder(at: impl std::os::fd::AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+fn is_opaque(folder: &OwnedFd) -> bool {
+    let mut value = [0u8; 8];
+    let is = |name: &str, value: &mut [u8]| {
+        matches!(rustix::fs::fgetxattr(folder, name, &mut *value), Ok(1)) && value.first() == Some(&b'y')
+    };
+    is("trusted.overlay.opaque", &mut value) || is("user.overlay.opaque", &mut value)
+}
+
+fn contents(file: OwnedFd, path: &Path, limit: u64) -> Result<Vec<u8>, LookupError> {
+    let shown = || path.display().to_string();
+    let call = |call: &'static str| move |source: Errno| LookupError::Call { call, path: shown(), source };
+    // It may have been swapped since it was looked at: what counts is what was opened.
+    let stat = rustix::fs::fstat(&file).map_err(call("fstat"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(Vec::new());
+    }
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    if size > limit {
+        return Err(LookupError::TooLarge { path: shown(), size, limit });
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    let mut reader = std::io::Read::take(std::fs::File::from(file), limit);
+    match std::io::Read::read_to_end(&mut reader, &mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(call("read")(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    struct Layers {
+        _dir: tempfile::TempDir,
+        /// Top first.
+        paths: Vec<PathBuf>,
+    }
+
+    fn layers(count: usize) -> Layers {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..count).map(|n| dir.path().join(n.to_string())).collect();
+        for path in &paths {
+            fs::create_dir_all(path.join("etc")).unwrap();
+        }
+        Layers { _dir: dir, paths }
+    }
+
+    fn whiteout(path: &Path) {
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, 0).expect("these tests run as root");
+    }
+
+    impl Layers {
+        fn put(&self, layer: usize, path: &str, text: &str) {
+            fs::write(self.paths[layer].join(path), text).unwrap();
+        }
+
+        fn get(&self, path: &str) -> Option<String> {
+            read(&self.paths, Path::new(path), 100).unwrap().map(|bytes| String::from_utf8(bytes).unwrap())
+        }
+    }
+
+    #[test]
+    fn the_uppermost_wins_and_a_whiteout_hides() {
+        let l = layers(3);
+        l.put(2, "etc/passwd", "base");
+        assert_eq!(l.get("/etc/passwd").as_deref(), Some("base"));
+        l.put(1, "etc/passwd", "middle");
+        assert_eq!(l.get("/etc/passwd").as_deref(), Some("middle"));
+        whiteout(&l.paths[0].join("etc/passwd"));
+        assert_eq!(l.get("/etc/passwd"), None);
+        assert_eq!(l.get("/etc"), None);
+        assert_eq!(l.get("/etc/passwd/x"), None);
+    }
+
+    #[test]
+    fn an_opaque_folder_and_a_file_in_its_place_hide_what_is_below() {
+        let l = layers(2);
+        l.put(1, "etc/passwd", "base");
+        let etc = fs::File::open(l.paths[0].join("etc")).unwrap();
+        rustix::fs::fsetxattr(&etc, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+        assert_eq!(l.get("/etc/passwd"), None);
+        let l = layers(2);
+        l.put(1, "etc/passwd", "base");
+        fs::remove_dir(l.paths[0].join("etc")).unwrap();
+        l.put(0, "etc", "a file");
+        assert_eq!(l.get("/etc/passwd"), None);
+        assert_eq!(l.get("/etc").as_deref(), Some("a file"));
+    }
+
+    #[test]
+    fn links_stay_inside_the_container() {
+        let l = layers(2);
+        fs::create_dir_all(l.paths[1].join("usr/share")).unwrap();
+        l.put(1, "usr/share/users", "inside");
+        symlink("/usr/share/users", l.paths[0].join("etc/passwd")).unwrap();
+        assert_eq!(l.get("/etc/passwd").as_deref(), Some("inside"));
+        symlink("../../../../../../etc/hostname", l.paths[0].join("etc/group")).unwrap();
+        assert_eq!(l.get("/etc/group"), None);
+        let l = layers(2);
+        symlink("/proc/self/root/etc", l.paths[0].join("link")).unwrap();
+        assert_eq!(l.get("/link/passwd"), None);
+        symlink("b", l.paths[0].join("a")).unwrap();
+        symlink("a", l.paths[0].join("b")).unwrap();
+        assert!(matches!(read(&l.paths, Path::new("/a"), 9), Err(LookupError::Links { .. })));
+    }
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let l = layers(1);
+        l.put(0, "etc/passwd", &"x".repeat(101));
+        assert!(matches!(
+            read(&l.paths, Path::new("/etc/passwd"), 100),
+            Err(LookupError::TooLarge { size: 101, .. })
+        ));
+        let fifo = l.paths[0].join("etc/group");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(l.get("/etc/group"), None);
+    }
+}

@@ -1,0 +1,6 @@
+//! The engine with the real spawner, shims, cgroups and namespaces. Needs root and the
+//! `hull-runtime` executable beside this test's folder (`cargo build -p hull-runtime`); fails, and
+//! never skips, without them.
+
+mod life;
+mod support;
