@@ -1,3 +1,5 @@
+//! Archives there and back, read by skopeo, and archives that lie.
+
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::Path;

@@ -291,6 +291,11 @@ fn what_readers_understand_differently_is_refused() {
         refusal(vec![file("x").field(108, b"\x80\0\0\0\xff\xff\xff\xff")]),
         "malformed archive at byte 0 (\"x\"): the field `uid` is not a number in range"
     );
+}
+
+#[test]
+fn extended_headers_say_one_thing_or_are_refused() {
+    let at = |reason: &str| format!("malformed archive at byte 0: {reason}");
     assert_eq!(
         refusal(vec![raw(b'g', "g").data(b"12 path=abc\n")]),
         at("a global header changes values of entries")
@@ -323,6 +328,11 @@ fn what_readers_understand_differently_is_refused() {
         refusal(vec![raw(b'L', "l").data(b"long\0"), pax("10 path=a\n"), file("x")]),
         "malformed archive at byte 2048 (\"long\"): two extended headers for one entry"
     );
+}
+
+#[test]
+fn damaged_archives_are_refused_where_the_damage_is() {
+    let at = |reason: &str| format!("malformed archive at byte 0: {reason}");
     let mut bytes = archive(vec![file("x")]);
     bytes[0] ^= 1;
     assert_eq!(refusal_of(&bytes), at("the header's checksum is wrong"));
