@@ -16,6 +16,8 @@ mod command;
 mod config;
 mod container;
 mod create;
+#[cfg(test)]
+mod fake;
 mod filters;
 mod flags;
 mod format;

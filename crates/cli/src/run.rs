@@ -216,19 +216,5 @@ fn start_code(message: &str) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::start_code;
-
-    #[test]
-    fn the_daemons_words_decide_the_exit_code() {
-        for (message, code) in [
-            ("exec: \"x\": executable file not found in $PATH", 127),
-            ("exec: \"/x\": stat /x: no such file or directory", 127),
-            ("exec: \"/etc/passwd\": permission denied", 126),
-            ("exec: \"/etc\": is a directory: permission denied", 126),
-            ("Conflict. The container name is in use", 125),
-        ] {
-            assert_eq!(start_code(message), code, "{message}");
-        }
-    }
-}
+#[path = "run_tests.rs"]
+mod tests;
