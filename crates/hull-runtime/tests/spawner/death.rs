@@ -1,5 +1,7 @@
 //! Processes of ours that are killed: what must hold afterwards.
 
+use hull_oci::runtime::NamespaceKind;
+use hull_runtime::cgroup::{Cgroup, Hierarchies};
 use hull_runtime::shim::{Event, Found};
 
 use crate::house::{House, adopt, exited, hear, kill, runs, started, until, wait};
@@ -78,4 +80,43 @@ fn a_daemon_that_dies_takes_nothing_with_it() {
     drop(connection);
     until("the end", || matches!(house.found("a"), Found::Ended(exit) if exit.code == 4));
     assert_eq!(house.log("a"), "late\n");
+}
+
+#[test]
+fn a_killed_shim_of_a_frozen_container_leaves_no_process_either() {
+    let house = House::new();
+    let (connection, pid, _) = house.sleeper("a");
+    let hierarchies = Hierarchies::detect().unwrap();
+    let path = format!("{}/a", house.cgroup);
+    Cgroup::open(&hierarchies, &path).unwrap().freeze().unwrap();
+    kill(house.shim_pid("a"));
+    assert_eq!(exited(&connection).code, 137);
+    assert!(!runs(pid));
+    assert!(Cgroup::open(&hierarchies, &path).is_err(), "the cgroup is removed, too");
+}
+
+#[test]
+fn what_a_container_leaves_in_the_hosts_pid_namespace_ends_with_it() {
+    let house = House::new();
+    let script = "(/bin/busybox setsid /bin/busybox sleep 1000 &) ; echo up; exit 7";
+    let mut bundle = house.bundle("a", script);
+    bundle.spec.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid);
+    let connection = house.launch(&bundle, &[]);
+    started(&connection);
+    assert_eq!(exited(&connection).code, 7);
+    assert!(hear(&connection).is_none());
+    let hierarchies = Hierarchies::detect().unwrap();
+    let gone = Cgroup::open(&hierarchies, &format!("{}/a", house.cgroup)).is_err();
+    assert!(gone, "a cgroup with a process in it cannot be removed");
+}
+
+#[test]
+fn a_container_that_outgrows_its_memory_is_told_to_have() {
+    let house = House::new();
+    let mut bundle = house.bundle("a", "x=0123456789abcdef; while :; do x=$x$x; done");
+    bundle.spec.linux.resources.memory.limit = Some(16 << 20);
+    let connection = house.launch(&bundle, &[]);
+    started(&connection);
+    let exit = exited(&connection);
+    assert_eq!((exit.code, exit.oom), (137, true));
 }

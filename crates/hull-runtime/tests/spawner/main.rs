@@ -7,6 +7,7 @@ mod death;
 mod exec;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod hostile;
 mod house;
 mod life;
 mod work;
