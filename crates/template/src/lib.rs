@@ -21,13 +21,11 @@ mod lex;
 mod node;
 mod number;
 mod parse;
-mod shape;
 mod value;
 
 use std::collections::BTreeMap;
 
 pub use json::to_json;
-pub use shape::Shape;
 pub use value::{Field, Function, Map, Struct, Value};
 
 /// A parsed template with the templates it defines.

@@ -361,40 +361,33 @@ fn structs_have_typed_fields_and_methods() {
 }
 
 #[test]
-fn shapes_make_json_print_as_typed_values() {
-    const BINDING: Shape = Shape::Struct {
-        type_name: "nat.PortBinding",
-        fields: &[("HostIP", "HostIp", Shape::String), ("HostPort", "HostPort", Shape::String)],
-    };
-    const HEALTH: Shape =
-        Shape::Struct { type_name: "container.Health", fields: &[("Status", "Status", Shape::String)] };
-    const DOCUMENT: Shape = Shape::Struct {
-        type_name: "container.InspectResponse",
-        fields: &[
-            ("ID", "Id", Shape::String),
-            ("Ports", "Ports", Shape::Map(&Shape::List(&BINDING))),
-            ("Cmd", "Cmd", Shape::List(&Shape::String)),
-            ("Labels", "Labels", Shape::Map(&Shape::String)),
-            ("Health", "Health", Shape::Pointer("*container.Health", &HEALTH)),
+fn nil_lists_maps_and_pointers_keep_their_types() {
+    let map = |nil, zero: Value| Value::from(Map { nil, zero, ..Map::default() });
+    let data = Value::from(Struct {
+        type_name: "container.InspectResponse".into(),
+        fields: vec![
+            Field::new("Cmd", Value::NilList),
+            Field::new("Ports", map(true, Value::NilList)),
+            Field::new("Labels", map(false, "".into())),
+            Field::new("Health", Value::NilPointer("*container.Health")),
         ],
-    };
-    let json = json!({"Id": "abc", "Cmd": null, "Labels": {"x": "y"},
-        "Ports": {"80/tcp": [{"HostIp": "::", "HostPort": "80"}], "81/tcp": null}});
-    let data = DOCUMENT.value(&json);
+        ..Struct::default()
+    });
     let run = |text: &str| match Template::parse("", text).unwrap().exec(&data, &Options::default()) {
         Ok(out) => out,
         Err(error) => error.to_string(),
     };
-    assert_eq!(run("{{.ID}} {{.Ports}} {{.Cmd}}"), "abc map[80/tcp:[{:: 80}] 81/tcp:[]] []");
-    assert_eq!(run("{{.Labels.nope}}|{{index .Labels \"nope\"}}|{{.Health}}"), "<no value>||<nil>");
-    assert_eq!(run("{{(index (index .Ports \"80/tcp\") 0).HostPort}}"), "80");
+    assert_eq!(run("{{.Cmd}} {{.Ports}} {{.Labels}} {{.Health}}"), "[] map[] map[] <nil>");
+    assert_eq!(run("{{.Labels.nope}}|{{index .Labels \"nope\"}}|{{index .Ports \"x\"}}"), "<no value>||[]");
+    assert_eq!(run("{{len .Cmd}}{{range .Cmd}}x{{else}}none{{end}}{{join .Cmd \",\"}}"), "0none");
+    assert_eq!(run("{{json .}}"), r#"{"Cmd":null,"Ports":null,"Labels":{},"Health":null}"#);
     assert_eq!(
         run("{{.Health.Status}}"),
         "template: :1:9: executing \"\" at <.Health.Status>: nil pointer evaluating *container.Health.Status"
     );
     assert_eq!(
-        run("{{json .}}"),
-        r#"{"Id":"abc","Ports":{"80/tcp":[{"HostIp":"::","HostPort":"80"}],"81/tcp":null},"Cmd":null,"Labels":{"x":"y"},"Health":null}"#
+        run("{{index .Cmd 0}}"),
+        "template: :1:2: executing \"\" at <index .Cmd 0>: error calling index: reflect: slice index out of range"
     );
 }
 
