@@ -9,17 +9,18 @@ use std::process::{Command, Stdio};
 use hull_oci::runtime::{Hook, State, VERSION};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::StartOptions;
 use super::failure::{OrFail, Result, host, invalid};
 use crate::bundle::Bundle;
 
 /// What hooks read.
-pub(super) fn state(bundle: &Bundle, pid: i32, status: &str) -> State {
+pub fn state(bundle: &Bundle, options: &StartOptions, pid: i32, status: &str) -> State {
     State {
         oci_version: VERSION.into(),
         id: bundle.id.clone(),
         status: status.into(),
         pid,
-        bundle: std::path::PathBuf::new(),
+        bundle: options.folder.clone(),
         annotations: bundle.spec.annotations.clone(),
     }
 }

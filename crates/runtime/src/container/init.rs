@@ -17,7 +17,7 @@ use rustix::fs::Mode;
 use super::failure::{OrFail, Result, invalid};
 use super::files::{self, Site};
 use super::sync::{self, Message};
-use super::{Streams, mounts, program, reaper, rootfs};
+use super::{StartOptions, Streams, mounts, program, reaper, rootfs};
 use crate::bundle::{Bundle, StartError};
 use crate::cgroup::{Cgroup, Join, Mode as CgroupMode};
 use crate::seccomp::Program;
@@ -29,8 +29,7 @@ pub(super) struct Init<'a> {
     pub(super) joins: &'a [(NamespaceKind, OwnedFd)],
     pub(super) streams: &'a Streams,
     pub(super) seccomp: Option<&'a Program>,
-    pub(super) hold: Option<&'a OwnedFd>,
-    pub(super) preserve_fds: u32,
+    pub(super) options: &'a StartOptions,
     pub(super) cgroup: &'a Cgroup,
     pub(super) cgroup_mode: CgroupMode,
     pub(super) join: &'a Join,
@@ -166,8 +165,12 @@ fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
         if !sync::wait_go(init.sync) {
             process::exit_now(1);
         }
-        let state =
-            super::hooks::state(init.bundle, rustix::process::getpid().as_raw_nonzero().get(), "creating");
+        let state = super::hooks::state(
+            init.bundle,
+            init.options,
+            rustix::process::getpid().as_raw_nonzero().get(),
+            "creating",
+        );
         super::hooks::run(&spec.hooks.create_container, &state)?;
     }
     rootfs::pivot(api, &root, &linux.rootfs_propagation)?;
@@ -212,14 +215,18 @@ fn launch(init: &Init<'_>) -> Result<Infallible> {
         program::take_streams([stdin, stdout, stderr])?;
     }
     let path = dress(process, init.seccomp)?;
-    if let Some(hold) = init.hold {
+    if let Some(hold) = &init.options.hold {
         sync::tell(init.sync, &Message::Ready);
         // A byte or the end: both are the word to go on.
         let _ = rustix::io::retry_on_intr(|| rustix::io::read(hold, &mut [0u8; 1]));
     }
     if !init.bundle.spec.hooks.start_container.is_empty() {
-        let state =
-            super::hooks::state(init.bundle, rustix::process::getpid().as_raw_nonzero().get(), "created");
+        let state = super::hooks::state(
+            init.bundle,
+            init.options,
+            rustix::process::getpid().as_raw_nonzero().get(),
+            "created",
+        );
         super::hooks::run(&init.bundle.spec.hooks.start_container, &state)?;
     }
     if init.bundle.init {
@@ -230,7 +237,7 @@ fn launch(init: &Init<'_>) -> Result<Infallible> {
             Forked::Child => reaper::lead(terminal)?,
         }
     }
-    finish(process, init.seccomp, &path, init.preserve_fds)
+    finish(process, init.seccomp, &path, init.options.preserve_fds)
 }
 
 /// Gives up what the program must not have and finds it. Without no_new_privs the filter needs a

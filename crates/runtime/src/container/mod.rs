@@ -33,6 +33,7 @@ mod sync;
 mod validate;
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use hull_oci::runtime::{IdMapping, Namespace, NamespaceKind};
 use hull_sys::process::{self, CloneOptions, Forked, Namespaces};
@@ -64,6 +65,8 @@ pub struct StartOptions {
     pub hold: Option<OwnedFd>,
     /// Descriptors from 3 on that the program keeps.
     pub preserve_fds: u32,
+    /// The bundle's folder, which hooks are told; they get no other use of it.
+    pub folder: PathBuf,
 }
 
 /// A process that runs the program (or will, after the hold).
@@ -150,8 +153,7 @@ pub fn start(
                 joins,
                 streams,
                 seccomp,
-                hold: options.hold.as_ref(),
-                preserve_fds: options.preserve_fds,
+                options,
                 cgroup: &cgroup,
                 cgroup_mode: hierarchies.mode(),
                 join: &join,
@@ -173,7 +175,7 @@ pub fn start(
                 Ok(())
             },
             |child| {
-                let state = hooks::state(bundle, child, "creating");
+                let state = hooks::state(bundle, options, child, "creating");
                 hooks::run(&spec.hooks.prestart, &state)?;
                 hooks::run(&spec.hooks.create_runtime, &state)
             },
