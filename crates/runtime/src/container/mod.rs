@@ -15,10 +15,11 @@
 //!
 //! One fork is on the way. The caller has one thread ([`hull_sys::process`]). The files:
 //! `init` and `join` are the two kinds of children step by step, `rootfs`, `files` and `mounts`
-//! what they see, `options` mount options (pure), `program` the last steps that both share,
+//! what they see, `options` mount options and `devices` access to devices (pure), `program` the last steps that both share,
 //! `reaper` the pid 1 of `--init`, `sync` the talk between the two sides, `hooks` the OCI hooks,
 //! `failure` the errors and their words.
 
+mod devices;
 mod failure;
 mod files;
 pub mod hooks;
@@ -132,8 +133,8 @@ pub fn start(
     let made = namespaces(&spec.linux.namespaces, joins)?;
     validate::start(spec, made, joins, seccomp)?;
     let path = cgroup_path(&spec.linux.cgroups_path, &bundle.id);
-    let (cgroup, limits) =
-        Cgroup::create(hierarchies, &path, &spec.linux.resources).or_invalid(|| "cgroup".into())?;
+    let resources = devices::with_defaults(&spec.linux.resources);
+    let (cgroup, limits) = Cgroup::create(hierarchies, &path, &resources).or_invalid(|| "cgroup".into())?;
     let begun = (|| {
         let join = cgroup.join().or_host()?;
         let (ours, theirs) = hull_sys::socket::pair().or_host()?;
