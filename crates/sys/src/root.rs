@@ -45,7 +45,24 @@ impl AsFd for Handle {
     }
 }
 
-/// `openat2` with `resolve`, repeated while the kernel says EAGAIN.
+/// `openat2` with `resolve`, repeated while the kernel says EAGAIN. The bare errno: a miss is an
+/// everyday answer here, not worth an error's text.
+fn openat2_errno(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> std::result::Result<OwnedFd, Errno> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => attempts -= 1,
+            result => return result,
+        }
+    }
+}
+
 fn openat2(
     dir: BorrowedFd<'_>,
     path: &Path,
@@ -53,15 +70,8 @@ fn openat2(
     mode: Mode,
     resolve: ResolveFlags,
 ) -> Result<OwnedFd> {
-    let mut attempts = ATTEMPTS;
-    loop {
-        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
-            Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => attempts -= 1,
-            result => {
-                return result.during("openat2", || format!("{}, {path:?}, {flags:?}", ShowFd(dir)));
-            }
-        }
-    }
+    openat2_errno(dir, path, flags, mode, resolve)
+        .during("openat2", || format!("{}, {path:?}, {flags:?}", ShowFd(dir)))
 }
 
 /// Opens `path` without leaving `dir`: `..` above it, absolute paths, absolute symlinks and magic
@@ -91,6 +101,22 @@ impl Root {
         Ok(Handle { fd: self.open_file(path, OFlags::PATH, Mode::empty())? })
     }
 
+    /// Finds `path` as [`Self::resolve`] does; `None` when there is no such thing (ENOENT, ENOTDIR).
+    pub fn find(&self, path: &Path) -> Result<Option<Handle>> {
+        self.find_as(path, OFlags::PATH)
+    }
+
+    fn find_as(&self, path: &Path, flags: OFlags) -> Result<Option<Handle>> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match openat2_errno(self.fd.as_fd(), path, flags, Mode::empty(), resolve) {
+            Ok(fd) => Ok(Some(Handle { fd })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => {
+                Err(errno).during("openat2", || format!("{}, {path:?}, {flags:?}", ShowFd(&self.fd)))
+            }
+        }
+    }
+
     /// Finds `path` without following a symlink at its end.
     pub fn resolve_nofollow(&self, path: &Path) -> Result<Handle> {
         Ok(Handle { fd: self.open_file(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())? })
@@ -102,10 +128,9 @@ impl Root {
     /// not exist are made, each one below a descriptor of its parent. A symlink whose target is
     /// missing is refused (ENOENT), never written through.
     pub fn create_dirs(&self, path: &Path, mode: Mode) -> Result<Handle> {
-        match self.open_file(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
-            Ok(fd) => return Ok(Handle { fd }),
-            Err(error) if error.errno == Errno::NOENT => {}
-            Err(error) => return Err(error),
+        // What is there and is no folder shows when its parent has been found.
+        if let Some(dir) = self.find_as(path, OFlags::PATH | OFlags::DIRECTORY)? {
+            return Ok(dir);
         }
         let parts = parts(path);
         let (mut dir, known) = self.longest_existing(&parts)?;
@@ -122,10 +147,8 @@ impl Root {
     /// Finds the file `path`, making an empty regular file (and its folders with `dirs`) where
     /// nothing is. What exists, of whatever kind, is left as it is.
     pub fn create_file(&self, path: &Path, mode: Mode, dirs: Mode) -> Result<Handle> {
-        match self.resolve(path) {
-            Ok(handle) => return Ok(handle),
-            Err(error) if error.errno == Errno::NOENT => {}
-            Err(error) => return Err(error),
+        if let Some(handle) = self.find(path)? {
+            return Ok(handle);
         }
         let parent = self.create_dirs(path.parent().unwrap_or(Path::new("/")), dirs)?;
         let name = path.file_name().unwrap_or(OsStr::new("."));
@@ -203,6 +226,13 @@ impl Handle {
     pub fn make_node(&self, name: &OsStr, kind: FileType, mode: Mode, device: Dev) -> Result<()> {
         rustix::fs::mknodat(&self.fd, name, kind, mode, device)
             .during("mknodat", || format!("{}, {name:?}, {kind:?}, {mode:?}", ShowFd(&self.fd)))
+    }
+
+    /// Makes the folder `name` in this one and opens it; one that is there already is an error.
+    pub fn make_dir(&self, name: &OsStr, mode: Mode) -> Result<Handle> {
+        rustix::fs::mkdirat(&self.fd, name, mode)
+            .during("mkdirat", || format!("{}, {name:?}, {mode:?}", ShowFd(&self.fd)))?;
+        Ok(Handle { fd: open_entry(self.fd.as_fd(), name, OFlags::DIRECTORY)? })
     }
 
     /// Makes a symlink called `name` in this folder.

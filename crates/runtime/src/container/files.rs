@@ -146,7 +146,8 @@ fn cgroup_view(site: &Site<'_>, path: &Path, asked: &Options) -> Result<()> {
     for (point, folder, _) in site.cgroup.folders().filter(|(.., v2)| !*v2) {
         let Some(name) = Path::new(point).file_name() else { continue };
         let inside = path.join(name);
-        let place = site.root.create_dirs(&inside, FOLDER).or_host()?;
+        // In a tmpfs that was empty a moment ago and is nobody else's.
+        let place = top.make_dir(name, FOLDER).or_host()?;
         mounts::bind(site.api, site.root, (&place, &inside), Source::Host(Path::new(&folder)), &options)
             .or_host()?;
         let name = name.to_string_lossy();
@@ -259,7 +260,15 @@ pub(super) fn sysctls(spec: &Spec) -> Result<()> {
     if spec.linux.sysctl.is_empty() {
         return Ok(());
     }
-    let proc = Root { fd: mount::new("proc", &[], 0).or_host()? };
+    let proc = match mount::new("proc", &[], 0) {
+        Ok(fd) => Root { fd },
+        // Without the new mount API: the host's own, which is still at its place. What it shows
+        // below sys is of the namespaces of who opens it.
+        Err(error) if matches!(error.errno, Errno::NOSYS | Errno::PERM) => {
+            Root::open(Path::new("/proc")).or_host()?
+        }
+        Err(error) => return Err(error).or_host(),
+    };
     for (key, value) in &spec.linux.sysctl {
         let path = Path::new("sys").join(key.replace('.', "/"));
         let flags = rustix::fs::OFlags::WRONLY;

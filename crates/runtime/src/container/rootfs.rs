@@ -222,9 +222,8 @@ pub(super) fn protect(api: Api, root: &Root, path: &str) -> Result<()> {
 
 fn existing(root: &Root, path: &Path) -> Result<Option<hull_sys::root::Handle>> {
     use hull_sys::Errno;
-    match root.resolve(path) {
-        Ok(place) => Ok(Some(place)),
-        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
-        Err(error) => Err(error).or_host(),
+    match root.find(path) {
+        Err(error) if error.errno == Errno::ACCESS => Ok(None),
+        found => found.or_host(),
     }
 }

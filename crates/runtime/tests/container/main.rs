@@ -4,6 +4,7 @@
 
 mod attack;
 mod errors;
+mod fallback;
 mod joined;
 mod view;
 mod world;
@@ -30,7 +31,7 @@ fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let world = World::new();
     let mut failed = Vec::new();
-    for (name, test) in [view::TESTS, errors::TESTS, joined::TESTS, attack::TESTS].concat() {
+    for (name, test) in [view::TESTS, errors::TESTS, joined::TESTS, attack::TESTS, fallback::TESTS].concat() {
         if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
             continue;
         }
