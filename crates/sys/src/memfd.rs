@@ -4,7 +4,7 @@
 //! sender cannot alter them after they were checked.
 
 use std::ffi::CStr;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -54,11 +54,18 @@ pub fn read_sealed(fd: impl AsFd, limit: u64) -> Result<Vec<u8>> {
         return Err(Errno::FBIG)
             .during("read", || format!("{}: {size} bytes of at most {limit}", ShowFd(fd)));
     }
-    rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0)).during("lseek", || ShowFd(fd))?;
-    let mut file =
-        std::fs::File::from(rustix::io::fcntl_dupfd_cloexec(fd, 0).during("fcntl", || "F_DUPFD_CLOEXEC")?);
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    file.read_to_end(&mut bytes).during("read", || ShowFd(fd))?;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        // Never the descriptor's own position: other processes may read the same memfd right now.
+        match rustix::io::pread(fd, &mut bytes[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).during("pread", || ShowFd(fd)),
+        }
+    }
+    bytes.truncate(filled);
     Ok(bytes)
 }
 

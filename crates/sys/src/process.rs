@@ -109,7 +109,16 @@ pub fn clone(options: &CloneOptions<'_>) -> Result<Forked> {
     // the result. Without CLONE_VM the child has its own copy of memory and runs on a copy of this
     // stack, so returning from here twice is as sound as fork(2); with one thread in this process
     // (checked above) no lock can be held by a thread that the child lacks.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut request, size_of::<libc::clone_args>()) };
+    let mut result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut request, size_of::<libc::clone_args>()) };
+    if result < 0 && last_error() == Errno::NOSYS && options.cgroup.is_none() {
+        // Docker's seccomp profile answers clone3 so, for C libraries to fall back on clone(2),
+        // whose flags a filter can read; the reaping pid 1 of `--init` runs under that filter.
+        let flags = request.flags | request.exit_signal;
+        // SAFETY: as above; a null stack means the caller's, and the third argument is where
+        // CLONE_PIDFD writes on every architecture.
+        result = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
+    }
     match result {
         0 => Ok(Forked::Child),
         pid if pid > 0 => {

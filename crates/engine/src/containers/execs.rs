@@ -2,7 +2,7 @@
 //! container, and with the daemon's knowledge of them: a new daemon leaves what runs alone, but
 //! their ids are gone, as in the reference.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,10 +36,14 @@ pub(super) struct Running {
 #[derive(Debug)]
 enum State {
     Made,
-    Starting { link: Arc<Link>, reply: Reply<Option<Attachment>>, client: Option<Attachment> },
-    Runs { link: Arc<Link>, pid: i32 },
+    Starting { link: Arc<Link>, reply: Reply<Option<Attachment>>, client: Option<Attachment>, open: Open },
+    Runs { link: Arc<Link>, pid: i32, open: Open },
     Ended { pid: i32, code: i32 },
 }
+
+/// The shim's end of the client's stream, held here too: the client must not see the end of the
+/// stream before it can ask for the exit code, and the shim closes its end first.
+type Open = Option<OwnedFd>;
 
 impl Running {
     fn is_open(&self) -> bool {
@@ -90,7 +94,7 @@ impl Task {
         reply: Reply<Option<Attachment>>,
     ) {
         match self.exec_launch(id, detach, size).await {
-            Ok((link, client)) => {
+            Ok((link, client, open)) => {
                 let link = Arc::new(link);
                 tokio::spawn(read(
                     Arc::clone(&self.services),
@@ -99,7 +103,7 @@ impl Task {
                     Arc::clone(&link),
                 ));
                 if let Some(exec) = self.execs.get_mut(id) {
-                    exec.state = State::Starting { link, reply, client };
+                    exec.state = State::Starting { link, reply, client, open };
                 }
             }
             Err(error) => drop(reply.send(Err(error))),
@@ -111,7 +115,7 @@ impl Task {
         id: &str,
         detach: bool,
         size: Option<(u16, u16)>,
-    ) -> Result<(Link, Option<Attachment>)> {
+    ) -> Result<(Link, Option<Attachment>, Open)> {
         let exec = self.execs.get_mut(id).ok_or_else(|| Error::NoSuchExec(id.to_owned()))?;
         match exec.state {
             State::Made => {}
@@ -133,7 +137,7 @@ impl Task {
             )));
         }
         let process = self.handle.process().ok_or_else(|| self.refusal(Refused::NotRunning))?;
-        let (mut streams, mut client) = (Vec::new(), None);
+        let (mut streams, mut client, mut open) = (Vec::new(), None, None);
         if !detach {
             let (ours, theirs) = pair()?;
             let wanted = Wanted {
@@ -142,6 +146,7 @@ impl Task {
                 stderr: settings.stderr,
                 framing: framing(settings.tty),
             };
+            open = theirs.try_clone().ok();
             streams.push((wanted, theirs));
             client = Some(Attachment { stream: ours, tty: settings.tty });
         }
@@ -149,16 +154,17 @@ impl Task {
         let ask = (id, &settings, stdin);
         let link = launch::exec(&self.services, &self.record, ask, process.as_fd(), &streams).await?;
         self.publish(&format!("exec_start: {}", settings.cmd.join(" ")), &[("execID", id)]);
-        Ok((link, client))
+        Ok((link, client, open))
     }
 
     pub(super) fn exec_heard(&mut self, id: &str, word: Word) {
         let Some(exec) = self.execs.get_mut(id) else { return };
         let old = std::mem::replace(&mut exec.state, State::Made);
+        let mut closing = None;
         exec.state = match (old, word) {
-            (State::Starting { link, reply, client }, Word::Started { pid, .. }) => {
+            (State::Starting { link, reply, client, open }, Word::Started { pid, .. }) => {
                 reply.send(Ok(client)).ok();
-                State::Runs { link, pid }
+                State::Runs { link, pid, open }
             }
             (State::Starting { reply, .. }, Word::StartFailed(mut error)) => {
                 let code = match error.kind {
@@ -169,13 +175,17 @@ impl Task {
                 reply.send(Err(Error::Start(error))).ok();
                 State::Ended { pid: 0, code }
             }
-            (State::Starting { link, reply, client }, Word::Exited(exit)) => {
+            (State::Starting { link, reply, client, open }, Word::Exited(exit)) => {
                 // The end was faster than the word of the start.
+                closing = open;
                 reply.send(Ok(client)).ok();
                 drop(link);
                 State::Ended { pid: 0, code: exit.code }
             }
-            (State::Runs { pid, .. }, Word::Exited(exit)) => State::Ended { pid, code: exit.code },
+            (State::Runs { pid, open, .. }, Word::Exited(exit)) => {
+                closing = open;
+                State::Ended { pid, code: exit.code }
+            }
             (old, _) => old,
         };
         let ended = match exec.state {
@@ -188,6 +198,7 @@ impl Task {
             self.publish("exec_die", &[("execID", id), ("exitCode", &code.to_string())]);
         }
         self.show_exec(id);
+        drop(closing);
         self.forget_old_execs();
         self.show();
     }

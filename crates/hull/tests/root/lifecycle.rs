@@ -91,10 +91,10 @@ fn unknown_containers_are_named() {
 #[test]
 fn rm_in_all_its_forms() {
     let host = host();
-    host.hull(&["run", "-d", "--name", "a", "busybox", "sleep", "1000"]).ok();
-    host.hull(&["run", "-d", "--name", "b", "busybox", "sleep", "1000"]).ok();
-    host.hull(&["create", "--name", "c", "busybox"]).ok();
-    assert_eq!(host.hull(&["rm", "-f", "a", "b", "c"]).ok(), "a\nb\nc");
+    host.hull(&["run", "-d", "--name", "aa", "busybox", "sleep", "1000"]).ok();
+    host.hull(&["run", "-d", "--name", "bb", "busybox", "sleep", "1000"]).ok();
+    host.hull(&["create", "--name", "cc", "busybox"]).ok();
+    assert_eq!(host.hull(&["rm", "-f", "aa", "bb", "cc"]).ok(), "aa\nbb\ncc");
     assert_eq!(host.docker(&["ps", "-aq"]).ok(), "");
 }
 

@@ -1,5 +1,8 @@
 //! logs, attach and follow: nothing is lost, nothing comes twice.
 
+use std::io::{Read, Write};
+use std::process::Stdio;
+
 use super::{CLIENTS, host};
 
 #[test]
@@ -81,13 +84,18 @@ fn two_clients_attached_see_the_same() {
         host.hull_command(&["attach", "--no-stdin", "echoes"]),
         host.docker_command(&["attach", "--no-stdin", "echoes"]),
     ] {
-        watchers.push(
-            command.stdout(std::process::Stdio::piped()).stdin(std::process::Stdio::null()).spawn().unwrap(),
-        );
+        watchers.push(command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap());
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
-    host.docker_with_input(&["attach", "echoes"], b"heard by all\n");
+    let mut speaker = host.docker_command(&["attach", "echoes"]);
+    let mut speaker = speaker.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut mouth = speaker.stdin.take().unwrap();
+    mouth.write_all(b"heard by all\n").unwrap();
+    let mut heard = [0; 13];
+    speaker.stdout.take().unwrap().read_exact(&mut heard).unwrap();
     host.hull(&["rm", "-f", "echoes"]).ok();
+    drop(mouth);
+    speaker.wait().unwrap();
     for watcher in watchers {
         let output = watcher.wait_with_output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "heard by all\n");
