@@ -138,6 +138,10 @@ fn builtins_compare_and_combine() {
             r#"! template: :1:2: executing "" at <lt true false>: error calling lt: invalid type for comparison"#
         ]],
     );
+}
+
+#[test]
+fn builtins_measure_index_and_print() {
     check("{{len .Name}} {{len .Config.Env}} {{len .Config.Labels}}", expect!["3 2 2"]);
     check(
         "{{len 3}}",
