@@ -450,7 +450,7 @@ fn limits_hold() {
     assert_eq!(text, "the archive exceeds the limit of 100 bytes of an extended header");
     // 64 MiB of zeros in some 64 KiB or less.
     let zeros = vec![0; 64 << 20];
-    for compression in [Compression::Gzip, Compression::Zstd] {
+    for compression in [Compression::Gzip, Compression::Zstd, Compression::Bzip2, Compression::Xz] {
         let bomb = compress(compression, &[archive(vec![file("a")]), zeros.clone()].concat());
         let unfolding = Unfolding { total: 1 << 40, grace: 1 << 20, ratio: 100 };
         let text = limited(&bomb, &|limits| limits.unfolding = unfolding);
@@ -464,7 +464,7 @@ fn limits_hold() {
 #[test]
 fn damaged_compressed_streams_are_errors() {
     let plain = archive(vec![file("a")]);
-    for compression in [Compression::Gzip, Compression::Zstd] {
+    for compression in [Compression::Gzip, Compression::Zstd, Compression::Bzip2, Compression::Xz] {
         let packed = compress(compression, &plain);
         let text = refusal_of(&packed[..packed.len() - 5]);
         assert!(text.contains("cannot read the"), "{text}");
