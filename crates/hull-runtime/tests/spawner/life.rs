@@ -97,11 +97,25 @@ fn the_spawner_runs_from_sealed_memory_and_holds_nothing_of_its_starter() {
     let open = descriptors(pid);
     let sockets = open.iter().filter(|name| name.starts_with("socket:")).count();
     let rest: Vec<_> = open.iter().filter(|name| !name.starts_with("socket:")).collect();
-    assert_eq!(sockets, 2, "a listener and this connection: {open:?}");
-    assert_eq!(
-        rest,
-        ["/dev/null", "/dev/null", "/dev/null", "anon_inode:[signalfd]", "anon_inode:[eventpoll]"]
-    );
+    assert_eq!(sockets, 2, "the listener and this connection: {open:?}");
+    let null = "/dev/null";
+    let own = ["anon_inode:[signalfd]", "anon_inode:[eventpoll]", "anon_inode:inotify"];
+    assert_eq!(rest, [&[null; 3][..], &own].concat());
+}
+
+#[test]
+fn a_spawner_whose_socket_was_removed_leaves_with_its_last_shim() {
+    let house = House::new();
+    let (connection, pid, _) = house.sleeper("a");
+    std::fs::remove_dir_all(house.exec_root().join("spawner")).unwrap();
+    let second = adopt(house.dir.path());
+    assert_ne!(second.pid, house.client.pid);
+    assert!(runs(house.client.pid), "it still has a shim");
+    kill(pid);
+    assert_eq!(exited(&connection).code, 137);
+    until("the first spawner's end", || !runs(house.client.pid));
+    std::fs::remove_dir_all(house.exec_root().join("spawner")).unwrap();
+    until("the second spawner's end", || !runs(second.pid));
 }
 
 #[test]

@@ -11,8 +11,8 @@
 //! - it is the reaper of what killed shims leave behind: it kills that, records the exit, and says
 //!   so in the shim's place (the table in [`crate::protocol`]).
 //!
-//! One epoll loop; nothing is ever polled. It leaves when it was told to retire and its last child
-//! has ended.
+//! One epoll loop; nothing is ever polled. It leaves when it was told to retire, or its socket was
+//! removed, and its last child has ended.
 
 mod client;
 mod reaper;
@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hull_sys::offspring::fork_with;
 use hull_sys::process::{self, Ended, Forked};
@@ -63,12 +63,17 @@ pub fn run(options: Options) -> hull_sys::Result<Infallible> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).during("epoll_create1", || "")?;
     watch(&epoll, &listener, LISTENER)?;
     watch(&epoll, &signals, SIGNALS)?;
+    let folder = watch_folder(&options.socket)?;
+    let inode = inode(&options.socket);
+    watch(&epoll, &folder, FOLDER)?;
     let spawner = Spawner {
         options,
         open_files,
         epoll,
         listener: Some(listener),
         signals,
+        folder,
+        inode,
         connections: HashMap::new(),
         next: FIRST_CONNECTION,
         children: HashMap::new(),
@@ -121,13 +126,29 @@ fn detach() -> hull_sys::Result<OwnedFd> {
 
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
-const FIRST_CONNECTION: u64 = 2;
+const FOLDER: u64 = 2;
+const FIRST_CONNECTION: u64 = 3;
 /// Added to a worker's pid: the copy of its control socket, watched for its requester's end.
 const REQUESTER: u64 = 1 << 32;
 
 fn watch(epoll: &OwnedFd, fd: impl AsFd, data: u64) -> hull_sys::Result<()> {
     epoll::add(epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
         .during("epoll_ctl", || "EPOLL_CTL_ADD")
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    rustix::fs::lstat(path).ok().map(|stat| stat.st_ino)
+}
+
+/// An inotify descriptor for removals from the folder that `socket` is in (inotify(7)).
+fn watch_folder(socket: &Path) -> hull_sys::Result<OwnedFd> {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).during("inotify_init1", || "")?;
+    let removals = WatchFlags::DELETE | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+    add_watch(&inotify, folder, removals | WatchFlags::ONLYDIR)
+        .during("inotify_add_watch", || format!("{folder:?}"))?;
+    Ok(inotify)
 }
 
 /// A forked child as the spawner knows it.
@@ -152,6 +173,10 @@ struct Spawner {
     /// `None` once retired.
     listener: Option<OwnedFd>,
     signals: SignalFd,
+    /// Readable when something in the socket's folder was removed.
+    folder: OwnedFd,
+    /// Of the socket's path at the start.
+    inode: Option<u64>,
     connections: HashMap<u64, OwnedFd>,
     next: u64,
     children: HashMap<Pid, Child>,
@@ -174,10 +199,22 @@ impl Spawner {
                 match event.data.u64() {
                     LISTENER => self.accept(),
                     SIGNALS => self.reap()?,
+                    FOLDER => self.look_for_socket(),
                     requester if requester >= REQUESTER => self.requester_left(requester - REQUESTER),
                     connection => self.hear(connection),
                 }
             }
+        }
+    }
+
+    /// Whose socket was removed can be found by nobody any more: it retires.
+    fn look_for_socket(&mut self) {
+        let mut events = [0; 4096];
+        while rustix::io::read(&self.folder, &mut events).is_ok_and(|got| got > 0) {}
+        // By its inode, as a successor may have bound the path already. The listener keeps the
+        // inode from being used again.
+        if inode(&self.options.socket) != self.inode {
+            self.listener = None;
         }
     }
 
@@ -224,7 +261,9 @@ impl Spawner {
             ToSpawner::Retire => {
                 // In this order: once nobody listens, a successor may bind the same path.
                 if self.listener.is_some() {
-                    let _ = rustix::fs::unlink(&self.options.socket);
+                    if inode(&self.options.socket) == self.inode {
+                        let _ = rustix::fs::unlink(&self.options.socket);
+                    }
                     self.listener = None;
                 }
             }
