@@ -24,6 +24,8 @@ pub(crate) struct Engine {
     environment: Vec<(&'static str, String)>,
     /// Flags that every `run` gets.
     run_flags: &'static [&'static str],
+    /// And every `rm`.
+    rm_flags: &'static [&'static str],
     /// Names of the processes that serve it (/proc/PID/comm), for memory.
     pub(crate) processes: &'static [&'static str],
     daemon: Option<Child>,
@@ -77,6 +79,7 @@ impl Engine {
             prefix: strings(&["-H", &socket]),
             environment: Vec::new(),
             run_flags: &[],
+            rm_flags: &[],
             processes: &["hull", "hull-runtime", "hull-spawner", "hull-shim"],
             daemon: None,
         };
@@ -103,6 +106,7 @@ impl Engine {
             prefix: strings(&["-H", &socket]),
             environment: Vec::new(),
             run_flags: &[],
+            rm_flags: &[],
             processes: &["dockerd", "containerd", "containerd-shim", "docker-proxy"],
             daemon: None,
         };
@@ -126,11 +130,20 @@ impl Engine {
         prefix.extend(strings(&["--cgroup-manager", "cgroupfs", "--events-backend", "file"]));
         prefix.extend(strings(&["--storage-driver", "overlay"]));
         let environment = vec![("PODMAN_IGNORE_CGROUPSV1_WARNING", "1".to_owned())];
-        let processes = &["podman", "conmon"];
         // Podman raises its containers' limits above those of its caller, and fails where the host
         // does not allow that; lower ones always work.
         let run_flags = &["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"];
-        Ok(Engine { name: "podman", program, prefix, environment, run_flags, processes, daemon: None })
+        Ok(Engine {
+            name: "podman",
+            program,
+            prefix,
+            environment,
+            run_flags,
+            // The others' rm -f kills at once too.
+            rm_flags: &["--time=0"],
+            processes: &["podman", "conmon"],
+            daemon: None,
+        })
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
@@ -138,6 +151,7 @@ impl Engine {
         command.args(&self.prefix).stdin(Stdio::null());
         match words {
             ["run", rest @ ..] => command.arg("run").args(self.run_flags).args(rest),
+            ["rm", rest @ ..] => command.arg("rm").args(self.rm_flags).args(rest),
             _ => command.args(words),
         };
         command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
