@@ -93,8 +93,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     let fixture = fixture::make(&work)?;
     own_world()?;
+    let before = parent_cgroups();
     let done = measure_all(&options, &dist, &fixture);
-    if let Err(error) = clean_up(&work) {
+    if let Err(error) = clean_up(&work, &before) {
         eprintln!("bench: {error:#}");
     }
     done
@@ -132,7 +133,7 @@ fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> 
         tables.push(sections::runtimes(&runtimes, fixture, options.samples)?);
     }
     if ["run", "exec", "many", "memory", "logs"].into_iter().any(chosen) {
-        let mut engines = start_engines(&wanted, dist, fixture);
+        let mut engines = start_engines(&wanted, dist, fixture)?;
         let crun = runtimes.iter().find(|r| r.name == "crun");
         let mut rows = Vec::new();
         // Memory first: what a run leaves behind must not count as idle.
@@ -162,8 +163,8 @@ fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> 
     print(options, &tables)
 }
 
-/// The engines of this machine; one that does not come up is named and left out.
-fn start_engines(wanted: &dyn Fn(&str) -> bool, dist: &Path, fixture: &Fixture) -> Vec<Engine> {
+/// The engines of this machine; a peer that does not come up is named and left out.
+fn start_engines(wanted: &dyn Fn(&str) -> bool, dist: &Path, fixture: &Fixture) -> Result<Vec<Engine>> {
     type Start<'a> = (&'static str, Box<dyn Fn() -> Result<Engine> + 'a>);
     let work = &fixture.work;
     let starts: [Start<'_>; 3] = [
@@ -173,18 +174,20 @@ fn start_engines(wanted: &dyn Fn(&str) -> bool, dist: &Path, fixture: &Fixture) 
     ];
     let mut engines = Vec::new();
     for (name, start) in starts.into_iter().filter(|(name, _)| wanted(name)) {
-        match start() {
-            Ok(mut engine) => match engine.import(&fixture.tar) {
-                Ok(()) => engines.push(engine),
-                Err(error) => {
-                    eprintln!("bench: without {name}: {error:#}");
-                    engine.stop();
-                }
-            },
+        let ready = start().and_then(|mut engine| match engine.import(&fixture.tar) {
+            Ok(()) => Ok(engine),
+            Err(error) => {
+                engine.stop();
+                Err(error)
+            }
+        });
+        match ready {
+            Ok(engine) => engines.push(engine),
+            Err(error) if name == "hull" => return Err(error.context("Hull's daemon")),
             Err(error) => eprintln!("bench: without {name}: {error:#}"),
         }
     }
-    engines
+    Ok(engines)
 }
 
 fn print(options: &Options, tables: &[Vec<Row>]) -> Result<()> {
@@ -232,9 +235,28 @@ fn print(options: &Options, tables: &[Vec<Row>]) -> Result<()> {
     Ok(())
 }
 
+/// The cgroups below which engines and our bundles put theirs, as far as they exist.
+fn parent_cgroups() -> Vec<PathBuf> {
+    let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
+        return Vec::new();
+    };
+    let names = ["hull", "hull-bench", "docker", "libpod_parent"];
+    let paths = hierarchies.flatten().flat_map(|h| names.map(|name| h.path().join(name)));
+    paths.filter(|path| path.is_dir()).collect()
+}
+
+/// Removes a cgroup and those below it, as far as no process is in them.
+fn remove_cgroup(path: &Path) {
+    let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    for child in below.filter(|child| child.is_dir()) {
+        remove_cgroup(&child);
+    }
+    let _ = fs::remove_dir(path);
+}
+
 /// Ends what is left of the engines in our network namespace (monitors, shims), and removes the
-/// folder.
-fn clean_up(work: &Path) -> Result<()> {
+/// folder and the cgroups that were not there `before`.
+fn clean_up(work: &Path, before: &[PathBuf]) -> Result<()> {
     let own = fs::read_link("/proc/self/ns/net").context("read the network namespace")?;
     let me = std::process::id().to_string();
     for entry in fs::read_dir("/proc").context("list /proc")?.flatten() {
@@ -250,6 +272,9 @@ fn clean_up(work: &Path) -> Result<()> {
     let points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
     for point in points.iter().rev().filter(|point| Path::new(point).starts_with(work)) {
         let _ = unmount(*point, UnmountFlags::DETACH);
+    }
+    for path in parent_cgroups().iter().filter(|path| !before.contains(path)) {
+        remove_cgroup(path);
     }
     fs::remove_dir_all(work).with_context(|| format!("remove {}", work.display()))
 }
