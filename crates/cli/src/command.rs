@@ -86,7 +86,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut source = error.source().filter(|_| !quiet);
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => text.push_str(&crate::create::reason(error)),
+            None => text.push_str(&cause.to_string()),
+        }
         source = cause.source();
     }
     if text.starts_with("permission denied while trying to connect") {

@@ -49,7 +49,7 @@ pub(crate) fn read(named: Option<&str>) -> Result<Config, String> {
     let file = match std::fs::File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
-        Err(error) => return Err(refuse(error.to_string())),
+        Err(error) => return Err(refuse(crate::create::reason(&error))),
     };
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut std::io::Read::take(file, BYTES_MAX), &mut bytes)

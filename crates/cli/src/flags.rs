@@ -274,11 +274,11 @@ fn long(
         Some((name, value)) => (name, Some(value)),
         None => (name, None),
     };
+    if name == "help" && value.is_none_or(|value| value == "true") {
+        return Err(Stop::Help);
+    }
     let Some(flag) = find(given.flags, name) else {
-        return Err(match name {
-            "help" => Stop::Help,
-            _ => Stop::Wrong(format!("unknown flag: --{name}")),
-        });
+        return Err(Stop::Wrong(format!("unknown flag: --{name}")));
     };
     let value = match (value, flag.takes) {
         (Some(value), _) => value,
@@ -384,6 +384,7 @@ mod tests {
                 "invalid argument \"maybe\" for \"-t, --tty\" flag: strconv.ParseBool: parsing \"maybe\": invalid syntax",
             ),
             ("--help", "help"),
+            ("--help=maybe", "unknown flag: --help"),
             ("-h", "help"),
         ] {
             assert_eq!(check(false, line), text, "{line}");

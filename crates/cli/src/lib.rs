@@ -260,3 +260,97 @@ fn session(program: &str, global: &Given) -> Result<Session, Failure> {
     let config = Some(global.text("config")).filter(|folder| !folder.is_empty());
     Ok(Session::new(program.to_owned(), endpoint, pinned, config.map(str::to_owned)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_command() -> Vec<(String, &'static command::Command)> {
+        let mut all = Vec::new();
+        for entry in TREE {
+            match entry {
+                Entry::Command(name, command) => all.push(((*name).to_owned(), *command)),
+                Entry::Group(group) => all.extend(
+                    group
+                        .commands
+                        .iter()
+                        .map(|(name, _, command)| (format!("{} {name}", group.name), *command)),
+                ),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        for (path, command) in every_command() {
+            let mut words: Vec<String> = path.split(' ').map(str::to_owned).collect();
+            words.push("--help".to_owned());
+            let Asked::Show(text) = resolve(TREE, "hull", &words) else {
+                panic!("{path} --help shows nothing");
+            };
+            assert!(text.starts_with(&format!("Usage:  hull {path}")), "{text}");
+            assert!(command.paths.contains(&path.as_str()), "{path} is not among its own names");
+        }
+    }
+
+    #[test]
+    fn no_command_declares_a_flag_twice() {
+        for (path, command) in every_command() {
+            let flags: Vec<&Flag> = command.flags.iter().flat_map(|table| *table).collect();
+            for (index, flag) in flags.iter().enumerate() {
+                let twice = flags[..index].iter().any(|other| {
+                    other.long == flag.long || flag.short.is_some() && other.short == flag.short
+                });
+                assert!(!twice, "{path}: --{}", flag.long);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_said_as_the_reference_says_it() {
+        let said = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            match resolve(TREE, "docker", &words) {
+                Asked::Fail(failure) => (failure.code, failure.message),
+                Asked::Show(text) => (0, text),
+                Asked::Do(..) => (0, String::new()),
+            }
+        };
+        for (line, code, text) in [
+            (
+                "nosuchcommand",
+                1,
+                "docker: unknown command: docker nosuchcommand\n\nRun 'docker --help' for more information",
+            ),
+            (
+                "container foo",
+                1,
+                "docker: unknown command: docker container foo\n\nUsage:  docker container\n\nRun 'docker container --help' for more information",
+            ),
+            (
+                "version --nosuchflag",
+                125,
+                "unknown flag: --nosuchflag\n\nUsage:  docker version [OPTIONS]\n\nRun 'docker version --help' for more information",
+            ),
+            (
+                "run --rm",
+                1,
+                "docker: 'docker run' requires at least 1 argument\n\nUsage:  docker run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nSee 'docker run --help' for more information",
+            ),
+            (
+                "tag busybox",
+                1,
+                "docker: 'docker tag' requires 2 arguments\n\nUsage:  docker tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]\n\nRun 'docker tag --help' for more information",
+            ),
+            (
+                "ps foo",
+                1,
+                "docker: 'docker ps' accepts no arguments\n\nUsage:  docker ps [OPTIONS]\n\nRun 'docker ps --help' for more information",
+            ),
+            ("help nothing", 1, "unknown help topic: nothing"),
+        ] {
+            assert_eq!(said(line), (code, text.to_owned()), "{line}");
+        }
+    }
+}

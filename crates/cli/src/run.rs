@@ -169,7 +169,7 @@ pub(crate) async fn exit_code(waiting: Response) -> Result<u8, Failure> {
         #[serde(rename = "Message", default)]
         message: String,
     }
-    let exit: Exit = waiting.json().await?;
+    let exit: Exit = waiting.json().await.map_err(daemon_gone)?;
     if let Some(reason) = exit.error.filter(|reason| !reason.message.is_empty()) {
         return Err(Failure {
             code: 125,
@@ -178,6 +178,19 @@ pub(crate) async fn exit_code(waiting: Response) -> Result<u8, Failure> {
     }
     // A shell sees eight bits of any exit code.
     Ok(u8::try_from(exit.code & 0xff).unwrap_or(u8::MAX))
+}
+
+/// The wait broke off: the container does not depend on the daemon's life.
+fn daemon_gone(error: Error) -> Failure {
+    match error {
+        Error::Broken { .. } | Error::Answer { .. } => Failure {
+            code: 125,
+            message: "error waiting for container: unexpected EOF: the daemon went away; \
+                      the container goes on without it"
+                .to_owned(),
+        },
+        other => Failure::from(other),
+    }
 }
 
 pub(crate) async fn start(session: &Session, id: &str) -> Result<(), Error> {

@@ -46,6 +46,17 @@ async fn output_and_exit_are_waited_for_before_the_start() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_goes_away_is_told_from_a_container_that_failed() {
+    let fake = Fake::start(|request| match request.split('?').next() {
+        Some("POST /containers/c1/wait") => answer(200, ""),
+        _ => rules(request),
+    });
+    let (code, message) = check(&fake, &RUN, "busybox true").await;
+    assert_eq!(code, 125);
+    assert!(message.contains("the daemon went away"), "{message}");
+}
+
+#[tokio::test]
 async fn a_detached_run_asks_for_no_more_than_it_needs() {
     let fake = Fake::start(rules);
     assert_eq!(check(&fake, &RUN, "-d --name x busybox true").await, (0, String::new()));
