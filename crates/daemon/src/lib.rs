@@ -21,6 +21,8 @@ mod options;
 mod routes;
 mod serve;
 mod translate;
+#[cfg(test)]
+mod wire_tests;
 
 use std::ffi::OsString;
 use std::io::Write as _;

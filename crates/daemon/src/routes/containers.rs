@@ -1,7 +1,6 @@
 //! Making, listing and showing containers.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use http::StatusCode;
 use hull_api::container::{ContainersPruned, Summary, SummaryHostConfig, SummaryNetworks, Top};
@@ -12,7 +11,7 @@ use hull_engine::containers::phase::Time;
 use hull_engine::containers::settings::Mount;
 use hull_engine::containers::view::View;
 
-use super::{show, sizes, system};
+use super::{show, system};
 use crate::http::{Call, Failure, Handled, json, ok};
 use crate::translate;
 
@@ -80,10 +79,11 @@ pub(super) async fn inspect(call: &Call, key: &str) -> Handled {
 
 /// Bytes of the writable layer, and of everything.
 async fn sizes(call: &Call, view: &View) -> (i64, i64) {
-    let upper = view.rootfs.upper.clone();
-    let rw = tokio::task::spawn_blocking(move || sizes::tree(&upper)).await.unwrap_or(0);
+    let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    // Gone meanwhile: nothing.
+    let rw = number(call.server.engine.writable_bytes(&view.id).await.unwrap_or(0));
     let image = call.server.engine.images().resolve(&view.image.id.to_string());
-    let image = image.map_or(0, |image| i64::try_from(image.size).unwrap_or(i64::MAX));
+    let image = image.map_or(0, |image| number(image.size));
     (rw, rw.saturating_add(image))
 }
 
@@ -306,21 +306,10 @@ pub(super) async fn prune(call: &Call) -> Handled {
             && filters.labels_match("label", labels)
             && !(filters.has("label!") && filters.labels_match("label!", labels))
     };
-    let sizes: Vec<(String, Arc<View>)> =
-        engine.containers().into_iter().map(|view| (view.id.clone(), view)).collect();
-    let mut bytes = std::collections::BTreeMap::new();
-    for (id, view) in &sizes {
-        if !view.is_running() && wanted(view) {
-            let upper = view.rootfs.upper.clone();
-            let size = tokio::task::spawn_blocking(move || sizes::tree(&upper)).await.unwrap_or(0);
-            bytes.insert(id.clone(), u64::try_from(size).unwrap_or(0));
-        }
-    }
     let pruned = engine.prune_containers(wanted).await?;
-    let freed = pruned.ids.iter().filter_map(|id| bytes.get(id)).sum();
     ok(&ContainersPruned {
         containers_deleted: (!pruned.ids.is_empty()).then_some(pruned.ids),
-        space_reclaimed: freed,
+        space_reclaimed: pruned.bytes,
     })
 }
 

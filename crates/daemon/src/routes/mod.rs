@@ -12,7 +12,7 @@ mod images;
 mod lifecycle;
 mod networks;
 mod show;
-mod sizes;
+mod stats;
 mod streams;
 mod system;
 
@@ -170,6 +170,7 @@ async fn container_route(call: Call, method: &Method, key: &str, verb: &str) -> 
         ("GET", "json") => containers::inspect(&call, key).await,
         ("GET", "top") => containers::top(&call, key).await,
         ("GET", "logs") => streams::logs(&call, key).await,
+        ("GET", "stats") => stats::stats(&call, key).await,
         ("GET", "changes") => Err(Failure::later("changes come in a later build")),
         ("GET", "export") => Err(Failure::later("exporting containers comes in a later build")),
         ("GET" | "HEAD" | "PUT", "archive") => {
