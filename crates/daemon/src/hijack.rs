@@ -189,10 +189,12 @@ async fn output(
 ) -> io::Result<()> {
     let mut block = vec![0; 32 << 10];
     loop {
-        let count = container.read(&mut block).await?;
-        if count == 0 {
-            return Ok(());
-        }
+        let count = match container.read(&mut block).await {
+            // It ended with input of the client unread, which is no fault of anybody's.
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            count => count?,
+        };
         client.write_all(&block[..count]).await?;
         client.flush().await?;
     }
@@ -258,6 +260,18 @@ mod tests {
         client.read_exact(&mut [0; 8]).await.unwrap();
         drop(client);
         assert_eq!(all(&mut container).await, "early ");
+        task.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_container_that_ends_with_unread_input_is_no_error_for_the_client() {
+        let (mut client, mut container, task) = start(true, None).await;
+        client.write_all(&[b'y'; 10_000]).await.unwrap();
+        container.write_all(b"out").await.unwrap();
+        container.read_exact(&mut [0; 100]).await.unwrap();
+        drop(container);
+        assert_eq!(all(&mut client).await, "HEAD\r\n\r\nout");
+        drop(client);
         task.await.unwrap().unwrap();
     }
 

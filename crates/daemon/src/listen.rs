@@ -45,8 +45,8 @@ pub(crate) fn check(addresses: &[Listen]) -> Result<()> {
     Ok(())
 }
 
-/// Opens an address. A Unix socket appears under its name only when it is ready, with its final
-/// owner and mode: it is bound under another name first and then renamed, over a dead one too.
+/// Opens an address. A dead Unix socket is replaced. The new one is root's alone (by the daemon's
+/// umask) until it has its group, so nobody gets in before that.
 pub(crate) fn open(address: &Listen, group: Option<&str>) -> Result<Listener> {
     match address {
         Listen::Unix(path) => unix(path, group),
@@ -67,23 +67,15 @@ fn unix(path: &Path, group: Option<&str>) -> Result<Listener> {
         fs::create_dir_all(folder).map_err(|error| file("make the folder of", error))?;
     }
     let gid = group_of(group)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let early = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    // Left by a killed daemon with the same number, if at all.
-    let _ = fs::remove_file(&early);
-    let listener = std::os::unix::net::UnixListener::bind(&early).map_err(bind)?;
-    let ready = || -> Result<UnixListener> {
-        listener.set_nonblocking(true).map_err(bind)?;
-        std::os::unix::fs::chown(&early, Some(0), Some(gid)).map_err(|error| file("chown", error))?;
-        fs::set_permissions(&early, Permissions::from_mode(0o660)).map_err(|error| file("chmod", error))?;
-        fs::rename(&early, path).map_err(|error| file("rename a socket to", error))?;
-        UnixListener::from_std(listener).map_err(bind)
-    };
-    let opened = ready();
-    if opened.is_err() {
-        let _ = fs::remove_file(&early);
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file("remove the old", error)),
+        _ => {}
     }
-    opened.map(Listener::Unix)
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(bind)?;
+    listener.set_nonblocking(true).map_err(bind)?;
+    std::os::unix::fs::chown(path, Some(0), Some(gid)).map_err(|error| file("chown", error))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(|error| file("chmod", error))?;
+    UnixListener::from_std(listener).map(Listener::Unix).map_err(bind)
 }
 
 /// The group asked for, by name or number; else `hull` or `docker` where there is one; else root's.
