@@ -24,6 +24,18 @@ struct Daemon {
     folder: tempfile::TempDir,
 }
 
+impl Drop for Daemon {
+    /// The spawner outlives engines by design: a test ends its own.
+    fn drop(&mut self) {
+        let config = self.server.engine.config();
+        if let Ok(client) = hull_runtime::spawner::Client::adopt_or_start(&config.runtime, &config.exec_root)
+            && let Err(error) = client.retire()
+        {
+            assert!(std::thread::panicking(), "a spawner is left: {error}");
+        }
+    }
+}
+
 struct Answer {
     status: u16,
     head: String,
