@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use hull_api::container::{Inspect, MountPoint, NetworkSettings, State};
 use hull_api::create::Config;
+use hull_api::hostconfig::HostConfig;
 use hull_api::image::GraphDriver;
 use hull_api::network::EndpointSettings;
 use hull_engine::containers::phase::{Phase, Time};
-use hull_engine::containers::settings::{Mount, NetworkMode, Settings};
+use hull_engine::containers::settings::{Mount, NetworkMode, RestartPolicy, Settings};
 use hull_engine::containers::view::View;
 
 use crate::translate::Echo;
@@ -199,6 +200,7 @@ fn graph_driver(view: &View) -> GraphDriver {
 pub(super) fn inspect(view: &View) -> Inspect {
     let Echo { config: asked, host: mut host_config } = echo(view);
     host_config.network_mode = network_mode(&view.settings.network);
+    updated(&mut host_config, &view.settings);
     let path = |path: &PathBuf| path.to_string_lossy().into_owned();
     let sandbox = view.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
     Inspect {
@@ -234,6 +236,34 @@ pub(super) fn inspect(view: &View) -> Inspect {
     }
 }
 
+/// What `update` may have changed since the request.
+fn updated(host: &mut HostConfig, settings: &Settings) {
+    let resources = &settings.resources;
+    let number = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok()).unwrap_or(0);
+    host.memory = resources.memory.limit.unwrap_or(0);
+    host.memory_reservation = resources.memory.reservation.unwrap_or(0);
+    host.memory_swap = resources.memory.swap.unwrap_or(0);
+    host.cpu_shares = number(resources.cpu.shares);
+    host.cpuset_cpus.clone_from(&resources.cpu.cpus);
+    host.cpuset_mems.clone_from(&resources.cpu.mems);
+    host.pids_limit = resources.pids.map(|pids| pids.limit);
+    let (quota, period) = (resources.cpu.quota.unwrap_or(0), number(resources.cpu.period));
+    if host.nano_cpus > 0 && period > 0 {
+        // `--cpus` is kept as the quota that it means.
+        host.nano_cpus = quota.saturating_mul(1_000_000_000) / period;
+    } else {
+        (host.cpu_quota, host.cpu_period) = (quota, period);
+    }
+    let (name, attempts) = match settings.restart {
+        RestartPolicy::No => ("no", 0),
+        RestartPolicy::Always => ("always", 0),
+        RestartPolicy::UnlessStopped => ("unless-stopped", 0),
+        RestartPolicy::OnFailure { attempts } => ("on-failure", attempts),
+    };
+    name.clone_into(&mut host.restart_policy.name);
+    host.restart_policy.maximum_retry_count = i64::from(attempts);
+}
+
 fn host_shows_tmpfs(view: &View, target: &str) -> bool {
     echo(view).host.tmpfs.is_some_and(|tmpfs| tmpfs.keys().any(|known| known.trim_end_matches('/') == target))
 }
@@ -263,6 +293,22 @@ mod tests {
         for (seconds, text) in cases {
             assert_eq!(duration(seconds * SECOND), text, "{seconds}");
         }
+    }
+
+    #[test]
+    fn what_an_update_changed_is_shown() {
+        let mut settings =
+            Settings { restart: RestartPolicy::OnFailure { attempts: 3 }, ..Settings::default() };
+        settings.resources.memory.limit = Some(1 << 26);
+        settings.resources.cpu.quota = Some(50_000);
+        settings.resources.cpu.period = Some(100_000);
+        let mut host = HostConfig { nano_cpus: 1, ..HostConfig::default() };
+        updated(&mut host, &settings);
+        assert_eq!((host.memory, host.nano_cpus, host.cpu_quota), (1 << 26, 500_000_000, 0));
+        assert_eq!(
+            (host.restart_policy.name.as_str(), host.restart_policy.maximum_retry_count),
+            ("on-failure", 3)
+        );
     }
 
     #[test]
