@@ -214,7 +214,7 @@ fn launch(init: &Init<'_>) -> Result<Infallible> {
     if let Streams::Files { stdin, stdout, stderr } = init.streams {
         program::take_streams([stdin, stdout, stderr])?;
     }
-    let path = dress(process, init.seccomp)?;
+    let dressed = dress(process, init.seccomp, init.options.preserve_fds)?;
     if let Some(hold) = &init.options.hold {
         sync::tell(init.sync, &Message::Ready);
         // A byte or the end: both are the word to go on.
@@ -237,36 +237,41 @@ fn launch(init: &Init<'_>) -> Result<Infallible> {
             Forked::Child => reaper::lead(terminal)?,
         }
     }
-    finish(process, init.seccomp, &path, init.options.preserve_fds)
+    finish(process, init.seccomp, &dressed)
+}
+
+/// All that exec needs.
+pub(super) struct Dressed {
+    path: String,
+    strings: program::ExecStrings,
 }
 
 /// Gives up what the program must not have and finds it. Without no_new_privs the filter needs a
-/// capability that is about to go, so it comes first and sees our own last calls too.
-pub(super) fn dress(process: &Process, seccomp: Option<&Program>) -> Result<String> {
+/// capability that is about to go, so it comes first and sees our own last calls too: those that a
+/// filter may well refuse (opening files, marking descriptors) are done before.
+pub(super) fn dress(process: &Process, seccomp: Option<&Program>, keep: u32) -> Result<Dressed> {
     program::own_streams(process);
     program::set_label(process)?;
+    let strings = program::strings(process)?;
+    // Whatever is opened from here on is marked when it is opened.
+    process::close_on_exec_from(3 + i32::try_from(keep).unwrap_or(0)).or_host()?;
     if let (Some(filter), false) = (seccomp, process.no_new_privileges) {
         program::install(filter)?;
     }
     program::become_user(process)?;
     let path = program::look_up(process)?;
     rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022) & 0o777));
-    Ok(path)
+    Ok(Dressed { path, strings })
 }
 
 /// The last calls: with no_new_privs the filter sees nothing of ours but exec.
-pub(super) fn finish(
-    process: &Process,
-    seccomp: Option<&Program>,
-    path: &str,
-    keep: u32,
-) -> Result<Infallible> {
+pub(super) fn finish(process: &Process, seccomp: Option<&Program>, dressed: &Dressed) -> Result<Infallible> {
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).during("prctl", || "PR_SET_NO_NEW_PRIVS").or_host()?;
         if let Some(filter) = seccomp {
             program::install(filter)?;
         }
     }
-    let errno = program::execute(process, path, keep);
-    program::exec_failed(path, errno)
+    let errno = program::execute(&dressed.path, &dressed.strings);
+    program::exec_failed(&dressed.path, errno)
 }

@@ -86,6 +86,6 @@ fn enter(joining: &Joining<'_>) -> Result<Infallible> {
     let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
     sync::send(joining.sync, &Message::Prepared { warnings, terminal: terminal.is_some() }, &fds)?;
     drop(fds);
-    let path = dress(process, joining.seccomp)?;
-    finish(process, joining.seccomp, &path, joining.preserve_fds)
+    let dressed = dress(process, joining.seccomp, joining.preserve_fds)?;
+    finish(process, joining.seccomp, &dressed)
 }

@@ -203,21 +203,26 @@ pub(super) fn install(filter: &Program) -> Result<()> {
     hull_sys::seccomp::install(&filter.filter, filter.flags).or_host().map(drop)
 }
 
-/// Executes the program; comes back with a failure only. `keep` is how many descriptors above the
-/// standard streams stay open.
-pub(super) fn execute(process: &Process, path: &str, keep: u32) -> Errno {
-    let strings = || -> hull_sys::Result<_> {
-        let env = process.env.iter().map(String::as_str);
-        let home = needs_home(process).map(|home| format!("HOME={home}"));
-        let env: Vec<&str> = env.chain(home.as_deref()).collect();
-        Ok((Strings::new(&process.args)?, Strings::new(env)?, Strings::new([path])?))
-    };
-    let Ok((args, env, _)) = strings() else { return Errno::INVAL };
-    let Ok(path) = std::ffi::CString::new(path) else { return Errno::INVAL };
-    if let Err(error) = hull_sys::process::close_on_exec_from(3 + i32::try_from(keep).unwrap_or(0)) {
-        return error.errno;
+/// Arguments and environment, ready for the kernel.
+pub(super) struct ExecStrings {
+    args: Strings,
+    env: Strings,
+}
+
+/// With HOME added where the environment has none.
+pub(super) fn strings(process: &Process) -> Result<ExecStrings> {
+    let env = process.env.iter().map(String::as_str);
+    let home = needs_home(process).map(|home| format!("HOME={home}"));
+    let env = Strings::new(env.chain(home.as_deref())).or_invalid(|| "environment".into())?;
+    Ok(ExecStrings { args: Strings::new(&process.args).or_invalid(|| "arguments".into())?, env })
+}
+
+/// Executes the program; comes back with a failure only.
+pub(super) fn execute(path: &str, strings: &ExecStrings) -> Errno {
+    match std::ffi::CString::new(path) {
+        Ok(path) => hull_sys::process::exec(&path, &strings.args, &strings.env),
+        Err(_) => Errno::INVAL,
     }
-    hull_sys::process::exec(&path, &args, &env)
 }
 
 /// The home folder to add to an environment without HOME: of the container's own /etc/passwd.
