@@ -161,9 +161,11 @@ impl Task {
         let Some(exec) = self.execs.get_mut(id) else { return };
         let old = std::mem::replace(&mut exec.state, State::Made);
         let mut closing = None;
+        // Given only after the exec is shown as it is then.
+        let mut answer = None;
         exec.state = match (old, word) {
             (State::Starting { link, reply, client, open }, Word::Started { pid, .. }) => {
-                reply.send(Ok(client)).ok();
+                answer = Some((reply, Ok(client)));
                 State::Runs { link, pid, open }
             }
             (State::Starting { reply, .. }, Word::StartFailed(mut error)) => {
@@ -172,13 +174,13 @@ impl Task {
                     _ => 126,
                 };
                 error.message = format!("OCI runtime exec failed: exec failed: {}", error.message);
-                reply.send(Err(Error::Start(error))).ok();
+                answer = Some((reply, Err(Error::Start(error))));
                 State::Ended { pid: 0, code }
             }
             (State::Starting { link, reply, client, open }, Word::Exited(exit)) => {
                 // The end was faster than the word of the start.
                 closing = open;
-                reply.send(Ok(client)).ok();
+                answer = Some((reply, Ok(client)));
                 drop(link);
                 State::Ended { pid: 0, code: exit.code }
             }
@@ -198,6 +200,9 @@ impl Task {
             self.publish("exec_die", &[("execID", id), ("exitCode", &code.to_string())]);
         }
         self.show_exec(id);
+        if let Some((reply, answer)) = answer {
+            reply.send(answer).ok();
+        }
         drop(closing);
         self.forget_old_execs();
         self.show();

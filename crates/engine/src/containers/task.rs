@@ -80,6 +80,8 @@ pub(super) struct Task {
     follow: VecDeque<Input>,
     /// The first error of the effects since somebody last looked.
     pub(super) fault: Option<Error>,
+    /// Why the start that is being given up failed.
+    start_error: Option<Error>,
     /// The record in the database is older than the one here.
     unsaved: bool,
     ended: bool,
@@ -109,6 +111,7 @@ pub(crate) fn spawn(services: &Arc<Services>, record: Record, found: Found) {
         ended_execs: 0,
         follow: VecDeque::new(),
         fault: None,
+        start_error: None,
         unsaved: false,
         ended: false,
     };
@@ -219,7 +222,7 @@ impl Task {
         self.handle(Input::Exited(exit)).await.ok();
     }
 
-    /// Notes why a start failed and tells who waited for it.
+    /// Notes why a start failed; who waited for it is told when the phase says so too.
     fn start_failed(&mut self, error: Error) {
         let code = match &error {
             Error::Start(StartError { kind: StartErrorKind::NotFound, .. }) => 127,
@@ -228,6 +231,11 @@ impl Task {
         };
         self.record.failure = Some(Failure { message: error.to_string(), code });
         self.streams.clear();
+        self.start_error = Some(error);
+    }
+
+    fn tell_failed_start(&mut self) {
+        let Some(error) = self.start_error.take() else { return };
         let waiting = &mut self.waiting;
         let mut replies: Vec<_> = waiting.starts.drain(..).chain(waiting.restarts.drain(..)).collect();
         let Some(first) = replies.pop() else {
@@ -260,6 +268,9 @@ impl Task {
             self.unsaved = true;
         }
         self.show();
+        if input == Input::StartFailed {
+            self.tell_failed_start();
+        }
         for effect in effects {
             if let Err(error) = self.perform(effect).await {
                 tracing::warn!(container = %self.record.id, ?effect, error = &error as &dyn std::error::Error, "an effect failed");

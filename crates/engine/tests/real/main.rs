@@ -2,5 +2,9 @@
 //! `hull-runtime` executable beside this test's folder (`cargo build -p hull-runtime`); fails, and
 //! never skips, without them.
 
+mod crash;
+mod execs;
 mod life;
+mod many;
+mod streams;
 mod support;

@@ -29,7 +29,9 @@ pub(crate) fn runtime() -> PathBuf {
 }
 
 pub(crate) struct Host {
-    pub(crate) dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes `dir` in the process that made it.
+    _made: Option<tempfile::TempDir>,
     pub(crate) engine: Option<Engine>,
     cgroup: String,
 }
@@ -38,18 +40,28 @@ impl Host {
     pub(crate) async fn new() -> Host {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(rustix::process::geteuid().is_root(), "these tests need root");
-        let dir = tempfile::tempdir().unwrap();
+        let made = tempfile::tempdir().unwrap();
         let cgroup = format!("hull-test-e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut host = Host { dir, engine: None, cgroup };
+        let mut host = Host { dir: made.path().to_owned(), _made: Some(made), engine: None, cgroup };
         host.open().await;
         host.import().await;
         host
     }
 
+    /// The host of another process, by what that one tells.
+    pub(crate) fn elsewhere(told: &str) -> Host {
+        let (dir, cgroup) = told.split_once('\n').unwrap();
+        Host { dir: dir.into(), _made: None, engine: None, cgroup: cgroup.to_owned() }
+    }
+
+    pub(crate) fn tell(&self) -> String {
+        format!("{}\n{}", self.dir.display(), self.cgroup)
+    }
+
     pub(crate) fn config(&self) -> Config {
         Config {
-            data_root: self.dir.path().join("data"),
-            exec_root: self.dir.path().join("run"),
+            data_root: self.dir.join("data"),
+            exec_root: self.dir.join("run"),
             runtime: runtime(),
             cgroup_parent: self.cgroup.clone(),
             ..Config::default()
@@ -74,7 +86,7 @@ impl Host {
 
     /// One layer: busybox with its links, users, a folder to write into.
     async fn import(&self) {
-        let root = self.dir.path().join("root");
+        let root = self.dir.join("root");
         for dir in ["bin", "etc", "tmp", "root", "home/web"] {
             std::fs::create_dir_all(root.join(dir)).unwrap();
         }
@@ -92,7 +104,7 @@ impl Host {
         .unwrap();
         std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:33:\ntape:x:26:web\n").unwrap();
         std::fs::write(root.join("etc/plain"), "not executable").unwrap();
-        let archive = self.dir.path().join("root.tar");
+        let archive = self.dir.join("root.tar");
         let made =
             Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").status().unwrap();
         assert!(made.success());
@@ -186,10 +198,10 @@ impl Host {
                 left.push_str(&format!("{what} {}\n", entry.file_name().display()));
             }
         };
-        list("files", self.dir.path().join("data/containers"));
-        list("layer", self.dir.path().join("data/image/active"));
-        list("shim", self.dir.path().join("run/c"));
-        list("exec", self.dir.path().join("run/x"));
+        list("files", self.dir.join("data/containers"));
+        list("layer", self.dir.join("data/image/active"));
+        list("shim", self.dir.join("run/c"));
+        list("exec", self.dir.join("run/x"));
         for path in self.cgroups() {
             for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
