@@ -27,7 +27,21 @@ pub struct Baseline {
 }
 
 impl Baseline {
+    /// What is there once it holds still: a shim that is just leaving does not belong to it.
     pub fn of(host: &Host) -> Baseline {
+        let mut last = Baseline::now(host);
+        for _ in 0..100 {
+            thread::sleep(Duration::from_millis(100));
+            let next = Baseline::now(host);
+            if next == last {
+                break;
+            }
+            last = next;
+        }
+        last
+    }
+
+    fn now(host: &Host) -> Baseline {
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", host.holder_pid())).unwrap_or_default();
         let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
         let cgroups = host.cgroup_folders().iter().map(|folder| folder.display().to_string()).collect();
@@ -78,7 +92,7 @@ impl Baseline {
     pub fn returns(&self, host: &Host) {
         let start = Instant::now();
         loop {
-            let now = Baseline::of(host);
+            let now = Baseline::now(host);
             if now == *self {
                 return;
             }
