@@ -3,12 +3,10 @@
 //! The privileged tests need the executables, so these are built first, with the failpoints that
 //! only test builds contain. Nothing is skipped: a test that cannot run fails.
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use crate::machine::{self, Program};
-use crate::{build, cargo, execute, root, tidy};
+use crate::{build, cargo, execute, tidy};
 
 /// What the tests call on the host.
 const PROGRAMS: &[Program] = &[
@@ -19,48 +17,49 @@ const PROGRAMS: &[Program] = &[
     Program { name: "python3", package: "python3-minimal" },
     Program { name: "skopeo", package: "skopeo" },
     Program { name: "script", package: "bsdutils" },
+    Program { name: "zstd", package: "zstd" },
+    Program { name: "xz", package: "xz-utils" },
 ];
 
-/// Everything: installs what is missing, then style, unit tests, and the privileged tests.
-/// `arguments` go to the privileged tests (a filter, `--nocapture` …).
+/// Everything: installs what is missing, checks the style, runs all tests. With arguments only the
+/// privileged tests, which get them (a filter, `--nocapture` …).
 pub(crate) fn all(arguments: &[String]) -> Result<()> {
     machine::must_run_containers()?;
     machine::install(PROGRAMS)?;
     let docker = machine::docker_client(&build::target_folder().join("tools/docker"))?;
-    unit()?;
-    privileged(&docker, arguments)
-}
-
-/// What needs no rights: the style checks are a test of xtask's own.
-pub(crate) fn unit() -> Result<()> {
     tidy::run()?;
-    execute(cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "hull",
-        "--package",
-        "hull-runtime",
-        "--features",
-        FAILPOINTS,
-    ]))?;
-    execute(cargo().args(["test", "--quiet", "--workspace", "--features", FAILPOINTS, "--exclude", "hull"]))
-}
-
-const FAILPOINTS: &str = "hull/failpoints,hull-runtime/failpoints";
-
-/// The one executable in which each test gets a host of its own.
-fn privileged(docker: &Path, arguments: &[String]) -> Result<()> {
+    executables()?;
     let mut command = cargo();
-    command.args(["test", "--package", "hull", "--features", "failpoints", "--test", "root", "--"]);
-    command.args(arguments).env("HULL_TEST_DOCKER", docker);
+    command.args(["test", "--workspace", "--features", FAILPOINTS]).env("HULL_TEST_DOCKER", docker);
+    match arguments {
+        [] => command.args(["--lib", "--bins", "--tests"]),
+        filter => command.args(["--test", "root", "--"]).args(filter),
+    };
     execute(&mut command)
 }
+
+/// The style checks, and the tests of rooms that need no rights.
+pub(crate) fn unit() -> Result<()> {
+    tidy::run()?;
+    let rooms = ["hull-oci", "hull-template", "hull-api", "hull-cli", "hull-testkit", "xtask"];
+    let packages = rooms.iter().flat_map(|room| ["--package", *room]);
+    execute(cargo().arg("test").args(packages))
+}
+
+/// Some tests start `hull-runtime` from the folder that their own executable is in.
+fn executables() -> Result<()> {
+    let features = ["--features", FAILPOINTS];
+    execute(
+        cargo().args(["build", "--quiet", "--package", "hull", "--package", "hull-runtime"]).args(features),
+    )
+}
+
+/// The points at which tests kill processes; only test builds have them.
+const FAILPOINTS: &str = "hull/failpoints,hull-runtime/failpoints";
 
 /// What continuous integration runs.
 pub(crate) fn ci() -> Result<()> {
     execute(cargo().args(["fmt", "--all", "--check"]))?;
     execute(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    debug_assert!(root().is_absolute());
     all(&[])
 }

@@ -110,17 +110,9 @@ fn propagation_or_default(text: &str) -> String {
 
 fn long(mount: &ApiMount) -> Result<Mount> {
     let kind = &mount.kind;
-    let wrong = |why: &str| Failure::invalid(format!("invalid mount config for type {kind:?}: {why}"));
     if mount.target.is_empty() {
-        return Err(wrong("field Target must not be empty"));
+        return Err(wrong(mount, "field Target must not be empty"));
     }
-    let absolute = |path: &str| {
-        if path.starts_with('/') {
-            Ok(clean(path))
-        } else {
-            Err(wrong(&format!("invalid mount path: '{path}' mount path must be absolute")))
-        }
-    };
     let stray = [
         ("bind", "BindOptions", mount.bind_options.is_some()),
         ("volume", "VolumeOptions", mount.volume_options.is_some()),
@@ -131,55 +123,71 @@ fn long(mount: &ApiMount) -> Result<Mount> {
         return Err(Failure::invalid(format!("{name} must not be specified on mount type {kind:?}")));
     }
     match kind.as_str() {
-        "bind" => {
-            if mount.source.is_empty() {
-                return Err(wrong("field Source must not be empty"));
-            }
-            let options = mount.bind_options.clone().unwrap_or_default();
-            if !options.propagation.is_empty() && !PROPAGATIONS.contains(&options.propagation.as_str()) {
-                return Err(wrong(&format!("invalid propagation mode: {}", options.propagation)));
-            }
-            let source = absolute(&mount.source)?;
-            let target = absolute(&mount.target)?;
-            if target == "/" {
-                return Err(wrong("invalid specification: destination can't be '/'"));
-            }
-            if !options.create_mountpoint && Path::new(&source).symlink_metadata().is_err() {
-                return Err(wrong(&format!("bind source path does not exist: {}", mount.source)));
-            }
-            Ok(Mount::Bind {
-                source,
-                target,
-                read_only: mount.read_only,
-                propagation: propagation_or_default(&options.propagation),
-                create_source: options.create_mountpoint,
-                non_recursive: options.non_recursive,
-            })
-        }
-        "tmpfs" => {
-            if !mount.source.is_empty() {
-                return Err(wrong("field Source must not be specified"));
-            }
-            let options = mount.tmpfs_options.clone().unwrap_or_default();
-            let mut words = Vec::new();
-            if options.size_bytes > 0 {
-                words.push(format!("size={}", options.size_bytes));
-            }
-            if options.mode != 0 {
-                words.push(format!("mode={:o}", options.mode & 0o7777));
-            }
-            if mount.read_only {
-                words.push("ro".to_owned());
-            }
-            for option in options.options.iter().flatten() {
-                words.push(option.join("="));
-            }
-            Ok(Mount::Tmpfs { target: absolute(&mount.target)?, options: words })
-        }
+        "bind" => long_bind(mount),
+        "tmpfs" => long_tmpfs(mount),
         "volume" | "cluster" => Err(Failure::later(NO_VOLUMES)),
         "image" => Err(Failure::later("mounts of images come in a later build")),
-        _ => Err(wrong("mount type unknown")),
+        _ => Err(wrong(mount, "mount type unknown")),
     }
+}
+
+fn wrong(mount: &ApiMount, why: &str) -> Failure {
+    Failure::invalid(format!("invalid mount config for type {:?}: {why}", mount.kind))
+}
+
+fn absolute(mount: &ApiMount, path: &str) -> Result<String> {
+    if path.starts_with('/') {
+        Ok(clean(path))
+    } else {
+        Err(wrong(mount, &format!("invalid mount path: '{path}' mount path must be absolute")))
+    }
+}
+
+fn long_bind(mount: &ApiMount) -> Result<Mount> {
+    if mount.source.is_empty() {
+        return Err(wrong(mount, "field Source must not be empty"));
+    }
+    let options = mount.bind_options.clone().unwrap_or_default();
+    if !options.propagation.is_empty() && !PROPAGATIONS.contains(&options.propagation.as_str()) {
+        return Err(wrong(mount, &format!("invalid propagation mode: {}", options.propagation)));
+    }
+    let source = absolute(mount, &mount.source)?;
+    let target = absolute(mount, &mount.target)?;
+    if target == "/" {
+        return Err(wrong(mount, "invalid specification: destination can't be '/'"));
+    }
+    if !options.create_mountpoint && Path::new(&source).symlink_metadata().is_err() {
+        return Err(wrong(mount, &format!("bind source path does not exist: {}", mount.source)));
+    }
+    Ok(Mount::Bind {
+        source,
+        target,
+        read_only: mount.read_only,
+        propagation: propagation_or_default(&options.propagation),
+        create_source: options.create_mountpoint,
+        non_recursive: options.non_recursive,
+    })
+}
+
+fn long_tmpfs(mount: &ApiMount) -> Result<Mount> {
+    if !mount.source.is_empty() {
+        return Err(wrong(mount, "field Source must not be specified"));
+    }
+    let options = mount.tmpfs_options.clone().unwrap_or_default();
+    let mut words = Vec::new();
+    if options.size_bytes > 0 {
+        words.push(format!("size={}", options.size_bytes));
+    }
+    if options.mode != 0 {
+        words.push(format!("mode={:o}", options.mode & 0o7777));
+    }
+    if mount.read_only {
+        words.push("ro".to_owned());
+    }
+    for option in options.options.iter().flatten() {
+        words.push(option.join("="));
+    }
+    Ok(Mount::Tmpfs { target: absolute(mount, &mount.target)?, options: words })
 }
 
 /// Without `.`, `..` and doubled slashes; nothing is looked up.

@@ -1,3 +1,5 @@
+//! Documents of Docker in, settings or refusals out.
+
 use hull_api::create::CreateRequest;
 use hull_engine::containers::settings::Mount;
 

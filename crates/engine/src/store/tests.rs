@@ -1,3 +1,5 @@
+//! What is committed comes back; what is damaged is refused and left as it was.
+
 use super::*;
 
 fn container(id: &str, name: &str) -> Change {

@@ -14,7 +14,7 @@ const DATA: &str = "HULL_TEST_HELD_ENGINE";
 /// Holds an engine until it is killed; starts the containers that its parent has created and says
 /// when they run. Only for [`hold`].
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the child of the other tests"]
+#[ignore = "a process for the tests below"]
 async fn held_engine() {
     let host = Host::elsewhere(&std::env::var(DATA).expect("run by another test only"));
     let engine =

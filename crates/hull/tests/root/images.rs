@@ -51,7 +51,7 @@ fn import_makes_an_image_of_a_tree() {
         .unwrap();
     std::fs::copy(busybox, tree.join("bin/sh")).unwrap();
     let file = host.folder().join("tree.tar").display().to_string();
-    for (client, compression) in CLIENTS.into_iter().zip(["--gzip", "--xz"]) {
+    for (client, compression) in CLIENTS.into_iter().zip(["--gzip", "--zstd"]) {
         let packed = Command::new("tar")
             .args(["-C", &tree.display().to_string(), compression, "-cf", &file, "."])
             .status()

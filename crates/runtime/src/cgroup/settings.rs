@@ -317,6 +317,12 @@ fn block_io(list: &mut List<'_>, io: &BlockIo) {
             ],
         );
     }
+    throttles(list, io);
+}
+
+/// Bytes and operations a second, of each device.
+fn throttles(list: &mut List<'_>, io: &BlockIo) {
+    use Controller::Blkio;
     let throttles: [(&[ThrottleDevice], _, _, _); 4] = [
         (
             &io.throttle_read_bps_device,

@@ -40,7 +40,7 @@ use hull_oci::runtime::{IdMapping, Namespace, NamespaceKind};
 use hull_sys::process::{self, CloneOptions, Forked, Namespaces};
 
 use crate::bundle::{Bundle, Exec, StartError};
-use crate::cgroup::{Cgroup, Hierarchies};
+use crate::cgroup::{Cgroup, Hierarchies, Warning};
 use crate::seccomp::Program;
 use failure::{OrFail, Result, host, invalid};
 use sync::Message;
@@ -175,35 +175,33 @@ pub fn start(
                 }
                 Ok(())
             },
-            |child| {
-                let state = hooks::state(bundle, options, child, "creating");
-                hooks::run(&spec.hooks.prestart, &state)?;
-                hooks::run(&spec.hooks.create_runtime, &state)
-            },
+            |child| create_hooks(bundle, options, child),
         )
     })();
     match begun {
-        Ok(begun) => {
-            let mut warnings: Vec<String> = limits.iter().map(ToString::to_string).collect();
-            warnings.extend(begun.warnings);
-            let (child, mut fds) = (begun.child, begun.fds.into_iter());
-            let root = fds.next();
-            let terminal = fds.next();
-            Ok(Started {
-                pid: child.pid.as_raw_nonzero().get(),
-                pidfd: child.pidfd,
-                terminal,
-                cgroup,
-                root,
-                warnings,
-            })
-        }
+        Ok(begun) => Ok(started(begun, cgroup, &limits)),
         Err(error) => {
             // The child is reaped by now; a failure to remove an empty cgroup is not the news.
             let _ = cgroup.remove();
             Err(error)
         }
     }
+}
+
+/// The hooks that run between the namespaces and the program, in the runtime's own namespaces.
+fn create_hooks(bundle: &Bundle, options: &StartOptions, child: i32) -> Result<()> {
+    let state = hooks::state(bundle, options, child, "creating");
+    hooks::run(&bundle.spec.hooks.prestart, &state)?;
+    hooks::run(&bundle.spec.hooks.create_runtime, &state)
+}
+
+fn started(begun: Begun, cgroup: Cgroup, limits: &[Warning]) -> Started {
+    let mut warnings: Vec<String> = limits.iter().map(ToString::to_string).collect();
+    warnings.extend(begun.warnings);
+    let (child, mut fds) = (begun.child, begun.fds.into_iter());
+    let root = fds.next();
+    let terminal = fds.next();
+    Started { pid: child.pid.as_raw_nonzero().get(), pidfd: child.pidfd, terminal, cgroup, root, warnings }
 }
 
 /// Runs one more process in the container whose first process is behind `target`.
