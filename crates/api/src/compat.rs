@@ -62,7 +62,17 @@ fn expected_commit(fields: &mut Map<String, Value>, name: &str) {
     }
 }
 
-/// A row of `GET /images/json`, and of the images in `GET /system/df`.
+/// A row of `GET /images/json`: before 1.51 it does not tell how many containers an image has.
+pub fn image_row(version: ApiVersion, row: &mut Value) {
+    image_summary(version, row);
+    if version.before(51)
+        && let Some(fields) = row.as_object_mut()
+    {
+        fields.insert("Containers".into(), Value::from(-1));
+    }
+}
+
+/// One of the images in `GET /system/df`, and most of a row of `GET /images/json`.
 pub fn image_summary(version: ApiVersion, row: &mut Value) {
     let Some(fields) = row.as_object_mut() else { return };
     if version.before(44) {
@@ -147,11 +157,12 @@ mod tests {
     #[test]
     fn images_have_the_fields_of_their_version() {
         let row = |minor| {
-            let mut value = json!({"Size": 7, "RepoTags": ["a:1"], "RepoDigests": []});
-            image_summary(at(minor), &mut value);
+            let mut value = json!({"Containers": 2, "Size": 7, "RepoTags": ["a:1"], "RepoDigests": []});
+            image_row(at(minor), &mut value);
             value
         };
-        assert_eq!(row(51), json!({"Size": 7, "RepoTags": ["a:1"], "RepoDigests": []}));
+        assert_eq!(row(51), json!({"Containers": 2, "Size": 7, "RepoTags": ["a:1"], "RepoDigests": []}));
+        assert_eq!(row(50)["Containers"], -1);
         assert_eq!(row(43)["VirtualSize"], 7);
         assert_eq!(row(43)["RepoDigests"], json!([]));
         assert_eq!(row(42)["RepoDigests"], Value::Null);

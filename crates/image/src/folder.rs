@@ -85,8 +85,8 @@ fn remove(
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
-/// Bytes that a tree takes on the disk (blocks of files with several names once),
-/// and how many entries it has.
+/// Bytes of a tree as the reference counts them: the lengths of its files, each once however many
+/// names it has, and nothing for folders (an untouched container is 0 B).
 pub(crate) fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
     let mut seen = std::collections::BTreeSet::new();
     let mut bytes = 0;
@@ -97,14 +97,11 @@ pub(crate) fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
                 Err(Errno::NOENT) => continue,
                 result => result?,
             };
-            if stat.st_nlink > 1
-                && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
-                && !seen.insert((stat.st_dev, stat.st_ino))
-            {
-                continue;
-            }
-            bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
+                    bytes = u64::saturating_add(bytes, u64::try_from(stat.st_size).unwrap_or(0));
+                }
+            } else {
                 match rustix::fs::openat(&folder, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
                     Ok(inner) => waiting.push(inner),
                     Err(Errno::NOENT | Errno::NOTDIR) => {}

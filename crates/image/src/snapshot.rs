@@ -244,7 +244,7 @@ impl Snapshots {
         Ok(keys)
     }
 
-    /// Bytes that the writable layer `key` takes on the disk.
+    /// Bytes of the files in the writable layer `key`; folders count nothing.
     pub fn usage(&self, key: &str) -> Result<u64> {
         folder::open(&self.active, key)
             .and_then(|active| folder::open(&active, "upper"))
@@ -362,7 +362,9 @@ mod tests {
         assert!(rootfs.lower[0].join("top").exists() && rootfs.lower[1].join("low").exists());
         std::fs::write(rootfs.upper.join("file"), vec![1; 10_000]).unwrap();
         assert!(rootfs.work.exists());
-        assert!(snapshots.usage("key").unwrap() >= 10_000);
+        std::fs::create_dir(rootfs.upper.join("folder")).unwrap();
+        std::fs::hard_link(rootfs.upper.join("file"), rootfs.upper.join("folder/again")).unwrap();
+        assert_eq!(snapshots.usage("key").unwrap(), 10_000);
         assert!(matches!(snapshots.prepare("key", &[]), Err(SnapshotError::Exists { .. })));
         for bad in ["", "..", "a/b", ".hidden"] {
             assert!(matches!(snapshots.prepare(bad, &[]), Err(SnapshotError::Key { .. })), "{bad}");

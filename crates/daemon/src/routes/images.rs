@@ -42,7 +42,7 @@ pub(super) fn list(call: &Call) -> Handled {
     let mut rows = Vec::new();
     for row in &listed {
         let mut value = system::value_of(&summary(call, row, shared.as_ref()))?;
-        compat::image_summary(call.version, &mut value);
+        compat::image_row(call.version, &mut value);
         rows.push(value);
     }
     ok(&rows)

@@ -42,7 +42,7 @@ impl Task {
             Command::Join { attach, stream } => self.join(attach, stream),
             Command::Resize { rows, columns, reply } => drop(reply.send(self.resize(rows, columns))),
             Command::ExecCreate { key, settings, reply } => {
-                drop(reply.send(self.exec_create(&key, *settings)))
+                drop(reply.send(self.exec_create(&key, *settings).await))
             }
             Command::ExecStart { id, detach, size, reply } => self.exec_start(&id, detach, size, reply).await,
             Command::ExecResize { id, rows, columns, reply } => {

@@ -162,11 +162,12 @@ fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
     if let NetworkMode::Container(key) = &settings.network {
         settings.network = NetworkMode::Container(id_of(key)?);
     }
+    let id_alone = |key: &str| services.registry.find(key).map(|handle| handle.id.clone());
     if let PidMode::Container(key) = &settings.pid {
-        settings.pid = PidMode::Container(id_of(key)?);
+        settings.pid = PidMode::Container(id_alone(key)?);
     }
     if let IpcMode::Container(key) = &settings.ipc {
-        settings.ipc = IpcMode::Container(id_of(key)?);
+        settings.ipc = IpcMode::Container(id_alone(key)?);
     }
     for entry in std::mem::take(&mut settings.volumes_from) {
         let (key, mode) = entry.split_once(':').unwrap_or((&entry, ""));

@@ -52,7 +52,7 @@ impl Running {
 }
 
 impl Task {
-    pub(super) fn exec_create(&mut self, key: &str, settings: ExecSettings) -> Result<String> {
+    pub(super) async fn exec_create(&mut self, key: &str, settings: ExecSettings) -> Result<String> {
         match self.record.life.phase {
             Phase::Running(_) => {}
             Phase::Paused(_) => {
@@ -78,12 +78,19 @@ impl Task {
         if self.execs.values().filter(|exec| exec.is_open()).count() >= OPEN_MAX {
             return Err(Error::Conflict(format!("container {key} has {OPEN_MAX} execs already")));
         }
+        // Said now, as the reference does: at the start the client has its stream already.
+        launch::exec_user(&self.services, &self.record, &settings).await?;
         let id = create::new_id();
         self.publish(&format!("exec_create: {}", settings.cmd.join(" ")), &[("execID", &id)]);
         self.execs.insert(id.clone(), Running { settings, state: State::Made, order: 0 });
         self.show_exec(&id);
         self.show();
         Ok(id)
+    }
+
+    /// Ids of the execs that run or have not been started, as inspect shows them.
+    pub(super) fn open_execs(&self) -> Vec<String> {
+        self.execs.iter().filter(|(_, exec)| exec.is_open()).map(|(id, _)| id.clone()).collect()
     }
 
     pub(super) async fn exec_start(
@@ -152,7 +159,15 @@ impl Task {
         }
         let stdin = settings.stdin && !detach;
         let ask = (id, &settings, stdin);
-        let link = launch::exec(&self.services, &self.record, ask, process.as_fd(), &streams).await?;
+        let launched = launch::exec(&self.services, &self.record, ask, process.as_fd(), &streams).await;
+        let link = match launched {
+            Ok(link) => link,
+            Err(error) => {
+                // Over, with a code: a client that asks must not take the failure for a success.
+                self.exec_becomes(id, State::Ended { pid: 0, code: 126 });
+                return Err(error);
+            }
+        };
         self.publish(&format!("exec_start: {}", settings.cmd.join(" ")), &[("execID", id)]);
         Ok((link, client, open))
     }
@@ -163,17 +178,16 @@ impl Task {
         let mut closing = None;
         // Given only after the exec is shown as it is then.
         let mut answer = None;
-        exec.state = match (old, word) {
+        let new = match (old, word) {
             (State::Starting { link, reply, client, open }, Word::Started { pid, .. }) => {
                 answer = Some((reply, Ok(client)));
                 State::Runs { link, pid, open }
             }
-            (State::Starting { reply, .. }, Word::StartFailed(mut error)) => {
+            (State::Starting { reply, .. }, Word::StartFailed(error)) => {
                 let code = match error.kind {
                     hull_runtime::bundle::StartErrorKind::NotFound => 127,
                     _ => 126,
                 };
-                error.message = format!("OCI runtime exec failed: exec failed: {}", error.message);
                 answer = Some((reply, Err(Error::Start(error))));
                 State::Ended { pid: 0, code }
             }
@@ -190,20 +204,27 @@ impl Task {
             }
             (old, _) => old,
         };
-        let ended = match exec.state {
+        self.exec_becomes(id, new);
+        if let Some((reply, answer)) = answer {
+            reply.send(answer).ok();
+        }
+        drop(closing);
+    }
+
+    /// The exec is in this state from now on, and shown so.
+    fn exec_becomes(&mut self, id: &str, state: State) {
+        let Some(exec) = self.execs.get_mut(id) else { return };
+        let ended = match state {
             State::Ended { code, .. } => Some(code),
             _ => None,
         };
+        exec.state = state;
         if let Some(code) = ended {
             self.ended_execs += 1;
             exec.order = self.ended_execs;
             self.publish("exec_die", &[("execID", id), ("exitCode", &code.to_string())]);
         }
         self.show_exec(id);
-        if let Some((reply, answer)) = answer {
-            reply.send(answer).ok();
-        }
-        drop(closing);
         self.forget_old_execs();
         self.show();
     }

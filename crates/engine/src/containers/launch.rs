@@ -80,6 +80,27 @@ pub(crate) async fn exec(
     Link::new(connection)
 }
 
+/// Whether the container has the user whom the exec asks for.
+///
+/// # Errors
+/// [`Error::Invalid`] in the reference's words when it has not.
+pub(crate) async fn exec_user(
+    services: &Arc<Services>,
+    record: &Record,
+    settings: &ExecSettings,
+) -> Result<()> {
+    if settings.user.is_empty() {
+        // The container's own, which was found when it started.
+        return Ok(());
+    }
+    let (shared, owned, user) = (Arc::clone(services), record.clone(), settings.user.clone());
+    match services.blocking(move || identity(&shared, &owned, &user)).await {
+        Ok(_) => Ok(()),
+        Err(Error::Start(error)) => Err(Error::Invalid(error.message)),
+        Err(error) => Err(error),
+    }
+}
+
 fn borrowed(streams: &[Stream]) -> Vec<(Attach, BorrowedFd<'_>)> {
     streams.iter().map(|(attach, fd)| (*attach, fd.as_fd())).collect()
 }

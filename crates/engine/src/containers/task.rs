@@ -460,7 +460,7 @@ impl Task {
 
     /// Shows the container as it is now.
     pub(super) fn show(&mut self) {
-        let execs = self.execs.keys().cloned().collect();
+        let execs = self.open_execs();
         self.view.send_replace(Arc::new(make_view(&self.services, &self.record, &self.paths, execs)));
     }
 

@@ -43,6 +43,13 @@ fn exec_codes_streams_user_directory_and_environment() {
         assert_eq!(client(&host, &words).ok(), "7:8 /tmp y create");
         assert_eq!(client(&host, &["exec", "box", "nosuch"]).code, 127);
         assert_eq!(client(&host, &["exec", "box", "/etc/passwd"]).code, 126);
+        client(&host, &["exec", "-u", "nosuch", "box", "id"]).fails(1, "unable to find user nosuch");
+        let nowhere = client(&host, &["exec", "-w", "/nosuch", "box", "pwd"]);
+        let why = "OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd \
+                   (\"/nosuch\") set in config.json failed: no such file or directory";
+        assert_eq!((nowhere.code, nowhere.stdout.trim()), (127, why));
+        // What has ended is not listed.
+        assert_eq!(client(&host, &["inspect", "-f", "{{json .ExecIDs}}", "box"]).ok(), "null");
         client(&host, &["exec", "-d", "box", "touch", "/made"]).ok();
     }
     assert_eq!(host.docker_with_input(&["exec", "-i", "box", "cat"], b"to cat").ok(), "to cat");

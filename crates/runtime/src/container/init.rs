@@ -64,6 +64,9 @@ fn prepare(init: &Init<'_>) -> Result<()> {
     let mut warnings = Vec::new();
     let spec = &init.bundle.spec;
     become_opaque()?;
+    if init.bundle.init {
+        reaper::rename();
+    }
     signal::default_disposition(libc_sigpipe());
     signal::block_only(&[]).or_host()?;
     join_cgroups(init.join)?;

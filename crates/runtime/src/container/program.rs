@@ -112,7 +112,10 @@ pub(super) fn become_user(process: &Process) -> Result<()> {
     match early {
         Ok(()) => Ok(()),
         Err(_) => enter(&process.cwd).map_err(|errno| {
-            invalid(format!("chdir to cwd ({:?}) set in config.json failed: {}", process.cwd, go_text(errno)))
+            let text =
+                format!("chdir to cwd ({:?}) set in config.json failed: {}", process.cwd, go_text(errno));
+            // As the reference counts it: 127 from `docker exec`.
+            if errno == Errno::NOENT { not_found(text) } else { invalid(text) }
         }),
     }
 }

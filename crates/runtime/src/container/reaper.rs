@@ -6,6 +6,8 @@
 //! what it is a copy of.
 
 use std::convert::Infallible;
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use hull_sys::error::During;
@@ -16,6 +18,27 @@ use super::failure::{OrFail, Result};
 
 /// Set once before [`reap_forever`], which can be given nothing.
 static CHILD: OnceLock<i32> = OnceLock::new();
+
+/// What `ps` in the container shows of pid 1.
+const NAME: &[u8] = b"hull-init";
+/// Longer command lines are left as they are; the spawner's is two paths.
+const COMMAND_LINE_MAX: u64 = 1 << 20;
+
+/// Overwrites the command line: it is the spawner's, with paths of the host that the container has
+/// no business to read. While /proc is still the host's. `None` if that failed: the container runs
+/// all the same.
+pub(super) fn rename() -> Option<()> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // proc_pid_stat(5): fields 48 and 49 bound the arguments; the one after the name is the third.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let start: u64 = fields.nth(45)?.parse().ok()?;
+    let end: u64 = fields.next()?.parse().ok()?;
+    let length = end.checked_sub(start).filter(|length| *length <= COMMAND_LINE_MAX)?;
+    let mut words = vec![0; usize::try_from(length).ok()?];
+    let kept = NAME.len().min(words.len().saturating_sub(1));
+    words.get_mut(..kept)?.copy_from_slice(NAME.get(..kept)?);
+    fs::OpenOptions::new().write(true).open("/proc/self/mem").ok()?.write_all_at(&words, start).ok()
+}
 
 /// Blocks all signals, so that none is lost between the fork and the loop.
 pub(super) fn block() -> Result<()> {

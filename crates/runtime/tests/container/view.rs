@@ -337,11 +337,11 @@ fn init_reaps_orphans_and_passes_the_code_on(world: &World) {
     let mut bundle = world.bundle(&[
         "sh",
         "-c",
-        "echo $$; (sleep 0.1 &) ; sleep 0.3; ps -o pid,stat,comm | grep -c ' Z '; cat /proc/1/comm; ls -l /proc/1/exe 2>&1 | grep -c denied; exit 9",
+        "echo $$; (sleep 0.1 &) ; sleep 0.3; ps -o pid,stat,comm | grep -c ' Z '; cat /proc/1/comm; tr '\\0' ' ' < /proc/1/cmdline | sed 's/ *$//'; echo; ls -l /proc/1/exe 2>&1 | grep -c denied; exit 9",
     ]);
     bundle.init = true;
     let output = world.run(&bundle).unwrap();
-    assert_eq!((output.code, &*output.out), (9, "2\n0\nhull-init\n1\n"), "{output:?}");
+    assert_eq!((output.code, &*output.out), (9, "2\n0\nhull-init\nhull-init\n1\n"), "{output:?}");
 }
 
 fn init_forwards_signals(world: &World) {
