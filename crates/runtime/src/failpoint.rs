@@ -20,6 +20,24 @@
 //! | `shim.exit.before-record` | shim: log and cgroup are done with, the exit is not recorded |
 //! | `shim.exit.before-announce` | shim: the exit is recorded and not announced |
 //! | `shim.exit.announced` | shim: the exit was announced, the shim still there |
+//! | `engine.create.half-way` | daemon: the container's files are made, its writable layer is not |
+//! | `engine.create.before-commit` | daemon: all is made, no record names it |
+//! | `engine.create.after-commit` | daemon: the record is durable, nobody was told |
+//! | `engine.start.before-launch` | daemon: the bundle is compiled, no shim is asked for |
+//! | `engine.start.after-launch` | daemon: a shim was asked for |
+//! | `engine.start.started` | daemon: the shim has said started, nothing is noted |
+//! | `engine.signal.before` | daemon: a stop or removal by force is durable, the signal is not sent |
+//! | `engine.signal.sent` | daemon: the signal is sent |
+//! | `engine.exit.before-commit` | daemon: the exit was heard, nothing is noted |
+//! | `engine.exit.committed` | daemon: the exit is durable, nobody was told |
+//! | `engine.exec.before-launch` | daemon: the exec is compiled, no shim is asked for |
+//! | `engine.exec.after-launch` | daemon: a shim was asked for |
+//! | `engine.exec.started` | daemon: the exec's shim has said started |
+//! | `engine.exec.ended` | daemon: the exec's end (or that it could not start) was heard |
+//! | `engine.remove.committed` | daemon: that it is being removed is durable, all is still there |
+//! | `engine.remove.half-way` | daemon: cgroup and writable layer have gone, its files have not |
+//! | `engine.remove.before-row` | daemon: all has gone but the record |
+//! | `engine.remove.row-gone` | daemon: the record has gone, nobody was told |
 
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "HULL_FAILPOINTS";

@@ -64,6 +64,7 @@ async fn make(services: &Arc<Services>, record: &Record, image: Arc<Image>) -> R
     services
         .blocking(move || {
             files::make(&shared.config.data_root, &id)?;
+            hull_runtime::failpoint!("engine.create.half-way");
             shared.images.prepare(&id, &image).map(drop)
         })
         .await?;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hull_runtime::bundle::{StartError, StartErrorKind};
 use hull_runtime::protocol::{Attach as Wanted, Kind};
 use hull_runtime::shim;
 
@@ -180,23 +181,17 @@ impl Task {
         let mut answer = None;
         let new = match (old, word) {
             (State::Starting { link, reply, client, open }, Word::Started { pid, .. }) => {
+                hull_runtime::failpoint!("engine.exec.started");
                 answer = Some((reply, Ok(client)));
                 State::Runs { link, pid, open }
             }
             (State::Starting { reply, .. }, Word::StartFailed(error)) => {
                 let code = match error.kind {
-                    hull_runtime::bundle::StartErrorKind::NotFound => 127,
+                    StartErrorKind::NotFound => 127,
                     _ => 126,
                 };
                 answer = Some((reply, Err(Error::Start(error))));
                 State::Ended { pid: 0, code }
-            }
-            (State::Starting { link, reply, client, open }, Word::Exited(exit)) => {
-                // The end was faster than the word of the start.
-                closing = open;
-                answer = Some((reply, Ok(client)));
-                drop(link);
-                State::Ended { pid: 0, code: exit.code }
             }
             (State::Runs { pid, open, .. }, Word::Exited(exit)) => {
                 closing = open;
@@ -220,6 +215,7 @@ impl Task {
         };
         exec.state = state;
         if let Some(code) = ended {
+            hull_runtime::failpoint!("engine.exec.ended");
             self.ended_execs += 1;
             exec.order = self.ended_execs;
             self.publish("exec_die", &[("execID", id), ("exitCode", &code.to_string())]);
@@ -290,11 +286,17 @@ impl Task {
 /// Hears an exec's shim until its end, tells the container's task, and clears up behind it.
 async fn read(services: Arc<services::Services>, handle: Arc<Handle>, id: String, link: Arc<Link>) {
     let exec_root: PathBuf = services.exec_root().to_owned();
-    let mut process = None;
+    let (mut process, mut started) = (None, false);
     loop {
         let mut word = link.next().await;
         if let Word::Started { pidfd, .. } = &word {
             process = pidfd.try_clone().ok();
+            started = true;
+        }
+        // A shim says started before anything else: it was killed, its spawner perhaps with it.
+        if !started && matches!(word, Word::Exited(_) | Word::Closed) {
+            let message = "the shim ended before it could start the process".to_owned();
+            word = Word::StartFailed(StartError { kind: StartErrorKind::Host, message });
         }
         if matches!(word, Word::Closed) {
             word = Word::Exited(link::exit_of(&exec_root, Kind::Exec, &id, process.take()).await);

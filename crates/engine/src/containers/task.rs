@@ -154,19 +154,22 @@ impl Task {
                 self.start_failed(Error::Start(error));
                 self.handle(Input::StartFailed).await.ok();
             }
+            // A shim says started before anything else: this is its spawner, which tells its end.
+            Word::Exited(_) | Word::Closed if matches!(self.record.life.phase, Phase::Starting { .. }) => {
+                self.link = None;
+                self.start_failed(Error::Start(StartError {
+                    kind: StartErrorKind::Host,
+                    message: "the shim ended before it could start the container".to_owned(),
+                }));
+                self.handle(Input::StartFailed).await.ok();
+            }
             Word::Exited(exit) => self.exited(exit).await,
             Word::Closed => {
                 self.link = None;
                 match self.record.life.phase {
-                    Phase::Starting { .. } => {
-                        self.start_failed(Error::Start(StartError {
-                            kind: StartErrorKind::Host,
-                            message: "the shim ended before it could start the container".to_owned(),
-                        }));
-                        self.handle(Input::StartFailed).await.ok();
-                    }
                     Phase::Running(_) | Phase::Paused(_) | Phase::Removing { .. } => self.left_alone().await,
-                    Phase::Created | Phase::Exited(_) | Phase::Restarting { .. } => {}
+                    Phase::Created | Phase::Starting { .. } | Phase::Exited(_) | Phase::Restarting { .. } => {
+                    }
                 }
             }
         }
@@ -356,7 +359,10 @@ impl Task {
             }
             return Ok(());
         };
-        match hull_sys::process::signal(&process, number) {
+        hull_runtime::failpoint!("engine.signal.before");
+        let sent = hull_sys::process::signal(&process, number);
+        hull_runtime::failpoint!("engine.signal.sent");
+        match sent {
             // It has ended; the shim's word is on its way.
             Err(error) if error.errno == hull_sys::Errno::SRCH => Ok(()),
             outcome => {
@@ -382,6 +388,7 @@ impl Task {
 
     /// A run has ended.
     fn finish(&mut self, exit: Exit) {
+        hull_runtime::failpoint!("engine.exit.committed");
         self.handle.set_process(None);
         self.timer = None;
         self.end_execs();
@@ -419,6 +426,7 @@ impl Task {
         self.services.blocking(move || take_apart(&services, &id, &path)).await?;
         hull_runtime::failpoint!("engine.remove.before-row");
         self.services.store.commit(vec![Change::DeleteContainer { id: self.record.id.clone() }]).await?;
+        hull_runtime::failpoint!("engine.remove.row-gone");
         self.ended = true;
         self.end_execs();
         self.publish("destroy", &[]);

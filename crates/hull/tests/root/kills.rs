@@ -1,8 +1,169 @@
-//! The shim is killed, and the daemon at named points: afterwards the machine is as it was.
+//! The daemon, the spawner and the shims are killed at every point that has a name: what was
+//! acknowledged is there, what ran runs, and afterwards the machine is as it was.
+//!
+//! A point is armed by a file that the process which passes it removes before it dies (see
+//! `hull_runtime::failpoint`), so each fires once: the daemon that comes next lives.
 
-use hull_testkit::Baseline;
+mod house;
 
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use hull_testkit::{Baseline, Finished};
+
+use self::house::{Act, House};
 use super::host;
+
+/// Where the daemon dies, of what, and what the next one shows of the container; "" is nothing.
+const DAEMON: [(&str, Act, &str); 23] = [
+    ("engine.create.half-way", Act::Create, ""),
+    ("engine.create.before-commit", Act::Create, ""),
+    ("engine.create.after-commit", Act::Create, "created 0"),
+    ("engine.create.before-commit", Act::Run, ""),
+    ("engine.start.before-launch", Act::Run, "created 0"),
+    ("engine.start.after-launch", Act::Run, "running 0"),
+    ("engine.start.started", Act::Run, "running 0"),
+    ("engine.exec.before-launch", Act::Exec, "running 0"),
+    ("engine.exec.after-launch", Act::Exec, "running 0"),
+    ("engine.exec.started", Act::Exec, "running 0"),
+    ("engine.exec.ended", Act::Exec, "running 0"),
+    // The stop was not acknowledged.
+    ("engine.signal.before", Act::Stop, "running 0"),
+    ("engine.signal.sent", Act::Stop, "exited 5"),
+    ("engine.exit.before-commit", Act::Stop, "exited 5"),
+    ("engine.exit.committed", Act::Stop, "exited 5"),
+    ("engine.exit.before-commit", Act::StopGoing, ""),
+    ("engine.exit.committed", Act::StopGoing, ""),
+    // A removal that is durable is finished.
+    ("engine.signal.before", Act::Remove, ""),
+    ("engine.signal.sent", Act::Remove, ""),
+    ("engine.remove.committed", Act::Remove, ""),
+    ("engine.remove.half-way", Act::Remove, ""),
+    ("engine.remove.before-row", Act::Remove, ""),
+    ("engine.remove.row-gone", Act::Remove, ""),
+];
+
+/// Where a shim dies, of what, how the client ends and what the daemon then shows.
+const SHIM: [(&str, Act, i32, &str); 15] = [
+    ("shim.start.before", Act::Run, 125, "created 128"),
+    ("shim.start.after", Act::Run, 125, "created 128"),
+    ("shim.started", Act::Run, 0, "exited 137"),
+    ("shim.start.before", Act::Exec, 126, "running 0"),
+    ("shim.start.after", Act::Exec, 126, "running 0"),
+    ("shim.started", Act::Exec, 137, "running 0"),
+    ("shim.exit.reaped", Act::Exec, 137, "running 0"),
+    ("shim.exit.before-record", Act::Exec, 137, "running 0"),
+    ("shim.exit.before-announce", Act::Exec, 0, "running 0"),
+    ("shim.exit.announced", Act::Exec, 0, "running 0"),
+    ("shim.exit.reaped", Act::Stop, 0, "exited 137"),
+    ("shim.exit.before-record", Act::Stop, 0, "exited 137"),
+    ("shim.exit.before-announce", Act::Stop, 0, "exited 5"),
+    ("shim.exit.announced", Act::Stop, 0, "exited 5"),
+    ("shim.exit.before-record", Act::Remove, 0, ""),
+];
+
+/// The same for the spawner.
+const SPAWNER: [(&str, Act, i32, &str); 4] = [
+    ("spawner.launch.before-fork", Act::Run, 125, "created 128"),
+    ("spawner.launch.after-fork", Act::Run, 0, "running 0"),
+    ("spawner.launch.before-fork", Act::Exec, 126, "running 0"),
+    ("spawner.launch.after-fork", Act::Exec, 0, "running 0"),
+];
+
+#[allow(clippy::print_stdout, reason = "a test that fails, or is asked, shows how far it came")]
+fn covered(point: &str, act: Act, state: &str) {
+    println!("{point} in {act:?}, then {state:?}");
+}
+
+#[test]
+fn the_daemon_may_be_killed_at_every_point() {
+    let mut house = House::new();
+    let before = Baseline::of(&house.host);
+    for (point, act, state) in DAEMON {
+        covered(point, act, state);
+        let finished = house.die_at(point, act);
+        let told =
+            ["error during connect", "Cannot connect"].iter().any(|text| finished.stderr.contains(text));
+        assert!(finished.code != 0 && told, "{point}: {finished}");
+        assert_eq!(house.host.await_daemon(), 137, "{point}");
+        house.host.start_daemon();
+        house.shows(point, state);
+        house.clear(state);
+        before.returns(&house.host);
+    }
+    house.end();
+}
+
+/// What could not be started says so: an exec in the stream of its output, as the reference does.
+#[track_caller]
+fn ended_with(code: i32, point: &str, finished: &Finished) {
+    assert_eq!(finished.code, code, "{point}: {finished}");
+    let told = [&finished.stdout, &finished.stderr].iter().any(|text| text.contains("the shim ended before"));
+    assert_eq!(told, matches!(code, 125 | 126), "{point}: {finished}");
+}
+
+#[test]
+fn a_shim_may_be_killed_at_every_point() {
+    let mut house = House::new();
+    let before = Baseline::of(&house.host);
+    for (point, act, code, state) in SHIM {
+        covered(point, act, state);
+        let finished = house.die_at(point, act);
+        ended_with(code, point, &finished);
+        house.shows(point, state);
+        house.clear(state);
+        before.returns(&house.host);
+    }
+    house.end();
+}
+
+#[test]
+fn the_spawner_may_be_killed_at_every_point() {
+    let mut house = House::new();
+    for (point, act, code, state) in SPAWNER {
+        covered(point, act, state);
+        let finished = house.die_at(point, act);
+        ended_with(code, point, &finished);
+        house.shows(point, state);
+        house.clear(state);
+    }
+    house.end();
+}
+
+#[test]
+fn every_point_in_the_code_is_died_at_here_and_described() {
+    let mut named = BTreeSet::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut named);
+    let killed: BTreeSet<String> = DAEMON
+        .iter()
+        .map(|row| row.0)
+        .chain(SHIM.iter().chain(&SPAWNER).map(|row| row.0))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(named, killed, "left: points in the code; right: points of these tests");
+    let described = include_str!("../../../runtime/src/failpoint.rs");
+    for point in &named {
+        assert!(described.contains(&format!("//! | `{point}` |")), "{point} is not described");
+    }
+}
+
+/// The names of all points below `folder`, in sources of products.
+fn collect(folder: &Path, named: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let (path, name) = (entry.path(), entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            if name != "tests" && name != "target" {
+                collect(&path, named);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let calls = text.split("failpoint!(\"").skip(1);
+            named.extend(calls.filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+        }
+    }
+}
 
 #[test]
 fn a_killed_shim_ends_its_container_and_the_daemon_knows() {
@@ -15,15 +176,12 @@ fn a_killed_shim_ends_its_container_and_the_daemon_knows() {
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
     let shim = rustix_pid(&parent);
     rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while host.hull(&["inspect", "-f", "{{.State.Status}}", "box"]).ok() != "exited" {
         assert!(start.elapsed().as_secs() < 10, "the daemon never learned of it");
     }
     assert_eq!(host.hull(&["inspect", "-f", "{{.State.ExitCode}}", "box"]).ok(), "137");
-    assert!(
-        !std::path::Path::new(&format!("/proc/{pid}")).exists(),
-        "the container lives on without its shim"
-    );
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the container lives on without its shim");
     host.hull(&["start", "box"]).ok();
     host.hull(&["rm", "-f", "box"]).ok();
     before.returns(&host);

@@ -1,0 +1,153 @@
+//! The machine on which processes are killed: with a container that must not notice, one that
+//! must not be lost, and a victim.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hull_runtime::failpoint::VARIABLE;
+use hull_testkit::{Baseline, Finished, Host, Options};
+
+use crate::executables;
+
+/// What passes a point. All but the first two need a container that runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Act {
+    Create,
+    Run,
+    Exec,
+    Stop,
+    /// Of a container that removes itself.
+    StopGoing,
+    Remove,
+}
+
+impl Act {
+    fn setup(self) -> Option<&'static [&'static str]> {
+        match self {
+            Act::Create | Act::Run => None,
+            Act::Exec | Act::Stop | Act::Remove => Some(&["run", "-d"]),
+            Act::StopGoing => Some(&["run", "-d", "--rm"]),
+        }
+    }
+
+    fn perform(self, host: &Host) -> Finished {
+        match self {
+            Act::Create => run(host, &["create"]),
+            Act::Run => run(host, &["run", "-d"]),
+            Act::Exec => host.hull(&["exec", "victim", "true"]),
+            Act::Stop | Act::StopGoing => host.hull(&["stop", "-t", "20", "victim"]),
+            Act::Remove => host.hull(&["rm", "-f", "victim"]),
+        }
+    }
+}
+
+/// A container that ends with 5 when it is asked to.
+fn run(host: &Host, verb: &[&str]) -> Finished {
+    let rest = ["--name", "victim", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait"];
+    host.hull(&[verb, &rest].concat())
+}
+
+/// What a daemon keeps once it has started a container (the compiled filter), it has then; and if
+/// there is no spawner, there is one afterwards.
+fn warm(host: &Host) {
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+}
+
+/// A machine whose daemon and spawner look for an armed point, with one container that counts
+/// and one that was only created.
+pub(super) struct House {
+    pub(super) host: Host,
+    folder: tempfile::TempDir,
+    empty: Baseline,
+    /// Id and pid of the container that counts.
+    counting: (String, String),
+    counted: usize,
+    created: String,
+}
+
+impl House {
+    pub(super) fn new() -> House {
+        let folder = tempfile::tempdir().unwrap();
+        let armed = folder.path().join("armed").display().to_string();
+        let environment = vec![(VARIABLE.to_owned(), armed)];
+        let mut host = Host::start(executables(), Options { environment, ..Options::default() });
+        host.busybox();
+        host.kill_daemon();
+        host.start_daemon();
+        warm(&host);
+        let empty = Baseline::of(&host);
+        // No process but the shell's, so that the base line holds still.
+        let count = "mkfifo /f; exec 3<>/f; i=0; while :; do echo $i; i=$((i+1)); read -t 0.1 x <&3; done";
+        let counting = host.hull(&["run", "-d", "--name", "counting", "busybox", "sh", "-c", count]);
+        let counting = counting.ok().to_owned();
+        let pid = host.hull(&["inspect", "-f", "{{.State.Pid}}", &counting]).ok().to_owned();
+        let created = host.hull(&["create", "--name", "created", "busybox", "true"]).ok().to_owned();
+        host.kill_daemon();
+        host.start_daemon();
+        warm(&host);
+        House { host, folder, empty, counting: (counting, pid), counted: 0, created }
+    }
+
+    fn armed(&self) -> PathBuf {
+        self.folder.path().join("armed")
+    }
+
+    /// Performs the act with the point armed.
+    pub(super) fn die_at(&self, point: &str, act: Act) -> Finished {
+        if let Some(verb) = act.setup() {
+            run(&self.host, verb).ok();
+        }
+        std::fs::write(self.armed(), point).unwrap();
+        let finished = act.perform(&self.host);
+        let start = Instant::now();
+        while self.armed().exists() {
+            assert!(start.elapsed() < Duration::from_secs(10), "{point} was never passed: {finished}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        finished
+    }
+
+    /// Waits until the daemon shows this of the victim, then sees to the other two.
+    pub(super) fn shows(&mut self, point: &str, state: &str) {
+        let start = Instant::now();
+        let format = "{{.State.Status}} {{.State.ExitCode}}";
+        let mut shown = self.host.hull(&["inspect", "-f", format, "victim"]);
+        while shown.stdout.trim_end() != state {
+            assert!(start.elapsed() < Duration::from_secs(10), "{point}: not {state:?} but {shown}");
+            std::thread::sleep(Duration::from_millis(20));
+            shown = self.host.hull(&["inspect", "-f", format, "victim"]);
+        }
+        let (id, pid) = &self.counting;
+        let format = "{{.State.Status}} {{.State.Pid}}";
+        assert_eq!(self.host.hull(&["inspect", "-f", format, id]).ok(), format!("running {pid}"), "{point}");
+        let old = self.counted;
+        while self.counted == old {
+            let log = self.host.hull(&["logs", id]);
+            self.counted = log.ok().lines().count();
+            let unbroken = log.ok().lines().enumerate().all(|(n, line)| line == n.to_string());
+            assert!(unbroken && self.counted >= old, "{point}: after {old} lines: {log}");
+            assert!(start.elapsed() < Duration::from_secs(20), "{point}: it counts no more: {log}");
+        }
+        let state = self.host.hull(&["inspect", "-f", "{{.State.Status}}", &self.created]);
+        assert_eq!(state.ok(), "created", "{point}");
+    }
+
+    /// Whatever is left of the victim can be started, if it does not run, and taken away.
+    pub(super) fn clear(&self, state: &str) {
+        if state.starts_with("created") || state.starts_with("exited") {
+            self.host.hull(&["start", "victim"]).ok();
+        }
+        if !state.is_empty() {
+            self.host.hull(&["rm", "-f", "victim"]).ok();
+        }
+        assert_eq!(self.host.hull(&["ps", "-aq"]).ok().lines().count(), 2);
+        warm(&self.host);
+    }
+
+    pub(super) fn end(self) {
+        let ids = self.host.hull(&["ps", "-aq"]).ok().to_owned();
+        let words: Vec<&str> = ["rm", "-f"].into_iter().chain(ids.lines()).collect();
+        self.host.hull(&words).ok();
+        self.empty.returns(&self.host);
+    }
+}
