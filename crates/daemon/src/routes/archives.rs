@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::images::reference;
+use super::images::{self, reference};
 use crate::http::{Call, Failure, Handled, chain, json, stream, try_stream};
 
 /// Bytes of a refused archive that are still read, so that the client hears why.
@@ -71,7 +71,7 @@ fn failed(error: &hull_engine::Error) -> Bytes {
 }
 
 /// `{"os":…,"architecture":…}`, or `os/arch[/variant]`.
-fn platform(text: &str) -> Result<Option<Platform>, Failure> {
+pub(super) fn platform(text: &str) -> Result<Option<Platform>, Failure> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -123,6 +123,13 @@ pub(super) async fn save(call: &Call, names: Vec<String>) -> Handled {
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect();
+    for name in &names {
+        // Unknown ones are told below.
+        let Ok(image) = call.server.engine.images().resolve(name) else { continue };
+        if let Some((_, wanted)) = images::other_platform(call, &image)? {
+            return Err(Failure::not_found(format!("no suitable export target found for platform {wanted}")));
+        }
+    }
     let (read, write) = pipe()?;
     let read = pipe::Receiver::from_owned_fd(read).map_err(|error| Failure::internal(error.to_string()))?;
     let work = call.server.engine.images().save(&names, write)?;

@@ -12,9 +12,9 @@ use hull_api::image::{
 };
 use hull_engine::images::{Image, ListFilters, Listed, Removed};
 use hull_oci::image::{Config, RunConfig};
-use hull_oci::{Digest, Reference};
+use hull_oci::{Digest, Platform, Reference};
 
-use super::{show, system};
+use super::{archives, show, system};
 use crate::http::{Call, Failure, Handled, empty, ok};
 
 fn number(bytes: u64) -> i64 {
@@ -110,9 +110,31 @@ pub(super) fn layers_size(call: &Call) -> Result<i64, Failure> {
     Ok(number(sum))
 }
 
+/// `?platform=`: the image's own platform and the wanted one, if they are not the same.
+pub(super) fn other_platform(call: &Call, image: &Image) -> Result<Option<(String, String)>, Failure> {
+    let Some(wanted) = archives::platform(call.query.text("platform"))? else { return Ok(None) };
+    let own = image.config.platform();
+    let text = |platform: &Platform| {
+        let parts = [&*platform.os, &*platform.architecture, &*platform.variant];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+    };
+    Ok(wanted.rank(&own).is_none().then(|| (text(&own), text(&wanted))))
+}
+
+fn of_platform(call: &Call, name: &str, image: &Image) -> Result<(), Failure> {
+    match other_platform(call, image)? {
+        None => Ok(()),
+        Some((own, wanted)) => Err(Failure::not_found(format!(
+            "image with reference {name} was found but its platform ({own}) does not match the specified \
+             platform ({wanted})"
+        ))),
+    }
+}
+
 pub(super) fn inspect(call: &Call, name: &str) -> Handled {
     let images = call.server.engine.images();
     let image = images.resolve(name)?;
+    of_platform(call, name, &image)?;
     let names = images.names(&image.id);
     let (tags, digests): (Vec<&Reference>, Vec<&Reference>) =
         names.iter().partition(|name| name.digest.is_none());
@@ -191,6 +213,8 @@ fn config(run: &RunConfig) -> ImageConfig {
 }
 
 pub(super) fn history(call: &Call, name: &str) -> Handled {
+    let image = call.server.engine.images().resolve(name)?;
+    of_platform(call, name, &image)?;
     let steps = call.server.engine.images().history(name)?;
     let entry = |step: hull_engine::images::history::Step| HistoryEntry {
         comment: step.comment,

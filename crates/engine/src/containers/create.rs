@@ -163,7 +163,11 @@ fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
     if let NetworkMode::Container(key) = &settings.network {
         settings.network = NetworkMode::Container(id_of(key)?);
     }
-    let id_alone = |key: &str| services.registry.find(key).map(|handle| handle.id.clone());
+    // Not a 404 here either: to the client of a `create` that would mean the image.
+    let id_alone = |key: &str| match services.registry.find(key) {
+        Ok(handle) => Ok(handle.id.clone()),
+        Err(error) => Err(Error::Invalid(error.to_string())),
+    };
     if let PidMode::Container(key) = &settings.pid {
         settings.pid = PidMode::Container(id_alone(key)?);
     }

@@ -21,6 +21,22 @@ fn saved_and_loaded_again_an_image_is_the_same() {
 }
 
 #[test]
+fn an_image_of_another_platform_is_not_what_was_asked_for() {
+    let host = host();
+    for client in CLIENTS {
+        let other = "--platform=linux/riscv64";
+        let words = "does not match the specified platform (linux/riscv64)";
+        client(&host, &["image", "inspect", other, "busybox"]).fails(1, words);
+        client(&host, &["history", other, "busybox"]).fails(1, words);
+        let file = host.folder().join("other.tar").display().to_string();
+        client(&host, &["save", other, "-o", &file, "busybox"]).fails(1, "no suitable export target found");
+        // Not a 404, which would send the client for the image.
+        client(&host, &["run", "--rm", "--pid", "container:nosuch", "busybox", "true"])
+            .fails(125, "daemon: No such container: nosuch");
+    }
+}
+
+#[test]
 fn other_tools_read_what_save_writes_and_load_reads_what_they_write() {
     let host = host();
     let file = host.folder().join("saved.tar").display().to_string();
