@@ -182,7 +182,9 @@ fn not_yet(config: &Config, host: &HostConfig) -> Result<()> {
         return Err(Failure::later("links come with networks in a later build"));
     }
     if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
-        return Err(Failure::later("device requests (--gpus) come in a later build: use --device"));
+        return Err(Failure::later(
+            "device requests (--gpus, names of CDI devices) come in a later build: use --device with a path of the host",
+        ));
     }
     if host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()) {
         return Err(Failure::later(
