@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use hull_oci::runtime::NamespaceKind;
 use hull_runtime::bundle::{Bundle, Exec, Rootfs, StartError, StartErrorKind, Upper};
-use hull_runtime::protocol::Attach;
+use hull_runtime::protocol::{Attach, Kind};
+use hull_runtime::shim;
 use hull_runtime::spawner::Launch;
 
 use super::link::Link;
@@ -119,6 +120,8 @@ fn prepare(services: &Services, record: &Record) -> Result<Prepared<Bundle>> {
     let (given, _) = spec::given_capabilities(settings, &services.facts)?;
     let seccomp = services.seccomp.filter(&settings.security, &given).map_err(Error::Start)?;
     let (document, warnings) = spec::compile(inputs(services, record, &identity, &found)?)?;
+    shim::expect(services.exec_root(), Kind::Container, &record.id)
+        .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
     Ok(Prepared { document, warnings, namespaces, seccomp })
 }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::files;
 use super::handle::Command;
 use super::link::{self, Link, Word};
-use super::phase::{Live, Observed};
+use super::phase::{Live, Observed, Phase};
 use super::services::Services;
 use super::task::{self, Found};
 use super::view::Record;
@@ -25,6 +25,9 @@ use crate::{Error, Result};
 
 /// How long a shim that was found may take to say its first word.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// How long a shim that was asked for may take to be there, and how often it is looked for.
+const COMING_LIMIT: Duration = Duration::from_secs(2);
+const COMING_STEP: Duration = Duration::from_millis(10);
 
 /// Brings every recorded container to life and sweeps away what belongs to none.
 pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)>) -> Result<()> {
@@ -62,7 +65,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
 
 async fn observe(services: &Arc<Services>, record: &Record) -> Found {
     let nothing = Found { observed: Some(Observed::Nothing), ..Found::default() };
-    let found = match shim::find(services.exec_root(), Kind::Container, &record.id) {
+    let found = match find(services, record).await {
         Ok(found) => found,
         Err(error) => {
             tracing::error!(container = %record.id, %error, "a container's shim cannot be looked for");
@@ -83,6 +86,27 @@ async fn observe(services: &Arc<Services>, record: &Record) -> Found {
             kill_cgroup(services, path).await;
             nothing
         }
+    }
+}
+
+/// Looks for the shim; and for a while, where one may have been asked for so shortly before the
+/// last daemon died that it is not there yet.
+async fn find(services: &Services, record: &Record) -> std::result::Result<shim::Found, hull_sys::Error> {
+    let exec_root = services.exec_root();
+    let may_come =
+        !matches!(record.life.phase, Phase::Running(_) | Phase::Paused(_) | Phase::Removing { .. })
+            && Kind::Container.folder(exec_root, &record.id).exists();
+    let start = tokio::time::Instant::now();
+    loop {
+        let found = shim::find(exec_root, Kind::Container, &record.id)?;
+        if !matches!(found, shim::Found::Gone) || !may_come {
+            return Ok(found);
+        }
+        if start.elapsed() > COMING_LIMIT {
+            forget(exec_root, Kind::Container, &record.id);
+            return Ok(found);
+        }
+        tokio::time::sleep(COMING_STEP).await;
     }
 }
 

@@ -32,7 +32,7 @@ use hull_sys::{socket, time};
 use rustix::net::{SocketFlags, SocketType};
 
 pub use connection::{Connection, Event, Found, Heard, Request, find};
-pub use record::{forget, list};
+pub use record::{expect, forget, list};
 
 use crate::bundle::{Exit, StartError, StartErrorKind};
 use crate::failpoint;

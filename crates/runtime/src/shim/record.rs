@@ -33,6 +33,12 @@ pub(crate) fn create(folder: &Path) -> Result<OwnedFd> {
     Ok(record)
 }
 
+/// Makes the folder before the shim is asked for: whoever looks for the shim then, and finds the
+/// folder alone, knows that it may be on its way.
+pub fn expect(exec_root: &Path, kind: Kind, id: &str) -> Result<()> {
+    create(&kind.folder(exec_root, id)).map(drop)
+}
+
 /// Writes the exit, once: a record that is written stays.
 pub(crate) fn write(record: &OwnedFd, exit: Exit) -> Result<()> {
     if parse(record)?.is_some() {

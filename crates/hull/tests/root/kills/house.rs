@@ -43,7 +43,8 @@ impl Act {
 
 /// A container that ends with 5 when it is asked to.
 fn run(host: &Host, verb: &[&str]) -> Finished {
-    let rest = ["--name", "victim", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait"];
+    let rest =
+        ["--name", "victim", "busybox", "sh", "-c", "trap 'exit 5' TERM; echo ready; sleep 1000 & wait"];
     host.hull(&[verb, &rest].concat())
 }
 
@@ -96,6 +97,11 @@ impl House {
     pub(super) fn die_at(&self, point: &str, act: Act) -> Finished {
         if let Some(verb) = act.setup() {
             run(&self.host, verb).ok();
+            // Its shim is past its start, and its trap is set.
+            let start = Instant::now();
+            while self.host.hull(&["logs", "victim"]).ok() != "ready" {
+                assert!(start.elapsed() < Duration::from_secs(10), "{point}: the victim says nothing");
+            }
         }
         std::fs::write(self.armed(), point).unwrap();
         let finished = act.perform(&self.host);
