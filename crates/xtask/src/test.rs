@@ -30,7 +30,9 @@ pub(crate) fn all(arguments: &[String]) -> Result<()> {
     tidy::run()?;
     executables()?;
     let mut command = cargo();
-    command.args(["test", "--workspace", "--features", FAILPOINTS]).env("HULL_TEST_DOCKER", docker);
+    command
+        .args(["test", "--workspace", "--no-fail-fast", "--features", FAILPOINTS])
+        .env("HULL_TEST_DOCKER", docker);
     match arguments {
         [] => command.args(["--lib", "--bins", "--tests"]),
         filter => command.args(["--test", "root", "--"]).args(filter),

@@ -140,9 +140,8 @@ fn nothing_leaks_into_the_mount_table_of_the_host() {
 #[test]
 fn no_descriptor_of_the_engine_reaches_a_container() {
     let host = host();
-    let finished =
-        host.hull(&["run", "--rm", "busybox", "sh", "-c", "ls -l /proc/1/fd; ls /proc/1/fd | wc -l"]);
-    assert_eq!(finished.ok().lines().last(), Some("3"), "{finished}");
+    let finished = host.hull(&["run", "--rm", "busybox", "sh", "-c", "ls /proc/1/fd; true"]);
+    assert_eq!(finished.ok(), "0\n1\n2", "{finished}");
     for number in 3..40 {
         let directory = format!("/proc/self/fd/{number}");
         let finished = host.hull(&["run", "--rm", "-w", &directory, "busybox", "pwd"]);
