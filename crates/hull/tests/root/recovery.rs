@@ -68,3 +68,41 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     );
     host.hull(&["run", "--rm", "busybox", "true"]).ok();
 }
+
+/// Regression: a closed socket of which the spawner kept a copy woke its shim for ever.
+#[test]
+fn shims_sleep_while_nobody_talks_to_them() {
+    let mut host = host();
+    host.hull(&["run", "-d", "-i", "--name", "box", "busybox", "cat"]).ok();
+    for words in [&["exec", "-i", "box", "sleep", "1000"][..], &["attach", "box"], &["logs", "-f", "box"]] {
+        let mut client = host.docker_command(words);
+        let mut client =
+            client.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(300));
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    let before = ticks(&host);
+    thread::sleep(Duration::from_millis(500));
+    let with_daemon = ticks(&host) - before;
+    assert!(with_daemon <= 5, "{with_daemon} ticks of a machine at rest");
+    host.kill_daemon();
+    let before = ticks(&host);
+    thread::sleep(Duration::from_millis(500));
+    let without = ticks(&host) - before;
+    assert!(without <= 5, "{without} ticks of a machine whose daemon is gone");
+    host.start_daemon();
+    host.hull(&["rm", "-f", "box"]).ok();
+}
+
+/// Processor time of all processes of a machine, in hundredths of a second (proc_pid_stat(5)).
+fn ticks(host: &hull_testkit::Host) -> u64 {
+    let mut all = 0;
+    for pid in host.processes() {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        all += number(11) + number(12);
+    }
+    all
+}

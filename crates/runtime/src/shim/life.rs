@@ -135,7 +135,26 @@ impl Life {
             log.flush();
         }
         // Before the exit is announced: what clients can take now they have had before it.
-        self.clients.retain(|_, client| client.flush().is_ok());
+        self.keep(|client| client.flush().is_ok());
+    }
+
+    /// Keeps the clients that pass; the others are closed.
+    fn keep(&mut self, mut passes: impl FnMut(&mut Client) -> bool) {
+        let epoll = &self.epoll;
+        self.clients.retain(|_, client| {
+            let stays = passes(client);
+            if !stays {
+                let _ = epoll::delete(epoll, &client.socket);
+            }
+            stays
+        });
+    }
+
+    /// To be called before a peer's socket is closed: the spawner or the engine may hold a copy of
+    /// it, and epoll goes on telling of a closed descriptor as long as a copy is open (epoll(7),
+    /// question 6).
+    fn unwatch(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
     }
 
     /// Tells everybody, and stays until clients have had everything or take nothing more.
@@ -149,11 +168,12 @@ impl Life {
         self.accept();
         for connection in std::mem::take(&mut self.connections).into_values() {
             let _ = protocol::send(&connection, &FromShim::Exited(exit), &[]);
+            self.unwatch(&connection);
         }
         failpoint!("shim.exit.announced");
         self.input.fd = None;
         self.log = None;
-        self.clients.retain(|_, client| client.waiting() > 0);
+        self.keep(|client| client.waiting() > 0);
         for (number, client) in &mut self.clients {
             client.input = false;
             let _ = epoll::modify(
@@ -169,8 +189,7 @@ impl Life {
             if self.wait(Some(&Timespec { tv_sec: LINGER, tv_nsec: 0 })).is_empty() {
                 return;
             }
-            self.clients.retain(|_, client| client.flush().is_ok());
-            self.clients.retain(|_, client| client.waiting() > 0);
+            self.keep(|client| client.flush().is_ok() && client.waiting() > 0);
         }
     }
 
@@ -229,6 +248,7 @@ impl Life {
         if protocol::send(connection, &started, &fds).is_ok() {
             self.want(connection, number, epoll::EventFlags::IN);
         } else {
+            self.unwatch(connection);
             self.connections.remove(&number);
         }
     }
@@ -242,7 +262,10 @@ impl Life {
             match protocol::receive(connection) {
                 Ok(Received::Message(message, fds)) => self.heed(message, fds),
                 Ok(Received::Nothing) => return,
-                Ok(Received::Closed) | Err(_) => drop(self.connections.remove(&number)),
+                Ok(Received::Closed) | Err(_) => {
+                    self.unwatch(connection);
+                    self.connections.remove(&number);
+                }
             }
         }
     }
@@ -294,9 +317,9 @@ impl Life {
 
     /// Drops a client that has gone. Its input ends with it.
     fn lose(&mut self, number: u64) {
-        if let Some(mut client) = self.clients.remove(&number)
-            && client.input
-        {
+        let Some(mut client) = self.clients.remove(&number) else { return };
+        self.unwatch(&client.socket);
+        if client.input {
             let _ = take_input(&mut client, &mut self.input, self.stdin_once);
             if client.input && self.stdin_once {
                 self.input.end();
