@@ -87,7 +87,7 @@ fn a_full_disk_is_an_error_and_not_an_end() {
     .ok();
     let start = std::time::Instant::now();
     loop {
-        let write = host.hull(&["exec", "box", "sh", "-c", "dd if=/dev/zero of=/x bs=1M count=1 2>&1"]);
+        let write = host.hull(&["exec", "box", "sh", "-c", "dd if=/dev/zero of=/x bs=1M count=16 2>&1"]);
         if write.stdout.contains("No space left") {
             break;
         }
