@@ -30,7 +30,9 @@ async fn output_and_exit_are_waited_for_before_the_start() {
     let fake = Fake::start(rules);
     let (code, message) = check(&fake, &RUN, "--rm busybox true").await;
     assert_eq!((code, message.as_str()), (3, ""));
-    let asked = fake.asked();
+    let mut asked = fake.asked();
+    // A signal that another test sends to this process is forwarded by every run in it.
+    asked.retain(|request| !request.contains("/kill?"));
     assert_eq!(asked[0], "POST /containers/create");
     assert_eq!(asked[3], "POST /containers/c1/start");
     let mut between = asked[1..3].to_vec();
