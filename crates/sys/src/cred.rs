@@ -7,7 +7,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{During, Errno, Result};
 
-const NAMES: [&str; 41] = [
+/// All capabilities that kernels have (capabilities(7)), in their order; the index is the number.
+pub const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
