@@ -23,10 +23,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("template", &[]),
     ("image", &["oci", "sys"]),
     ("runtime", &["oci", "sys", "image"]),
-    ("engine", &["oci", "sys", "template", "image", "runtime"]),
+    ("network", &["sys"]),
+    ("engine", &["oci", "sys", "template", "image", "runtime", "network"]),
     ("api", &["oci"]),
     ("cli", &["api", "template", "oci"]),
-    ("daemon", &["oci", "sys", "template", "image", "runtime", "engine", "api"]),
+    ("daemon", &["oci", "sys", "template", "image", "runtime", "network", "engine", "api"]),
     ("hull", &["cli", "daemon"]),
     ("hull-runtime", &["oci", "sys", "runtime"]),
     ("testkit", &[]),
@@ -34,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay free of an async runtime and of HTTP.
-const WITHOUT_ASYNC: &[&str] = &["oci", "sys", "template", "image", "runtime"];
+const WITHOUT_ASYNC: &[&str] = &["oci", "sys", "template", "image", "runtime", "network"];
 const ASYNC: &[&str] = &["tokio", "hyper", "axum", "futures-util"];
 
 /// Checks everything; the error lists every breach.
