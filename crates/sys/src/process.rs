@@ -159,6 +159,14 @@ pub fn unshare(namespaces: Namespaces) -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.during("unshare", || format!("{namespaces:?}"))
 }
 
+/// Moves this one thread into a fresh network namespace (unshare(2)). A network namespace is each
+/// thread's own; this one is left behind by ending it, or with [`join_one`].
+pub fn unshare_network() -> Result<()> {
+    // SAFETY: the danger of unshare is CLONE_FILES; only the network namespace changes here.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .during("unshare", || "CLONE_NEWNET")
+}
+
 /// Joins these namespaces of the process behind `pidfd` (setns(2)).
 pub fn join(pidfd: impl AsFd, namespaces: Namespaces) -> Result<()> {
     let flags = rustix::thread::ThreadNameSpaceType::from_bits_retain(namespaces.bits() as u32);
