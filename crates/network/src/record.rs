@@ -188,10 +188,16 @@ pub struct Endpoint {
     pub address4: Option<ipnet::Ipv4Net>,
     #[serde(default)]
     pub address6: Option<ipnet::Ipv6Net>,
+    /// More addresses, which only this link knows.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
     #[serde(default)]
     pub gateway4: Option<Ipv4Addr>,
     #[serde(default)]
     pub gateway6: Option<Ipv6Addr>,
+    /// Of this link: `net.ipv4.conf.IFNAME.forwarding` and its value. `IFNAME` stands for `link`.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// What answers to this container on this network: its name, its short id, its aliases, its
     /// host name; in the order in which `inspect` lists them.
     #[serde(default)]
