@@ -16,6 +16,9 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// So many first bytes are enough for [`Compression::detect`].
+    pub const FIRST: u64 = 6;
+
     /// Tells the compression from the first bytes of a stream (RFC 1952 §2.3.1,
     /// RFC 8878 §3.1.1 and §3.1.2, bzip2's and xz's format descriptions). What is
     /// none of them is taken to be plain.

@@ -220,6 +220,16 @@ impl Write for Ingest<'_> {
 }
 
 impl Ingest<'_> {
+    /// What was written so far, from its beginning; nothing can be written through it. It is read
+    /// after the last write: the position is one for both.
+    pub fn reader(&self) -> Result<File> {
+        let name = || self.name.clone().unwrap_or_default();
+        let io = |source| ContentError::Io { action: "read", name: name(), source };
+        let mut file = self.file.try_clone().map_err(io)?;
+        io::Seek::rewind(&mut file).map_err(io)?;
+        Ok(file)
+    }
+
     /// Publishes the blob, if it is what was expected. Returns digest and size.
     pub fn commit(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64)> {
         let found = std::mem::replace(&mut self.hasher, Hasher::sha256()).finish();

@@ -155,6 +155,8 @@ pub enum Work {
     ApplyPlain,
     /// Unpack only files, folders and links, without owners and modes.
     ApplyFiles,
+    /// Undo its compression alone, into one file.
+    ApplyStream,
     /// Pack the folder, an overlay upper one, into the archive as an image layer.
     Diff,
 }

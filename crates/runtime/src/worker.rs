@@ -198,6 +198,7 @@ fn perform(work: Work, archive: OwnedFd, root: &OwnedFd) -> Outcome {
         Work::ApplyLayer => Mode::Layer,
         Work::ApplyPlain => Mode::Plain,
         Work::ApplyFiles => Mode::Files,
+        Work::ApplyStream => Mode::Stream,
         Work::Diff => {
             return match layer::diff(root.as_fd(), &mut archive) {
                 Ok(layer::Diffed { diff_id, archive_size, size }) => {

@@ -19,6 +19,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "script", package: "bsdutils" },
     Program { name: "zstd", package: "zstd" },
     Program { name: "xz", package: "xz-utils" },
+    Program { name: "bzip2", package: "bzip2" },
 ];
 
 /// Everything: installs what is missing, checks the style, runs all tests. With arguments only the

@@ -87,6 +87,7 @@ impl Spawner {
             Mode::Layer => Work::ApplyLayer,
             Mode::Plain => Work::ApplyPlain,
             Mode::Files => Work::ApplyFiles,
+            Mode::Stream => Work::ApplyStream,
         };
         let told = |error: &dyn std::error::Error| chain(error);
         let client = self.client_blocking().map_err(|error| told(&error))?;

@@ -67,7 +67,10 @@ fn import_makes_an_image_of_a_tree() {
         .unwrap();
     std::fs::copy(busybox, tree.join("bin/sh")).unwrap();
     let file = host.folder().join("tree.tar").display().to_string();
-    for (client, compression) in CLIENTS.into_iter().zip(["--gzip", "--zstd"]) {
+    // What the same tree is to the daemon, however it was packed.
+    let mut diff_ids = std::collections::BTreeSet::new();
+    let ways = ["--gzip", "--zstd", "--bzip2", "--xz"];
+    for (client, compression) in CLIENTS.into_iter().cycle().zip(ways) {
         let packed = Command::new("tar")
             .args(["-C", &tree.display().to_string(), compression, "-cf", &file, "."])
             .status()
@@ -81,7 +84,25 @@ fn import_makes_an_image_of_a_tree() {
         .to_owned();
         assert!(id.starts_with("sha256:"), "{id}");
         assert_eq!(client(&host, &["run", "--rm", "mine:v1"]).ok(), "imported");
+        let diff_id = client(&host, &["inspect", "-f", "{{index .RootFS.Layers 0}}", "mine:v1"]);
+        diff_ids.insert(diff_id.ok().to_owned());
+        let saved = host.folder().join("saved.tar").display().to_string();
+        client(&host, &["save", "-o", &saved, "mine:v1"]).ok();
         client(&host, &["rmi", "mine:v1"]).ok();
+        client(&host, &["load", "-i", &saved]).ok();
+        assert_eq!(client(&host, &["run", "--rm", "mine:v1"]).ok(), "imported");
+        client(&host, &["rmi", "mine:v1"]).ok();
+    }
+    assert_eq!(diff_ids.len(), 1, "{diff_ids:?}");
+    // The last one, cut short.
+    let packed = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &packed[..packed.len() / 2]).unwrap();
+    for client in CLIENTS {
+        client(&host, &["import", &file, "half:v1"]).fails(1, "cannot unpack the archive");
+    }
+    for folder in ["image/layers", "image/blobs/sha256", "image/ingest"] {
+        let left: Vec<_> = std::fs::read_dir(host.data_root().join(folder)).unwrap().collect();
+        assert!(left.is_empty(), "{folder} still has {left:?}");
     }
 }
 

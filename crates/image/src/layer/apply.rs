@@ -26,7 +26,13 @@ pub enum Mode {
     /// owned by whoever extracts, without attributes; devices and FIFOs are
     /// refused. For archives that carry documents, as `docker load` gets them.
     Files,
+    /// Nothing is unpacked: the uncompressed bytes, whatever they are, become the file
+    /// [`STREAM`] of the folder. For compressions in which layers are not kept.
+    Stream,
 }
+
+/// The one file that [`Mode::Stream`] makes (mode 0600).
+pub const STREAM: &str = "stream";
 
 /// What `apply` puts up with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -137,6 +143,9 @@ impl<'a> Extraction<'a> {
     }
 
     fn run(&mut self, archive: &mut dyn BufRead, limits: &Limits) -> Result<(), ApplyError> {
+        if self.mode == Mode::Stream {
+            return self.keep(archive);
+        }
         let mut reader = tar::Reader::new(archive, limits.tar.clone());
         while let Some(entry) = reader.next()? {
             self.entries += 1;
@@ -147,6 +156,23 @@ impl<'a> Extraction<'a> {
             }
         }
         self.set_folder_times()
+    }
+
+    /// Writes the stream down as it comes.
+    fn keep(&mut self, stream: &mut dyn BufRead) -> Result<(), ApplyError> {
+        let name = STREAM.as_bytes();
+        let parent = self.parents.open(b"", &Missing::Fail).map_err(failed("open the folder", b"."))?;
+        let fd = self.create(&parent, name, name)?;
+        loop {
+            let bytes = stream.fill_buf().map_err(|source| tar::Error::Read { offset: self.size, source })?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, bytes));
+            let written = written.map_err(failed("write", name))?;
+            stream.consume(written);
+            self.size += written as u64;
+        }
     }
 
     fn missing(&self) -> Missing {

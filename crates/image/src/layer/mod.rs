@@ -38,7 +38,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, ApplyError, Limits, Mode, apply};
+pub use apply::{Applied, ApplyError, Limits, Mode, STREAM, apply};
 pub use diff::{DiffError, Diffed, diff};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.
