@@ -15,4 +15,10 @@
 //! What the kernel has can be read back, so a daemon that was killed reconciles: records on one
 //! side, what is observed on the other, the difference is done.
 
+pub mod bridge;
+pub mod driver;
+pub mod namespace;
+pub mod reaper;
 pub mod record;
+pub mod rtnl;
+pub mod sysctl;

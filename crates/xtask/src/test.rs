@@ -36,7 +36,7 @@ pub(crate) fn all(arguments: &[String]) -> Result<()> {
         .env("HULL_TEST_DOCKER", docker);
     match arguments {
         [] => command.args(["--lib", "--bins", "--tests"]),
-        filter => command.args(["--test", "root", "--"]).args(filter),
+        filter => command.args(["--test", "root", "--test", "kernel", "--"]).args(filter),
     };
     execute(&mut command)
 }

@@ -1,0 +1,267 @@
+//! Networks that are a bridge on the host, with a veth pair for each container.
+//!
+//! ```text
+//!  container          host
+//!  eth0 ───────────── veth0a1b2c3 ┐
+//!                                 ├─ br-0123456789ab 172.18.0.1/16 ─ routing, nftables ─ uplink
+//!  eth0 ───────────── veth4d5e6f0 ┘
+//! ```
+//!
+//! The bridge has the gateway's addresses; an isolated family has none. It stays up without
+//! containers. Names: `br-` and twelve digits of the network's id, or what the user chose; host
+//! ends `veth` and seven random digits.
+
+use hull_sys::Errno;
+use ipnet::IpNet;
+
+use crate::driver::{self, DefaultRoute, Error, Prepared, Result, check_name};
+use crate::namespace::Namespace;
+use crate::reaper::Reaper;
+use crate::record::{self, Bridge, Endpoint, GatewayMode, Mac, Network};
+use crate::rtnl::{self, Batch, Change, Kind, Link, NewLink, Peer};
+use crate::sysctl::{self, Family, Key};
+
+#[derive(Debug)]
+pub struct Driver {
+    reaper: Reaper,
+}
+
+impl Driver {
+    pub(crate) fn new(reaper: Reaper) -> Driver {
+        Driver { reaper }
+    }
+}
+
+fn bridge(network: &Network) -> Result<&Bridge> {
+    match &network.driver {
+        record::Driver::Bridge(bridge) => Ok(bridge),
+        _ => Err(Error::OtherDriver(network.name.clone())),
+    }
+}
+
+/// The addresses that the host has on this network's bridge.
+pub fn host_addresses(network: &Network) -> Vec<IpNet> {
+    let record::Driver::Bridge(bridge) = &network.driver else { return Vec::new() };
+    let wanted = |address: &IpNet| match address {
+        IpNet::V4(_) => network.ipv4 && bridge.mode4 != GatewayMode::Isolated,
+        IpNet::V6(_) => network.ipv6 && bridge.mode6 != GatewayMode::Isolated,
+    };
+    let of = |subnet: &record::Subnet| IpNet::new(subnet.gateway?, subnet.pool.prefix_len()).ok();
+    network.subnets.iter().filter_map(of).filter(wanted).collect()
+}
+
+/// A bridge takes the lowest hardware address of its ports unless it was given one; then containers
+/// would lose their gateway whenever a port comes or goes. Made of the id, it is also the same
+/// after a reboot. The first byte marks it as locally administered.
+fn mac(network: &Network) -> Mac {
+    let mut bytes = [0x02, 0x42, 0, 0, 0, 0];
+    for (place, byte) in bytes[2..].iter_mut().enumerate() {
+        let digits = network.id.get(place * 2..place * 2 + 2).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
+    }
+    Mac(bytes)
+}
+
+fn is_bridge(link: &Link) -> bool {
+    link.kind.as_deref() == Some("bridge")
+}
+
+fn other_kind(link: &Link, wanted: &'static str) -> Error {
+    let found = link.kind.clone().map_or("a device".to_owned(), |kind| format!("of kind {kind}"));
+    Error::OtherKind { name: link.name.clone(), found, wanted }
+}
+
+impl driver::Driver for Driver {
+    fn setup(&self, network: &Network) -> Result<()> {
+        let bridge = bridge(network)?;
+        check_name(&bridge.link)?;
+        let mut socket = rtnl::Socket::open()?;
+        match socket.link(&bridge.link)? {
+            Some(found) if !is_bridge(&found) => Err(other_kind(&found, "a bridge")),
+            Some(found) => settle(&mut socket, network, bridge, found.index),
+            None if bridge.foreign => {
+                Err(Error::Missing { network: network.name.clone(), name: bridge.link.clone() })
+            }
+            None => {
+                let mut batch = Batch::new();
+                batch.add_link(&NewLink {
+                    mac: Some(mac(network)),
+                    mtu: bridge.mtu,
+                    ..NewLink::new(&bridge.link, Kind::Bridge)
+                });
+                socket.run(batch)?;
+                let made = socket.link(&bridge.link)?;
+                let index = made.map(|link| link.index).ok_or_else(|| missing(network, bridge))?;
+                settle(&mut socket, network, bridge, index).inspect_err(|_| {
+                    let mut batch = Batch::new();
+                    batch.delete_link(index);
+                    // What went wrong first is the answer.
+                    let _ = socket.run(batch);
+                })
+            }
+        }
+    }
+
+    fn teardown(&self, network: &Network) -> Result<()> {
+        let bridge = bridge(network)?;
+        if bridge.foreign {
+            return Ok(());
+        }
+        let mut socket = rtnl::Socket::open()?;
+        // Somebody else's link of this name is not ours to delete.
+        if socket.link(&bridge.link)?.is_none_or(|link| !is_bridge(&link)) {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.delete_link(&bridge.link);
+        match socket.run(batch) {
+            Err(error) if error.errno() != Errno::NODEV => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn attach(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+        namespace: &Namespace,
+        default: DefaultRoute,
+    ) -> Result<()> {
+        let bridge = bridge(network)?;
+        check_name(&endpoint.host_link)?;
+        let mut socket = rtnl::Socket::open()?;
+        let master = socket.link(&bridge.link)?.filter(is_bridge).ok_or_else(|| missing(network, bridge))?;
+        let (outer, made) = match socket.link(&endpoint.host_link)? {
+            Some(found) => (found, false),
+            None => (pair(&mut socket, bridge, endpoint, master.index, namespace)?, true),
+        };
+        let result = join(&mut socket, &outer, master.index, made)
+            .and_then(|()| inner(&outer, namespace))
+            .and_then(|link| {
+                let prepared = if made { Prepared::No } else { Prepared::Yes { v6: network.ipv6 } };
+                driver::configure(namespace, &link, endpoint, default, prepared)
+            });
+        result.inspect_err(|_| {
+            if made {
+                // What went wrong first is the answer.
+                let _ = self.cut(&mut socket, &endpoint.host_link);
+            }
+        })
+    }
+
+    fn detach(&self, network: &Network, endpoint: &Endpoint, _: Option<&Namespace>) -> Result<()> {
+        bridge(network)?;
+        self.cut(&mut rtnl::Socket::open()?, &endpoint.host_link)
+    }
+}
+
+impl Driver {
+    fn cut(&self, socket: &mut rtnl::Socket, host_link: &str) -> Result<()> {
+        let mut batch = Batch::new();
+        Reaper::condemn(&mut batch, host_link);
+        match socket.run(batch) {
+            Err(error) if error.errno() == Errno::NODEV => return Ok(()),
+            result => result?,
+        }
+        self.reaper.wake();
+        Ok(())
+    }
+}
+
+fn missing(network: &Network, bridge: &Bridge) -> Error {
+    Error::Missing { network: network.name.clone(), name: bridge.link.clone() }
+}
+
+/// Sysctls, addresses and the state of a bridge that is there.
+fn settle(socket: &mut rtnl::Socket, network: &Network, bridge: &Bridge, index: u32) -> Result<()> {
+    let link = bridge.link.as_str();
+    // Packets to 127.0.0.1 leave by this link when a port is published there.
+    Key::conf(Family::V4, link, "route_localnet").set("1")?;
+    if !bridge.foreign && sysctl::ipv6_present() {
+        // No container is the host's router.
+        Key::conf(Family::V6, link, "accept_ra").set("0")?;
+        // The subnets are ours: no probing before their addresses may be used.
+        Key::conf(Family::V6, link, "accept_dad").set("0")?;
+        // Else containers of an IPv4 network would reach the host by link-local addresses, which
+        // the network's rules know nothing of.
+        let v6 = network.ipv6 && bridge.mode6 != GatewayMode::Isolated;
+        Key::conf(Family::V6, link, "disable_ipv6").set(if v6 { "0" } else { "1" })?;
+    }
+    let wanted = host_addresses(network);
+    let mut batch = Batch::new();
+    if !bridge.foreign {
+        for found in socket.addresses()?.into_iter().filter(|found| found.link == index) {
+            // Of another configuration, or somebody's mistake. Link-local ones are the kernel's.
+            let kernels = matches!(found.address, IpNet::V6(net) if net.addr().is_unicast_link_local());
+            if !kernels && !wanted.contains(&found.address) {
+                batch.delete_address(index, found.address);
+            }
+        }
+    }
+    for address in wanted {
+        batch.add_address(index, address);
+    }
+    let mtu = bridge.mtu.filter(|_| !bridge.foreign);
+    batch.change(index, &Change { up: Some(true), mtu, ..Change::default() });
+    socket.run(batch)?;
+    Ok(())
+}
+
+/// Makes the pair, its inner end in `namespace` with its name; the outer one in the bridge.
+fn pair(
+    socket: &mut rtnl::Socket,
+    bridge: &Bridge,
+    endpoint: &Endpoint,
+    master: u32,
+    namespace: &Namespace,
+) -> Result<Link> {
+    use std::os::fd::AsFd;
+    check_name(&endpoint.link)?;
+    if namespace.rtnl()?.link(&endpoint.link)?.is_some() {
+        return Err(Error::Taken(endpoint.link.clone()));
+    }
+    let peer = Peer { name: &endpoint.link, mac: None, namespace: Some(namespace.as_fd()) };
+    make_pair(socket, bridge, &endpoint.host_link, peer, master)
+}
+
+pub(crate) fn make_pair(
+    socket: &mut rtnl::Socket,
+    bridge: &Bridge,
+    host_link: &str,
+    peer: Peer<'_>,
+    master: u32,
+) -> Result<Link> {
+    let mut batch = Batch::new();
+    batch.add_link(&NewLink {
+        mtu: bridge.mtu,
+        master: Some(master),
+        ..NewLink::new(host_link, Kind::Veth(peer))
+    });
+    socket.run(batch)?;
+    socket.link(host_link)?.ok_or_else(|| Error::Elsewhere { name: host_link.to_owned() })
+}
+
+/// The outer end in the bridge and up, without addresses of its own.
+pub(crate) fn join(socket: &mut rtnl::Socket, outer: &Link, master: u32, made: bool) -> Result<()> {
+    if outer.kind.as_deref() != Some("veth") {
+        return Err(other_kind(outer, "one end of a pair"));
+    }
+    if outer.master == Some(master) && outer.up {
+        return Ok(());
+    }
+    let own_link_local = (made && sysctl::ipv6_present()).then_some(false);
+    let mut batch = Batch::new();
+    batch.change(
+        outer.index,
+        &Change { up: Some(true), master: Some(Some(master)), own_link_local, ..Change::default() },
+    );
+    socket.run(batch)?;
+    Ok(())
+}
+
+/// The other end of `outer`, which must be in `namespace`.
+fn inner(outer: &Link, namespace: &Namespace) -> Result<Link> {
+    let links = namespace.rtnl()?.links()?;
+    let other = |link: &Link| link.kind.as_deref() == Some("veth") && link.lower == Some(outer.index);
+    links.into_iter().find(other).ok_or_else(|| Error::Elsewhere { name: outer.name.clone() })
+}

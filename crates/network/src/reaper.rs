@@ -1,0 +1,97 @@
+//! Deletes links behind the scenes.
+//!
+//! Deleting a link takes the kernel's unregistering, and then some 20 ms in which the caller waits
+//! for the last reader of the link (RCU). Nobody should wait for that: a link that is done with is
+//! cut off and *condemned* — put into one group of links — and one thread deletes the group
+//! whenever something was condemned. However many there are, the kernel waits once.
+//!
+//! What a killed daemon has condemned is still in the group and goes when the next one starts.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::rtnl::{self, Batch, Change, LinkRef};
+
+/// The group of links to be deleted ("HULL").
+const CONDEMNED: u32 = 0x4855_4c4c;
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    condemned: bool,
+    closed: bool,
+}
+
+impl Shared {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+}
+
+/// The thread that deletes what was condemned. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Reaper {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.closed = true);
+    }
+}
+
+impl Reaper {
+    /// For the network namespace of this thread. Begins with what an earlier daemon has left.
+    pub fn start() -> rtnl::Result<Reaper> {
+        let shared = Arc::new(Shared::default());
+        shared.change(|state| state.condemned = true);
+        let socket = rtnl::Socket::open()?;
+        let own = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("links".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || reap(&own, socket))
+            .map_err(|error| hull_sys::Error {
+                call: "clone",
+                args: "a thread that deletes links".to_owned(),
+                errno: hull_sys::Errno::from_io_error(&error).unwrap_or(hull_sys::Errno::AGAIN),
+            })?;
+        Ok(Reaper { shared })
+    }
+
+    /// Adds to `batch` what cuts a link off and condemns it. After the batch was run,
+    /// [`Reaper::wake`].
+    pub fn condemn<'a>(batch: &mut Batch, link: impl Into<LinkRef<'a>>) {
+        let change = Change { up: Some(false), group: Some(CONDEMNED), ..Change::default() };
+        batch.change(link, &change);
+    }
+
+    pub fn wake(&self) {
+        self.shared.change(|state| state.condemned = true);
+    }
+}
+
+fn reap(shared: &Shared, mut socket: rtnl::Socket) {
+    let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if state.condemned {
+            state.condemned = false;
+            drop(state);
+            let mut batch = Batch::new();
+            batch.delete_group(CONDEMNED);
+            // No such link: they were gone already. Any other refusal leaves them in the group,
+            // cut off, for the next time.
+            let _ = socket.run(batch);
+            state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        } else if state.closed {
+            return;
+        } else {
+            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Bridge networks: made, used, corrected, taken away.
+
+use hull_network::driver::{DefaultRoute, Driver, Error};
+use hull_network::namespace::Namespace;
+use hull_network::rtnl::{Batch, Kind, NewLink};
+
+use crate::world::{bridge, bridge_of, connect, endpoint, host, ping, read, rtnl};
+
+const BOTH: DefaultRoute = DefaultRoute { v4: true, v6: true };
+
+#[test]
+fn containers_of_a_network_talk_to_each_other_and_to_the_host() {
+    let drivers = host();
+    let network = bridge(7, true);
+    drivers.bridge.setup(&network).unwrap();
+    let here = Namespace::current().unwrap();
+    let containers: Vec<_> =
+        [2, 3].map(|number| (endpoint(&network, number), Namespace::new().unwrap())).into();
+    for (endpoint, namespace) in &containers {
+        drivers.bridge.attach(&network, endpoint, namespace, BOTH).unwrap();
+    }
+    let [(first, one), (second, two)] = &containers[..] else { panic!() };
+    let of = |endpoint: &hull_network::record::Endpoint| {
+        (endpoint.address4.unwrap().addr(), endpoint.address6.unwrap().addr())
+    };
+    for (from, to, target) in [(one, two, second), (two, one, first), (&here, two, second)] {
+        let (v4, v6) = of(target);
+        assert!(ping(from, v4) && ping(from, v6));
+        assert!(connect(from, to, v4).is_some() && connect(from, to, v6).is_some());
+    }
+    let (v4, v6) = of(first);
+    assert_eq!(connect(one, two, of(second).0), Some(v4.into()));
+    assert_eq!(connect(one, two, of(second).1), Some(v6.into()));
+    // The gateway answers, and is the way out.
+    assert_eq!(connect(one, &here, first.gateway4.unwrap()), Some(v4.into()));
+    assert_eq!(connect(one, &here, first.gateway6.unwrap()), Some(v6.into()));
+    let routes = one.rtnl().unwrap().routes().unwrap();
+    let gateways: Vec<_> = routes.iter().filter_map(|route| route.gateway).collect();
+    assert_eq!(
+        gateways,
+        [first.gateway4.unwrap().to_string(), first.gateway6.unwrap().to_string()]
+            .map(|a| a.parse::<std::net::IpAddr>().unwrap())
+    );
+    let link = one.rtnl().unwrap().link("eth0").unwrap().unwrap();
+    assert_eq!(link.mac, Some(first.mac));
+}
+
+#[test]
+fn the_bridge_is_the_gateway_and_nobodys_router() {
+    let drivers = host();
+    let mut network = bridge(7, true);
+    bridge_of(&mut network).mtu = Some(1300);
+    drivers.bridge.setup(&network).unwrap();
+    let link = rtnl().link("br7").unwrap().unwrap();
+    assert_eq!((link.kind.as_deref(), link.up, link.mtu), (Some("bridge"), true, 1300));
+    let mac = link.mac;
+    let own = |index| {
+        let found = rtnl().addresses().unwrap().into_iter().filter(|found| found.link == index);
+        found.map(|found| found.address.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(own(link.index)[..2], ["10.7.0.1/24", "fd00:7::1/64"]);
+    let here = Namespace::current().unwrap();
+    assert_eq!(read(&here, "/proc/sys/net/ipv4/conf/br7/route_localnet"), "1");
+    assert_eq!(read(&here, "/proc/sys/net/ipv6/conf/br7/accept_ra"), "0");
+    // Ports come and go: the bridge's own hardware address stays.
+    let container = Namespace::new().unwrap();
+    let endpoint = endpoint(&network, 2);
+    drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
+    assert_eq!(rtnl().link("br7").unwrap().unwrap().mac, mac);
+    assert_eq!(container.rtnl().unwrap().link("eth0").unwrap().unwrap().mtu, 1300);
+    // Another configuration of the same bridge, as after a change of `bip`.
+    let mut moved = network.clone();
+    moved.subnets = vec![crate::world::subnet("10.8.0.0/24", "10.8.0.254")];
+    moved.ipv6 = false;
+    drivers.bridge.setup(&moved).unwrap();
+    assert_eq!(own(link.index), ["10.8.0.254/24"]);
+    assert_eq!(read(&here, "/proc/sys/net/ipv6/conf/br7/disable_ipv6"), "1");
+    drivers.bridge.teardown(&network).unwrap();
+    assert_eq!(rtnl().link("br7").unwrap(), None);
+    drivers.bridge.teardown(&network).unwrap();
+}
+
+#[test]
+fn an_isolated_network_has_no_address_on_the_host() {
+    let drivers = host();
+    let mut network = bridge(7, true);
+    bridge_of(&mut network).mode4 = hull_network::record::GatewayMode::Isolated;
+    bridge_of(&mut network).mode6 = hull_network::record::GatewayMode::Isolated;
+    drivers.bridge.setup(&network).unwrap();
+    let index = rtnl().link("br7").unwrap().unwrap().index;
+    let (one, two) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+    drivers.bridge.attach(&network, &endpoint(&network, 2), &one, DefaultRoute::default()).unwrap();
+    drivers.bridge.attach(&network, &endpoint(&network, 3), &two, DefaultRoute::default()).unwrap();
+    assert!(connect(&one, &two, endpoint(&network, 3).address6.unwrap().addr()).is_some());
+    assert!(!rtnl().addresses().unwrap().iter().any(|found| found.link == index));
+    assert!(one.rtnl().unwrap().routes().unwrap().iter().all(|route| route.gateway.is_none()));
+}
+
+#[test]
+fn without_ipv6_a_container_has_no_ipv6_at_all() {
+    let drivers = host();
+    let network = bridge(7, false);
+    drivers.bridge.setup(&network).unwrap();
+    let container = Namespace::new().unwrap();
+    drivers.bridge.attach(&network, &endpoint(&network, 2), &container, BOTH).unwrap();
+    let addresses = container.rtnl().unwrap().addresses().unwrap();
+    let addresses: Vec<_> = addresses.iter().map(|found| found.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1/8", "10.7.0.2/24", "::1/128"]);
+    assert_eq!(read(&container, "/proc/sys/net/ipv6/conf/eth0/disable_ipv6"), "1");
+}
+
+#[test]
+fn attaching_again_does_what_is_missing() {
+    let drivers = host();
+    let network = bridge(7, true);
+    drivers.bridge.setup(&network).unwrap();
+    let (endpoint, container) = (endpoint(&network, 2), Namespace::new().unwrap());
+    drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
+    let state = || {
+        let mut rtnl = container.rtnl().unwrap();
+        (rtnl.links().unwrap(), rtnl.addresses().unwrap(), rtnl.routes().unwrap())
+    };
+    let whole = state();
+    drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
+    assert_eq!(state(), whole);
+    // Somebody deletes the bridge, and an address inside.
+    let mut batch = Batch::new();
+    batch.delete_link("br7");
+    rtnl().run(batch).unwrap();
+    let index = whole.0.iter().find(|link| link.name == "eth0").unwrap().index;
+    let mut batch = Batch::new();
+    batch.delete_address(index, ipnet::IpNet::V4(endpoint.address4.unwrap()));
+    container.rtnl().unwrap().run(batch).unwrap();
+    let error = drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap_err();
+    assert_eq!(error.to_string(), "network net7 uses link br7, which does not exist");
+    drivers.bridge.setup(&network).unwrap();
+    drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
+    assert!(ping(&container, endpoint.gateway4.unwrap()) && ping(&container, endpoint.gateway6.unwrap()));
+    // The default route moves to another network.
+    drivers.bridge.attach(&network, &endpoint, &container, DefaultRoute { v4: false, v6: true }).unwrap();
+    let gateways: Vec<_> = state().2.iter().filter_map(|route| route.gateway).collect();
+    assert_eq!(gateways, [std::net::IpAddr::V6(endpoint.gateway6.unwrap())]);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let drivers = host();
+    let mut network = bridge(7, false);
+    bridge_of(&mut network).foreign = true;
+    let error = drivers.bridge.setup(&network).unwrap_err();
+    assert_eq!(error.to_string(), "network net7 uses link br7, which does not exist");
+    let mut batch = Batch::new();
+    batch.add_link(&NewLink { mtu: Some(1234), ..NewLink::new("br7", Kind::Bridge) });
+    rtnl().run(batch).unwrap();
+    let index = rtnl().link("br7").unwrap().unwrap().index;
+    let mut batch = Batch::new();
+    batch.add_address(index, "192.168.9.1/24".parse().unwrap());
+    rtnl().run(batch).unwrap();
+    drivers.bridge.setup(&network).unwrap();
+    let addresses = rtnl().addresses().unwrap();
+    let kept: Vec<_> =
+        addresses.iter().filter(|found| found.link == index).map(|found| found.address.to_string()).collect();
+    assert!(
+        kept.contains(&"192.168.9.1/24".to_owned()) && kept.contains(&"10.7.0.1/24".to_owned()),
+        "{kept:?}"
+    );
+    drivers.bridge.teardown(&network).unwrap();
+    assert_eq!(rtnl().link("br7").unwrap().unwrap().mtu, 1234);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_undone() {
+    let drivers = host();
+    let mut network = bridge(7, false);
+    bridge_of(&mut network).link = "a-name-much-too-long".into();
+    let error = drivers.bridge.setup(&network).unwrap_err();
+    assert!(error.to_string().contains("use 1 to 15 letters"), "{error}");
+    bridge_of(&mut network).link = "lo".into();
+    let error = drivers.bridge.setup(&network).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "link lo exists and is a device, not a bridge: choose another name or delete it"
+    );
+    assert_eq!(drivers.bridge.teardown(&network).ok(), Some(()));
+    bridge_of(&mut network).link = "br7".into();
+    bridge_of(&mut network).mtu = Some(7);
+    assert!(drivers.bridge.setup(&network).is_err());
+    assert_eq!(rtnl().link("br7").unwrap(), None, "a bridge that cannot be finished goes");
+
+    let network = bridge(7, false);
+    drivers.bridge.setup(&network).unwrap();
+    let container = Namespace::new().unwrap();
+    let mut endpoint = endpoint(&network, 2);
+    endpoint.sysctls = vec![("net.ipv4.conf.IFNAME.no_such_thing".into(), "1".into())];
+    let error = drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap_err();
+    assert!(error.to_string().contains("net.ipv4.conf.eth0.no_such_thing"), "{error}");
+    endpoint.sysctls = vec![("net.ipv4.ip_forward".into(), "1".into())];
+    let error = drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap_err();
+    assert!(matches!(error, Error::Key { .. }), "{error}");
+    assert!(rtnl().links().unwrap().iter().all(|link| link.master.is_none() || !link.up), "undone");
+
+    endpoint.sysctls = vec![("net.ipv4.conf.IFNAME.log_martians".into(), "1".into())];
+    drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
+    assert_eq!(read(&container, "/proc/sys/net/ipv4/conf/eth0/log_martians"), "1");
+    let mut second = crate::world::endpoint(&network, 3);
+    let error = drivers.bridge.attach(&network, &second, &container, BOTH).unwrap_err();
+    assert_eq!(error.to_string(), "the container has a link eth0 already");
+    second.host_link = "br7".into();
+    second.link = "eth1".into();
+    let error = drivers.bridge.attach(&network, &second, &container, BOTH).unwrap_err();
+    assert!(matches!(error, Error::OtherKind { .. }), "{error}");
+    second.host_link = endpoint.host_link;
+    let elsewhere = Namespace::new().unwrap();
+    let error = drivers.bridge.attach(&network, &second, &elsewhere, BOTH).unwrap_err();
+    assert!(matches!(error, Error::Elsewhere { .. }), "{error}");
+}
