@@ -5,9 +5,9 @@
 //! that this build has never heard of are not lost.
 //!
 //! Two habits keep a short command short. Connections are kept alive and used
-//! again, and **no ping precedes the first request**: it is sent as API
-//! [`NEWEST`], and every answer names the newest version its server speaks. A
-//! server that is older refuses the request unread (status 400, header
+//! again, and **no ping precedes the first request**: it is sent as
+//! [`ApiVersion::NEWEST`], and every answer names the newest version its server
+//! speaks. A server that is older refuses the request unread (status 400, header
 //! `Api-Version`); the client then lowers its version and sends it again. Only
 //! a request whose body is a stream, which cannot be sent twice, pings first.
 //!
@@ -31,33 +31,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The API version a request is first sent as.
-pub const NEWEST: Version = Version { major: 1, minor: 51 };
+use crate::ApiVersion;
 
 /// An error document larger than this is cut: it is only ever shown.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
-
-/// A version of the API, as `1.51`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    pub major: u16,
-    pub minor: u16,
-}
-
-impl Version {
-    /// Reads `MAJOR.MINOR`, with an optional leading `v`.
-    pub fn parse(text: &str) -> Option<Version> {
-        let text = text.strip_prefix('v').unwrap_or(text);
-        let (major, minor) = text.split_once('.')?;
-        Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -296,7 +273,7 @@ pub struct Client {
 }
 
 struct Shared {
-    version: Version,
+    version: ApiVersion,
     /// The server has named its version, or the user has pinned one.
     settled: bool,
     idle: Vec<Sender>,
@@ -311,11 +288,11 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client that connects on its first request. `pinned` is an API version
     /// the user insists on: it is neither raised nor lowered.
-    pub fn new(endpoint: Endpoint, pinned: Option<Version>) -> Client {
+    pub fn new(endpoint: Endpoint, pinned: Option<ApiVersion>) -> Client {
         Client {
             endpoint,
             shared: Arc::new(Mutex::new(Shared {
-                version: pinned.unwrap_or(NEWEST),
+                version: pinned.unwrap_or(ApiVersion::NEWEST),
                 settled: pinned.is_some(),
                 idle: Vec::new(),
             })),
@@ -327,7 +304,7 @@ impl Client {
     }
 
     /// The version in use: settled after the first answer.
-    pub fn version(&self) -> Version {
+    pub fn version(&self) -> ApiVersion {
         self.shared().version
     }
 
@@ -426,7 +403,7 @@ impl Client {
     /// Takes note of the version the server names; the first answer decides.
     fn settle(&self, headers: &HeaderMap) {
         let mut shared = self.shared();
-        let named = headers.get("api-version").and_then(|value| Version::parse(value.to_str().ok()?));
+        let named = headers.get("api-version").and_then(|value| ApiVersion::parse(value.to_str().ok()?));
         if let Some(named) = named
             && !shared.settled
         {

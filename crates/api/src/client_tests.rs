@@ -97,7 +97,7 @@ async fn an_older_server_is_asked_again_on_the_same_connection() {
     assert_eq!(
         heads.iter().map(|head| first_line(head)).collect::<Vec<_>>(),
         [
-            "GET /v1.51/containers/json HTTP/1.1",
+            "GET /v1.53/containers/json HTTP/1.1",
             "GET /v1.41/containers/json HTTP/1.1",
             "GET /v1.41/images/json HTTP/1.1"
         ]
@@ -110,7 +110,7 @@ async fn a_refusal_carries_status_and_message() {
     let server = tokio::spawn(serve(
         listener,
         vec![
-            "HTTP/1.1 404 Not Found\r\nApi-Version: 1.51\r\nContent-Length: 23\r\n\r\n{\"message\":\"no such x\"}",
+            "HTTP/1.1 404 Not Found\r\nApi-Version: 1.53\r\nContent-Length: 23\r\n\r\n{\"message\":\"no such x\"}",
         ],
     ));
     let error = client.get("/x", &Query::new()).await.unwrap_err();

@@ -31,8 +31,19 @@ pub struct Summary {
     pub state: String,
     pub status: String,
     pub host_config: SummaryHostConfig,
+    /// Since 1.52.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<SummaryHealth>,
     pub network_settings: SummaryNetworks,
     pub mounts: Vec<MountPoint>,
+}
+
+/// The little of [`Health`] that a list shows; `none` where nothing is checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct SummaryHealth {
+    pub status: String,
+    pub failing_streak: i64,
 }
 
 /// The little of `HostConfig` that a list shows.
@@ -158,39 +169,15 @@ pub struct HealthResult {
     pub output: String,
 }
 
-/// The container's networks. The names before `Networks` are of the default bridge, kept for old
-/// clients.
+/// The container's networks, as 1.52 and later print them; before, the end at the default bridge
+/// stood among these names, see [`crate::compat`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetworkSettings {
-    pub bridge: String,
     #[serde(rename = "SandboxID")]
     pub sandbox_id: String,
     pub sandbox_key: String,
     pub ports: BTreeMap<String, Option<Vec<crate::hostconfig::PortBinding>>>,
-    pub hairpin_mode: bool,
-    #[serde(rename = "LinkLocalIPv6Address")]
-    pub link_local_ipv6_address: String,
-    #[serde(rename = "LinkLocalIPv6PrefixLen")]
-    pub link_local_ipv6_prefix_len: i64,
-    #[serde(rename = "SecondaryIPAddresses")]
-    pub secondary_ip_addresses: Option<Vec<String>>,
-    #[serde(rename = "SecondaryIPv6Addresses")]
-    pub secondary_ipv6_addresses: Option<Vec<String>>,
-    #[serde(rename = "EndpointID")]
-    pub endpoint_id: String,
-    pub gateway: String,
-    #[serde(rename = "GlobalIPv6Address")]
-    pub global_ipv6_address: String,
-    #[serde(rename = "GlobalIPv6PrefixLen")]
-    pub global_ipv6_prefix_len: i64,
-    #[serde(rename = "IPAddress")]
-    pub ip_address: String,
-    #[serde(rename = "IPPrefixLen")]
-    pub ip_prefix_len: i64,
-    #[serde(rename = "IPv6Gateway")]
-    pub ipv6_gateway: String,
-    pub mac_address: String,
     pub networks: BTreeMap<String, EndpointSettings>,
 }
 

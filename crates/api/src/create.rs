@@ -44,6 +44,7 @@ pub struct Config {
     pub network_disabled: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mac_address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_build: Option<Vec<String>>,
     pub labels: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "String::is_empty")]

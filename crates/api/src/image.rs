@@ -25,18 +25,23 @@ pub struct ImageSummary {
     pub size: i64,
 }
 
-/// `GET /images/NAME/json`.
+/// `GET /images/NAME/json`, as 1.52 and later print it; older versions have more names, see
+/// [`crate::compat`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageInspect {
     pub id: String,
     pub repo_tags: Vec<String>,
     pub repo_digests: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub parent: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub comment: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub created: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub docker_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub author: String,
     pub architecture: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -77,30 +82,36 @@ pub struct ImageMetadata {
     pub last_tag_time: String,
 }
 
-/// The image's part of a container's configuration, as 1.50 and later print it; older versions
-/// have more names, see [`crate::compat`].
+/// The image's part of a container's configuration, as 1.52 and later print it: without what
+/// is not set. Older versions have more names, see [`crate::compat`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageConfig {
     #[serde(skip_serializing_if = "crate::is_false")]
     pub args_escaped: bool,
-    #[serde(deserialize_with = "string_or_list")]
+    #[serde(deserialize_with = "string_or_list", skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
-    #[serde(deserialize_with = "string_or_list")]
+    #[serde(deserialize_with = "string_or_list", skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exposed_ports: Option<BTreeMap<String, Empty>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_build: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub volumes: Option<BTreeMap<String, Empty>>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
 }
 

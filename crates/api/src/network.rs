@@ -73,9 +73,41 @@ pub struct Network {
     pub ingress: bool,
     pub config_from: ConfigFrom,
     pub config_only: bool,
+    /// Of one network in full; a list has none since 1.28, see [`crate::compat`].
     pub containers: BTreeMap<String, NetworkContainer>,
     pub options: Option<BTreeMap<String, String>>,
     pub labels: Option<BTreeMap<String, String>>,
+    /// Of one network in full, since 1.52.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<NetworkStatus>,
+}
+
+/// How a network is used now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkStatus {
+    #[serde(rename = "IPAM")]
+    pub ipam: IpamStatus,
+}
+
+/// By subnet, as `172.17.0.0/16`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct IpamStatus {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub subnets: BTreeMap<String, SubnetStatus>,
+}
+
+/// Numbers of addresses; what exceeds 64 bits is shown as the largest number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubnetStatus {
+    /// Taken or reserved, in all of the subnet.
+    #[serde(rename = "IPsInUse")]
+    pub ips_in_use: u64,
+    /// Free within the range from which addresses are given out.
+    #[serde(rename = "DynamicIPsAvailable")]
+    pub dynamic_ips_available: u64,
 }
 
 /// How a network gives out addresses.

@@ -62,8 +62,6 @@ pub struct Info {
     pub plugins: Plugins,
     pub memory_limit: bool,
     pub swap_limit: bool,
-    #[serde(rename = "KernelMemoryTCP", skip_serializing_if = "crate::is_false")]
-    pub kernel_memory_tcp: bool,
     pub cpu_cfs_period: bool,
     pub cpu_cfs_quota: bool,
     #[serde(rename = "CPUShares")]
@@ -182,16 +180,38 @@ pub struct FirewallBackend {
     pub driver: String,
 }
 
-/// `GET /system/df`.
+/// `GET /system/df`, as 1.52 and later print it; older versions list the single things under other
+/// names, see [`crate::compat`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct DiskUsage {
-    /// Bytes of all layers, each counted once.
-    pub layers_size: i64,
-    pub images: Option<Vec<ImageSummary>>,
-    pub containers: Option<Vec<Summary>>,
-    pub volumes: Option<Vec<Volume>>,
-    pub build_cache: Option<Vec<serde_json::Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_usage: Option<Usage<ImageSummary>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_usage: Option<Usage<Summary>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_usage: Option<Usage<Volume>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build_cache_usage: Option<Usage<serde_json::Value>>,
+}
+
+/// What all things of one kind take; sizes in bytes, what is shared counted once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Usage<T> {
+    /// Used by a container, or running.
+    pub active_count: i64,
+    pub items: Vec<T>,
+    /// What is not active gives back when it is removed.
+    pub reclaimable: i64,
+    pub total_count: i64,
+    pub total_size: i64,
+}
+
+impl<T> Default for Usage<T> {
+    fn default() -> Usage<T> {
+        Usage { active_count: 0, items: Vec::new(), reclaimable: 0, total_count: 0, total_size: 0 }
+    }
 }
 
 /// `POST /auth`.

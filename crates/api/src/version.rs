@@ -1,4 +1,4 @@
-//! The API's version: `1.24` to `1.51`, compared by number, not by text.
+//! The API's version: `1.24` to `1.53`, compared by number, not by text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,12 +12,17 @@ pub struct ApiVersion {
 
 impl ApiVersion {
     /// What is served to a client that names no version, and the newest one accepted.
-    pub const NEWEST: ApiVersion = ApiVersion::new(1, 51);
+    pub const NEWEST: ApiVersion = ApiVersion::new(1, 53);
     /// The oldest one accepted.
     pub const OLDEST: ApiVersion = ApiVersion::new(1, 24);
 
     pub const fn new(major: u32, minor: u32) -> ApiVersion {
         ApiVersion { major, minor }
+    }
+
+    /// Reads what a user wrote: as [`FromStr`], with an optional `v` before it.
+    pub fn parse(text: &str) -> Option<ApiVersion> {
+        text.strip_prefix('v').unwrap_or(text).parse().ok()
     }
 
     /// `true` for versions older than `1.minor`.

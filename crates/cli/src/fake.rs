@@ -64,7 +64,7 @@ async fn serve(
             204 | 304 => String::new(),
             _ => format!("Content-Length: {}\r\n", body.len()),
         };
-        let text = format!("HTTP/1.1 {status} X\r\nApi-Version: 1.51\r\n{head}\r\n{body}");
+        let text = format!("HTTP/1.1 {status} X\r\nApi-Version: 1.53\r\n{head}\r\n{body}");
         if peer.write_all(text.as_bytes()).await.is_err() || status == 101 {
             return;
         }
@@ -86,6 +86,6 @@ async fn request(peer: &mut UnixStream) -> Option<String> {
     peer.read_exact(&mut body).await.ok()?;
     let mut words = head.split(' ');
     let (method, target) = (words.next()?, words.next()?);
-    let target = target.strip_prefix("/v1.51").unwrap_or(target);
+    let target = target.strip_prefix("/v1.53").unwrap_or(target);
     Some(format!("{method} {target}"))
 }

@@ -40,7 +40,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use hull_api::client::{Endpoint, Version, choose};
+use hull_api::ApiVersion;
+use hull_api::client::{Endpoint, choose};
 
 use container::{each, exec, facts, logs, start};
 use image::{archive, names};
@@ -250,10 +251,10 @@ fn session(program: &str, global: &Given) -> Result<Session, Failure> {
     let endpoint: Endpoint = choose(hosts.first().map(String::as_str), environment.as_deref(), Path::exists)?;
     let pinned = match variable("DOCKER_API_VERSION") {
         None => None,
-        Some(text) => match Version::parse(&text) {
+        Some(text) => match ApiVersion::parse(&text) {
             Some(version) => Some(version),
             None => {
-                return Err(fail(format!("DOCKER_API_VERSION is {text:?}, not a version such as 1.51")));
+                return Err(fail(format!("DOCKER_API_VERSION is {text:?}, not a version such as 1.53")));
             }
         },
     };

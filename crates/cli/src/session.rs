@@ -3,7 +3,8 @@
 use std::cell::OnceCell;
 use std::io::{self, IsTerminal, Write};
 
-use hull_api::client::{Client, Endpoint, Version};
+use hull_api::ApiVersion;
+use hull_api::client::{Client, Endpoint};
 
 use crate::config::{self, Config};
 
@@ -12,7 +13,7 @@ pub(crate) struct Session {
     pub(crate) program: String,
     pub(crate) client: Client,
     /// `DOCKER_API_VERSION`, if set.
-    pub(crate) pinned: Option<Version>,
+    pub(crate) pinned: Option<ApiVersion>,
     config_folder: Option<String>,
     config: OnceCell<Config>,
 }
@@ -21,7 +22,7 @@ impl Session {
     pub(crate) fn new(
         program: String,
         endpoint: Endpoint,
-        pinned: Option<Version>,
+        pinned: Option<ApiVersion>,
         config_folder: Option<String>,
     ) -> Session {
         Session {

@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use hull_api::compat::request::Unfit;
 use hull_api::filters::{FilterError, Filters};
 use hull_api::{ApiVersion, ErrorResponse, gojson};
 use hull_engine::Class;
@@ -252,6 +253,12 @@ impl From<gojson::Error> for Failure {
 
 impl From<hull_api::create::CreateError> for Failure {
     fn from(error: hull_api::create::CreateError) -> Failure {
+        Failure::invalid(error.to_string())
+    }
+}
+
+impl From<Unfit> for Failure {
+    fn from(error: Unfit) -> Failure {
         Failure::invalid(error.to_string())
     }
 }

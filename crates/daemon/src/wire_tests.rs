@@ -3,6 +3,8 @@
 //! Starting containers takes root and a spawner and is tested with the executables; what needs
 //! neither is tested here, byte by byte.
 
+mod versions;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,7 +115,7 @@ impl Daemon {
         let answer = self
             .request(
                 "POST",
-                &format!("/v1.51/containers/create?name={name}"),
+                &format!("/v1.53/containers/create?name={name}"),
                 r#"{"Image":"hello","Labels":{"a":"b"},"HostConfig":{"NetworkMode":"none","Memory":67108864}}"#,
             )
             .await;
@@ -121,6 +123,12 @@ impl Daemon {
         assert_eq!(answer.json()["Warnings"], serde_json::json!([]));
         answer.json()["Id"].as_str().unwrap().to_owned()
     }
+}
+
+/// Seconds since the epoch, with a fraction.
+fn now() -> String {
+    let nanos = hull_sys::time::now();
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
 async fn read(client: &mut UnixStream) -> Answer {
@@ -170,40 +178,40 @@ async fn paths_methods_and_versions_are_answered_as_the_reference_does() {
     let daemon = Daemon::start().await;
     for (method, path) in [
         ("GET", "/"),
-        ("GET", "/v1.51/"),
+        ("GET", "/v1.53/"),
         ("GET", "/nosuch"),
-        ("PUT", "/v1.51/version"),
-        ("POST", "/v1.51/containers/json"),
-        ("PATCH", "/v1.51/containers/cc/json"),
+        ("PUT", "/v1.53/version"),
+        ("POST", "/v1.53/containers/json"),
+        ("PATCH", "/v1.53/containers/cc/json"),
         ("GET", "/vnonsense/version"),
-        ("GET", "/V1.51/version"),
-        ("GET", "/v1.51/containers/json/"),
+        ("GET", "/V1.53/version"),
+        ("GET", "/v1.53/containers/json/"),
         ("POST", "/_ping"),
     ] {
         let answer = daemon.request(method, path, "").await;
         assert_eq!((answer.status, answer.message().as_str()), (404, "page not found"), "{method} {path}");
     }
     for (path, status, text) in [
-        ("/v1.99/version", 400, "client version 1.99 is too new. Maximum supported API version is 1.51"),
-        ("/v1.51/containers/none/json", 404, "No such container: none"),
-        ("/v1.51/containers/a%2Fb/json", 404, "No such container: a/b"),
-        ("/v1.51/images/a/b/c:d/json", 404, "No such image: a/b/c:d"),
-        ("/v1.51/networks/nosuch", 404, "network nosuch not found"),
-        ("/v1.51/containers/json?filters=bad", 400, "invalid filter"),
-        ("/v1.51/images/json?filters=%7B%22a%22%3A1%7D", 400, "invalid filter"),
-        ("/v1.51/volumes?filters=bad", 400, "error reading volume filters: invalid filter"),
-        ("/v1.51/exec/nosuch/json", 404, "No such exec instance: nosuch"),
-        ("/v1.51/containers/x/logs", 400, "Bad parameters: you must choose at least one stream"),
-        ("/v1.51/plugins/nosuch/json", 404, "plugin \"nosuch\" not found"),
+        ("/v1.99/version", 400, "client version 1.99 is too new. Maximum supported API version is 1.53"),
+        ("/v1.53/containers/none/json", 404, "No such container: none"),
+        ("/v1.53/containers/a%2Fb/json", 404, "No such container: a/b"),
+        ("/v1.53/images/a/b/c:d/json", 404, "No such image: a/b/c:d"),
+        ("/v1.53/networks/nosuch", 404, "network nosuch not found"),
+        ("/v1.53/containers/json?filters=bad", 400, "invalid filter"),
+        ("/v1.53/images/json?filters=%7B%22a%22%3A1%7D", 400, "invalid filter"),
+        ("/v1.53/volumes?filters=bad", 400, "error reading volume filters: invalid filter"),
+        ("/v1.53/exec/nosuch/json", 404, "No such exec instance: nosuch"),
+        ("/v1.53/containers/x/logs", 400, "Bad parameters: you must choose at least one stream"),
+        ("/v1.53/plugins/nosuch/json", 404, "plugin \"nosuch\" not found"),
     ] {
         let answer = daemon.get(path).await;
         assert_eq!((answer.status, answer.message().as_str()), (status, text), "{path}");
     }
-    assert_eq!(daemon.get("/v1.51//containers/json").await.status, 301);
-    assert_eq!(daemon.get("/v1.51/swarm").await.status, 503);
+    assert_eq!(daemon.get("/v1.53//containers/json").await.status, 301);
+    assert_eq!(daemon.get("/v1.53/swarm").await.status, 503);
     let ping = daemon.get("/v1.24/_ping").await;
     assert_eq!(ping.text(), "OK");
-    for line in ["Api-Version: 1.51", "Ostype: linux", "Docker-Experimental: false", "Server: Hull/"] {
+    for line in ["Api-Version: 1.53", "Ostype: linux", "Docker-Experimental: false", "Server: Hull/"] {
         assert!(ping.head.contains(line), "{line} in {}", ping.head);
     }
     let head = daemon.request("HEAD", "/_ping", "").await;
@@ -213,7 +221,7 @@ async fn paths_methods_and_versions_are_answered_as_the_reference_does() {
 #[tokio::test]
 async fn malformed_bodies_are_refused_and_large_ones_unread() {
     let daemon = Daemon::start().await;
-    let create = "/v1.51/containers/create";
+    let create = "/v1.53/containers/create";
     for (body, text) in [
         ("{bad", "invalid JSON: invalid character 'b' looking for beginning of object key string"),
         ("[]", "invalid JSON: json: cannot unmarshal array into Go value of type container.CreateRequest"),
@@ -227,19 +235,19 @@ async fn malformed_bodies_are_refused_and_large_ones_unread() {
     assert_eq!((missing.status, missing.message().as_str()), (404, "No such image: nosuch:latest"));
     let empty = daemon.request("POST", create, "").await;
     assert_eq!(empty.message(), "invalid JSON: got EOF while reading request body");
-    let plain = b"POST /v1.51/containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+    let plain = b"POST /v1.53/containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/plain\r\n\
         Content-Length: 13\r\n\r\n{\"Image\":\"x\"}";
     assert_eq!(
         daemon.raw(plain).await.message(),
         "unsupported Content-Type header (text/plain): must be 'application/json'"
     );
     // Refused by what it says of itself: nothing of it was sent yet.
-    let large = b"POST /v1.51/containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+    let large = b"POST /v1.53/containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
         Content-Length: 104857600\r\n\r\n";
     assert_eq!(daemon.raw(large).await.status, 413);
     // The same without a length.
     let mut chunked =
-        b"POST /v1.51/containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        b"POST /v1.53/containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
         Transfer-Encoding: chunked\r\n\r\n"
             .to_vec();
     let block = vec![b' '; 1 << 20];
@@ -272,7 +280,7 @@ async fn a_container_is_made_listed_shown_and_removed() {
              rename) that container to be able to reuse that name."
         )
     );
-    let shown = daemon.get("/v1.51/containers/box/json").await.json();
+    let shown = daemon.get("/v1.53/containers/box/json").await.json();
     assert_eq!(
         names(&shown),
         [
@@ -324,12 +332,13 @@ async fn a_container_is_made_listed_shown_and_removed() {
     assert_eq!(shown["Config"]["Hostname"], id[..12]);
     assert_eq!(names(&shown["GraphDriver"]["Data"]), ["ID", "LowerDir", "UpperDir", "WorkDir"]);
     let rows =
-        daemon.get("/v1.51/containers/json?all=1&filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D").await.json();
+        daemon.get("/v1.53/containers/json?all=1&filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D").await.json();
     assert_eq!(
         names(&rows[0]),
         [
             "Command",
             "Created",
+            "Health",
             "HostConfig",
             "Id",
             "Image",
@@ -356,7 +365,7 @@ async fn a_container_is_made_listed_shown_and_removed() {
 async fn images_are_listed_shown_saved_and_loaded_by_version() {
     let daemon = Daemon::start().await;
     daemon.container("box").await;
-    let rows = daemon.get("/v1.51/images/json").await.json();
+    let rows = daemon.get("/v1.53/images/json").await.json();
     assert_eq!(
         names(&rows[0]),
         [
@@ -373,7 +382,7 @@ async fn images_are_listed_shown_saved_and_loaded_by_version() {
     );
     assert_eq!(rows[0]["RepoTags"], serde_json::json!(["hello:latest"]));
     assert!(daemon.get("/v1.43/images/json").await.json()[0].get("VirtualSize").is_some());
-    let image = daemon.get("/v1.51/images/hello/json").await.json();
+    let image = daemon.get("/v1.53/images/hello/json").await.json();
     assert!(image["Config"].get("Hostname").is_none() && image.get("ContainerConfig").is_none());
     let old = daemon.get("/v1.44/images/hello/json").await.json();
     assert!(old["Config"].get("Hostname").is_some() && old.get("ContainerConfig").is_some());
@@ -406,10 +415,10 @@ async fn images_are_listed_shown_saved_and_loaded_by_version() {
 async fn info_and_version_have_the_references_fields() {
     let daemon = Daemon::start().await;
     let version = daemon.get("/version").await.json();
-    assert_eq!(version["ApiVersion"], "1.51");
+    assert_eq!(version["ApiVersion"], "1.53");
     assert_eq!(version["MinAPIVersion"], "1.24");
     assert_eq!(version["Components"][0]["Name"], "Engine");
-    let info = daemon.get("/v1.51/info").await.json();
+    let info = daemon.get("/v1.53/info").await.json();
     assert_eq!(info["DockerRootDir"].as_str().unwrap(), daemon.folder.path().join("data").to_str().unwrap());
     for (name, of) in [("NCPU", "number"), ("MemTotal", "number"), ("Driver", "string"), ("Swarm", "object")]
     {
@@ -422,14 +431,14 @@ async fn info_and_version_have_the_references_fields() {
     }
     assert!(daemon.get("/v1.41/info").await.json().get("KernelMemory").is_some());
     let usage = daemon.get("/system/df").await.json();
-    assert_eq!(names(&usage), ["BuildCache", "Containers", "Images", "LayersSize", "Volumes"]);
+    assert_eq!(usage["ImageUsage"]["TotalCount"], 0, "{usage}");
 }
 
 #[tokio::test]
 async fn both_ways_of_hijacking_answer_with_their_own_head() {
     let daemon = Daemon::start().await;
     daemon.container("box").await;
-    let attach = "/v1.51/containers/box/attach?stream=1&stdout=1";
+    let attach = "/v1.53/containers/box/attach?stream=1&stdout=1";
     let mut plain = daemon.connect();
     plain
         .write_all(format!("POST {attach} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").as_bytes())
@@ -449,9 +458,9 @@ async fn both_ways_of_hijacking_answer_with_their_own_head() {
     assert!(head.starts_with("HTTP/1.1 101 UPGRADED\r\n"), "{head}");
     assert!(head.contains("Content-Type: application/vnd.docker.multiplexed-stream\r\n"), "{head}");
     drop((plain, upgraded));
-    let missing = daemon.request("POST", "/v1.51/containers/nosuch/attach?stream=1", "").await;
+    let missing = daemon.request("POST", "/v1.53/containers/nosuch/attach?stream=1", "").await;
     assert_eq!((missing.status, missing.text().as_str()), (404, "No such container: nosuch\r\n"));
-    let keys = daemon.request("POST", "/v1.51/containers/box/attach?stream=1&detachKeys=nonsense", "").await;
+    let keys = daemon.request("POST", "/v1.53/containers/box/attach?stream=1&detachKeys=nonsense", "").await;
     assert_eq!((keys.status, keys.text().as_str()), (400, "Invalid detach keys (nonsense) provided\r\n"));
 }
 

@@ -219,6 +219,16 @@ impl Host {
         command::run(&mut self.docker_command(words), b"")
     }
 
+    /// `hull` kept to one version of the API.
+    pub fn hull_at(&self, version: &str, words: &[&str]) -> Finished {
+        command::run(self.hull_command(words).env("DOCKER_API_VERSION", version), b"")
+    }
+
+    /// The official client kept to one version of the API.
+    pub fn docker_at(&self, version: &str, words: &[&str]) -> Finished {
+        command::run(self.docker_command(words).env("DOCKER_API_VERSION", version), b"")
+    }
+
     pub fn hull_with_input(&self, words: &[&str], input: &[u8]) -> Finished {
         command::run(&mut self.hull_command(words), input)
     }

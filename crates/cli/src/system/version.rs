@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use hull_api::client::{NEWEST, Query};
+use hull_api::ApiVersion;
+use hull_api::client::Query;
 use serde_json::{Map, Value, json};
 
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
@@ -57,7 +58,7 @@ fn both(client: &Value, server: Option<&Value>) -> Value {
 }
 
 fn client(session: &Session) -> Value {
-    let newest = session.pinned.unwrap_or(NEWEST).to_string();
+    let newest = session.pinned.unwrap_or(ApiVersion::NEWEST).to_string();
     json!({
         "Version": OWN,
         "ApiVersion": session.client.version().to_string(),
@@ -82,7 +83,7 @@ fn architecture() -> &'static str {
 
 fn shown(client: &Value, server: Option<&Value>) -> String {
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let (used, newest) = (text(client, "ApiVersion"), NEWEST.to_string());
+    let (used, newest) = (text(client, "ApiVersion"), ApiVersion::NEWEST.to_string());
     let api = if used == newest { used } else { format!("{used} (downgraded from {newest})") };
     let mut out = String::from("Client:\n");
     for (name, value) in [
@@ -159,7 +160,7 @@ mod tests {
         expect![[r#"
             Client:
              Version:           0.1.0
-             API version:       1.50 (downgraded from 1.51)
+             API version:       1.50 (downgraded from 1.53)
              OS/Arch:           linux/amd64
              Context:           default
 

@@ -89,13 +89,27 @@ pub(super) fn platform(text: &str) -> Result<Option<Platform>, Failure> {
     Ok(Some(Platform { os, architecture, variant: variant.unwrap_or_default(), ..Platform::default() }))
 }
 
+/// `?platform=` where the request's version knows it, since `since`; several of them since 1.52.
+pub(super) fn platforms(call: &Call, since: u32) -> Result<Vec<Platform>, Failure> {
+    let texts: Vec<&str> = call.query.all("platform").filter(|text| !text.is_empty()).collect();
+    if call.version.before(since) {
+        return Ok(Vec::new());
+    }
+    if texts.len() > 1 && call.version.before(52) {
+        return Err(Failure::invalid(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
+        ));
+    }
+    Ok(texts.into_iter().map(platform).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
 /// The answer begins at once and tells what goes on; so even a failure has the status 200.
 pub(super) async fn load(call: Call) -> Handled {
-    let platform = platform(call.query.text("platform"))?;
+    let platforms = platforms(&call, 48)?;
     let source = feed(call.body)?;
     let (tell, told) = mpsc::unbounded_channel::<Progress>();
     let server = call.server;
-    let work = tokio::spawn(async move { server.engine.images().load(source, platform, tell).await });
+    let work = tokio::spawn(async move { server.engine.images().load(source, platforms, tell).await });
     let lines = futures_util::stream::unfold((told, Some(work)), |(mut told, work)| async move {
         loop {
             if let Some(progress) = told.recv().await {
@@ -123,10 +137,11 @@ pub(super) async fn save(call: &Call, names: Vec<String>) -> Handled {
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect();
+    let wanted = platforms(call, 48)?;
     for name in &names {
         // Unknown ones are told below.
         let Ok(image) = call.server.engine.images().resolve(name) else { continue };
-        if let Some((_, wanted)) = images::other_platform(call, &image)? {
+        if let Some((_, wanted)) = images::other_platform(&wanted, &image) {
             return Err(Failure::not_found(format!("no suitable export target found for platform {wanted}")));
         }
     }
@@ -181,7 +196,7 @@ pub(super) async fn create(call: Call) -> Handled {
         source: source.to_owned(),
         message: query.text("message").to_owned(),
         changes: query.all("changes").map(str::to_owned).collect(),
-        platform: platform(query.text("platform"))?,
+        platform: if call.version.before(32) { None } else { platform(query.text("platform"))? },
     };
     let server = call.server;
     let id = server.engine.images().import(feed(call.body)?, import).await?;

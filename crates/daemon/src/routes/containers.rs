@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use http::StatusCode;
-use hull_api::container::{ContainersPruned, Summary, SummaryHostConfig, SummaryNetworks, Top};
+use hull_api::compat;
+use hull_api::container::{
+    ContainersPruned, Summary, SummaryHealth, SummaryHostConfig, SummaryNetworks, Top,
+};
 use hull_api::create::{CreateRequest, Created};
 use hull_api::filters::{FilterError, Filters};
+use hull_api::system::Usage;
 use hull_engine::Error;
 use hull_engine::containers::phase::Time;
 use hull_engine::containers::settings::Mount;
@@ -17,11 +21,14 @@ use crate::translate;
 
 pub(super) async fn create(mut call: Call) -> Handled {
     let body = call.json_bytes().await?;
-    let request = CreateRequest::decode(&body)?;
+    let mut request = CreateRequest::decode(&body)?;
+    let unified = call.server.engine.host().facts.cgroup_version == "2";
+    let mut warnings = compat::request::create(call.version, &mut request, unified)?;
     let name = call.query.text("name").trim_start_matches('/').to_owned();
     let name = Some(name).filter(|name| !name.is_empty());
     check_platform(&call, &request.config.image)?;
-    let (create, mut warnings) = translate::create(name, request, &call.server.facts)?;
+    let (create, more) = translate::create(name, request, &call.server.facts)?;
+    warnings.splice(0..0, more);
     let created = match call.server.engine.create(create.clone()).await {
         // The image that is inside the executable appears when it is first asked for.
         Err(Error::NoSuchImage(name)) if name == "hello:latest" => {
@@ -37,7 +44,7 @@ pub(super) async fn create(mut call: Call) -> Handled {
 /// `?platform=linux/arm64`: refused if the image is of another.
 fn check_platform(call: &Call, image: &str) -> Result<(), Failure> {
     let text = call.query.text("platform");
-    if text.is_empty() || image.is_empty() {
+    if text.is_empty() || image.is_empty() || call.version.before(41) {
         return Ok(());
     }
     let parts: Vec<&str> = text.split('/').collect();
@@ -74,7 +81,9 @@ pub(super) async fn inspect(call: &Call, key: &str) -> Handled {
         shown.size_rw = Some(rw);
         shown.size_root_fs = Some(all);
     }
-    ok(&shown)
+    let mut value = system::value_of(&shown)?;
+    compat::container(call.version, &mut value);
+    ok(&value)
 }
 
 /// Bytes of the writable layer, and of everything.
@@ -87,8 +96,26 @@ async fn sizes(call: &Call, view: &View) -> (i64, i64) {
     (rw, rw.saturating_add(image))
 }
 
+/// For `system df`: every container, and what those that do not run would give back.
+pub(super) async fn usage(call: &Call) -> Usage<Summary> {
+    let mut usage = Usage::default();
+    for view in call.server.engine.containers() {
+        let row = summary(call, &view, true).await;
+        let size = row.size_rw.unwrap_or(0);
+        usage.total_size += size;
+        if matches!(view.phase.status(), "running" | "paused" | "restarting") {
+            usage.active_count += 1;
+        } else {
+            usage.reclaimable += size;
+        }
+        usage.total_count += 1;
+        usage.items.push(row);
+    }
+    usage
+}
+
 /// One row of a list.
-pub(super) async fn summary(call: &Call, view: &View, size: bool) -> Summary {
+async fn summary(call: &Call, view: &View, size: bool) -> Summary {
     let (size_rw, size_root_fs) = if size {
         let (rw, all) = sizes(call, view).await;
         (Some(rw).filter(|bytes| *bytes != 0), Some(all))
@@ -113,6 +140,7 @@ pub(super) async fn summary(call: &Call, view: &View, size: bool) -> Summary {
             network_mode: show::network_mode(&view.settings.network),
             annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
         },
+        health: Some(SummaryHealth { status: "none".to_owned(), failing_streak: 0 }),
         network_settings: SummaryNetworks { networks: show::networks(view) },
         mounts: show::mounts(&view.settings).into_iter().filter(|mount| mount.kind == "bind").collect(),
     }
@@ -162,7 +190,9 @@ pub(super) async fn list(call: &Call) -> Handled {
     let mut rows = Vec::new();
     for view in call.server.engine.containers() {
         if (all || view.is_running() || view.phase.status() == "restarting") && wanted.admits(&view) {
-            rows.push(summary(call, &view, call.query.flag("size")).await);
+            let mut row = system::value_of(&summary(call, &view, call.query.flag("size")).await)?;
+            compat::container_row(call.version, &mut row);
+            rows.push(row);
             if Some(rows.len()) == limit {
                 break;
             }

@@ -10,6 +10,7 @@ use hull_api::image::{
     DeletedImage, Empty, GraphDriver, HistoryEntry, ImageConfig, ImageInspect, ImageMetadata, ImageSummary,
     ImagesPruned, RootFs,
 };
+use hull_api::system::Usage;
 use hull_engine::images::{Image, ListFilters, Listed, Removed};
 use hull_oci::image::{Config, RunConfig};
 use hull_oci::{Digest, Platform, Reference};
@@ -32,13 +33,14 @@ pub(super) fn list(call: &Call) -> Handled {
     let mut filters = call.query.filters()?;
     // Before there were filters for it.
     let name = call.query.text("filter");
-    if !name.is_empty() {
+    if !name.is_empty() && call.version.before(25) && !filters.has("reference") {
         filters.insert("reference", name);
     }
     let mut wanted = list_filters(&filters)?;
     wanted.all = call.query.flag("all");
     let listed = call.server.engine.images().list(&wanted)?;
-    let shared = call.query.flag("shared-size").then(|| shared_layers(call)).transpose()?;
+    let share = call.query.flag("shared-size") && !call.version.before(42);
+    let shared = share.then(|| shared_layers(call)).transpose()?;
     let mut rows = Vec::new();
     for row in &listed {
         let mut value = system::value_of(&summary(call, row, shared.as_ref()))?;
@@ -88,15 +90,26 @@ fn summary(call: &Call, row: &Listed, shared: Option<&Shared>) -> ImageSummary {
     }
 }
 
-/// For `system df`: every image, with what it shares.
-pub(super) fn summaries(call: &Call) -> Result<Vec<ImageSummary>, Failure> {
+/// For `system df`: every image with what it shares, and what those without a container would give
+/// back.
+pub(super) fn usage(call: &Call) -> Result<Usage<ImageSummary>, Failure> {
     let shared = shared_layers(call)?;
     let listed = call.server.engine.images().list(&ListFilters::default())?;
-    Ok(listed.iter().map(|row| summary(call, row, Some(&shared))).collect())
+    let items: Vec<ImageSummary> = listed.iter().map(|row| summary(call, row, Some(&shared))).collect();
+    let active: Vec<&ImageSummary> = items.iter().filter(|image| image.containers != 0).collect();
+    let used: i64 = active.iter().map(|image| image.size - image.shared_size.max(0)).sum();
+    let total_size = layers_size(call)?;
+    Ok(Usage {
+        active_count: i64::try_from(active.len()).unwrap_or(i64::MAX),
+        reclaimable: (total_size - used).max(0),
+        total_count: i64::try_from(items.len()).unwrap_or(i64::MAX),
+        total_size,
+        items,
+    })
 }
 
 /// Bytes of all layers, each once.
-pub(super) fn layers_size(call: &Call) -> Result<i64, Failure> {
+fn layers_size(call: &Call) -> Result<i64, Failure> {
     let all = call.server.engine.images().list(&ListFilters { all: true, ..ListFilters::default() })?;
     let mut seen = BTreeSet::new();
     let mut sum = 0u64;
@@ -110,19 +123,20 @@ pub(super) fn layers_size(call: &Call) -> Result<i64, Failure> {
     Ok(number(sum))
 }
 
-/// `?platform=`: the image's own platform and the wanted one, if they are not the same.
-pub(super) fn other_platform(call: &Call, image: &Image) -> Result<Option<(String, String)>, Failure> {
-    let Some(wanted) = archives::platform(call.query.text("platform"))? else { return Ok(None) };
+/// The image's own platform and the wanted ones, if it is none of them.
+pub(super) fn other_platform(wanted: &[Platform], image: &Image) -> Option<(String, String)> {
     let own = image.config.platform();
     let text = |platform: &Platform| {
         let parts = [&*platform.os, &*platform.architecture, &*platform.variant];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
     };
-    Ok(wanted.rank(&own).is_none().then(|| (text(&own), text(&wanted))))
+    let other = !wanted.is_empty() && wanted.iter().all(|wanted| wanted.rank(&own).is_none());
+    other.then(|| (text(&own), wanted.iter().map(text).collect::<Vec<_>>().join(", ")))
 }
 
-fn of_platform(call: &Call, name: &str, image: &Image) -> Result<(), Failure> {
-    match other_platform(call, image)? {
+/// `?platform=`, where one is known since `since`.
+fn of_platform(call: &Call, since: u32, name: &str, image: &Image) -> Result<(), Failure> {
+    match other_platform(&archives::platforms(call, since)?, image) {
         None => Ok(()),
         Some((own, wanted)) => Err(Failure::not_found(format!(
             "image with reference {name} was found but its platform ({own}) does not match the specified \
@@ -134,7 +148,12 @@ fn of_platform(call: &Call, name: &str, image: &Image) -> Result<(), Failure> {
 pub(super) fn inspect(call: &Call, name: &str) -> Handled {
     let images = call.server.engine.images();
     let image = images.resolve(name)?;
-    of_platform(call, name, &image)?;
+    if call.query.flag("manifests") && !call.query.text("platform").is_empty() && !call.version.before(49) {
+        return Err(Failure::invalid(
+            "conflicting options: manifests and platform options cannot both be set",
+        ));
+    }
+    of_platform(call, 49, name, &image)?;
     let names = images.names(&image.id);
     let (tags, digests): (Vec<&Reference>, Vec<&Reference>) =
         names.iter().partition(|name| name.digest.is_none());
@@ -214,7 +233,7 @@ fn config(run: &RunConfig) -> ImageConfig {
 
 pub(super) fn history(call: &Call, name: &str) -> Handled {
     let image = call.server.engine.images().resolve(name)?;
-    of_platform(call, name, &image)?;
+    of_platform(call, 48, name, &image)?;
     let steps = call.server.engine.images().history(name)?;
     let entry = |step: hull_engine::images::history::Step| HistoryEntry {
         comment: step.comment,

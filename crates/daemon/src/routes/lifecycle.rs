@@ -1,6 +1,7 @@
 //! What moves a container through its life.
 
 use bytes::Bytes;
+use hull_api::compat;
 use hull_api::container::{WaitError, WaitResponse};
 use hull_api::hostconfig::{UpdateRequest, Updated};
 use hull_engine::containers::requests::{Condition, Remove};
@@ -23,13 +24,18 @@ fn timeout(call: &Call) -> Result<Option<i32>, Failure> {
         .transpose()
 }
 
+/// The signal instead of the container's own; before 1.42 there was no such parameter.
+fn signal(call: &Call) -> Option<&str> {
+    if call.version.before(42) { None } else { call.query.get("signal") }
+}
+
 pub(super) async fn stop(call: &Call, key: &str) -> Handled {
-    call.server.engine.stop(key, call.query.get("signal"), timeout(call)?).await?;
+    call.server.engine.stop(key, signal(call), timeout(call)?).await?;
     no_content()
 }
 
 pub(super) async fn restart(call: &Call, key: &str) -> Handled {
-    call.server.engine.restart(key, call.query.get("signal"), timeout(call)?).await?;
+    call.server.engine.restart(key, signal(call), timeout(call)?).await?;
     no_content()
 }
 
@@ -81,7 +87,8 @@ pub(super) async fn resize(call: &Call, key: &str) -> Handled {
 }
 
 pub(super) async fn update(mut call: Call, key: &str) -> Handled {
-    let request: UpdateRequest = call.json("UpdateConfig").await?;
+    let mut request: UpdateRequest = call.json("UpdateConfig").await?;
+    compat::request::update(call.version, &mut request);
     let update = translate::update(&request, &call.server.facts)?;
     let warnings = call.server.engine.update(key, update).await?;
     ok(&Updated { warnings: (!warnings.is_empty()).then_some(warnings) })
@@ -90,11 +97,11 @@ pub(super) async fn update(mut call: Call, key: &str) -> Handled {
 /// The head goes out as soon as the watch is set: the client starts the container after it.
 pub(super) async fn wait(call: &Call, key: &str) -> Handled {
     let condition = match call.query.text("condition") {
+        // Before 1.30 there was no such parameter.
+        _ if call.version.before(30) => Condition::NotRunning,
         "" | "not-running" => Condition::NotRunning,
         "next-exit" => Condition::NextExit,
         "removed" => Condition::Removed,
-        // Before 1.30 there was no such parameter.
-        _ if call.version.before(30) => Condition::NotRunning,
         other => return Err(Failure::invalid(format!("invalid condition: {other:?}"))),
     };
     let exit = call.server.engine.wait(key, condition).await?;

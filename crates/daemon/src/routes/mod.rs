@@ -72,7 +72,7 @@ pub(crate) fn identity() -> String {
 }
 
 /// [`ApiVersion::NEWEST`] as a header's text.
-const API: &str = "1.51";
+const API: &str = "1.53";
 const SERVER_NAME: &str = concat!("Hull/", env!("CARGO_PKG_VERSION"), " (linux)");
 
 /// Splits `/v1.47/rest`; without a version the newest is meant.
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(message("/v1.51"), "page not found");
         assert_eq!(
             message("/v1.99/version"),
-            "client version 1.99 is too new. Maximum supported API version is 1.51"
+            "client version 1.99 is too new. Maximum supported API version is 1.53"
         );
         assert_eq!(
             message("/v1.12/_ping"),

@@ -4,24 +4,25 @@
 use std::collections::BTreeMap;
 
 use http::{Method, StatusCode};
-use hull_api::network::{Ipam, Network, NetworkContainer, NetworksPruned};
+use hull_api::compat;
+use hull_api::network::{Ipam, Network, NetworkContainer, NetworkStatus, NetworksPruned};
 use hull_api::volume::{Volumes, VolumesPruned};
 use hull_engine::containers::settings::NetworkMode;
 use serde_json::json;
 
-use super::show;
+use super::{show, system};
 use crate::http::{Call, Failure, Handled, ok};
 
 const LATER: &str = "networks other than none and host come in a later build";
 
-/// `none` and `host`, with the containers that run on them where asked.
-fn built_in(call: &Call, name: &str, with_containers: bool) -> Network {
+/// `none` and `host`, with the containers that run on them.
+fn built_in(call: &Call, name: &str) -> Network {
     let on_it = |mode: &NetworkMode| match mode {
         NetworkMode::Default | NetworkMode::None => name == "none",
         NetworkMode::Host => name == "host",
         NetworkMode::Container(_) => false,
     };
-    let containers = if with_containers { call.server.engine.containers() } else { Vec::new() };
+    let containers = call.server.engine.containers();
     let containers = containers
         .into_iter()
         .filter(|view| view.is_running() && on_it(&view.settings.network))
@@ -40,6 +41,8 @@ fn built_in(call: &Call, name: &str, with_containers: bool) -> Network {
         containers,
         options: Some(BTreeMap::new()),
         labels: Some(BTreeMap::new()),
+        // There are no addresses to give out.
+        status: Some(NetworkStatus::default()),
         ..Network::default()
     }
 }
@@ -52,7 +55,11 @@ pub(super) fn networks(call: &Call, method: &Method, path: &[&str]) -> Handled {
                 .into_iter()
                 .find(|name| name == key || (!key.is_empty() && show::network_id(name).starts_with(key)));
             match found {
-                Some(name) => ok(&built_in(call, name, true)),
+                Some(name) => {
+                    let mut value = system::value_of(&built_in(call, name))?;
+                    compat::network(call.version, &mut value);
+                    ok(&value)
+                }
                 None => Err(Failure::not_found(format!("network {key} not found"))),
             }
         }
@@ -82,9 +89,13 @@ fn list(call: &Call) -> Handled {
             // Built-in ones are never in the way.
             && dangling != Some(true)
     };
-    let networks: Vec<Network> =
-        ["none", "host"].into_iter().map(|name| built_in(call, name, false)).filter(admitted).collect();
-    ok(&networks)
+    let mut rows = Vec::new();
+    for network in ["none", "host"].map(|name| built_in(call, name)).into_iter().filter(admitted) {
+        let mut row = system::value_of(&network)?;
+        compat::network_row(call.version, &mut row);
+        rows.push(row);
+    }
+    ok(&rows)
 }
 
 pub(super) fn volumes(call: &Call, method: &Method, path: &[&str]) -> Handled {

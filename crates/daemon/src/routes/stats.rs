@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hull_api::stats::{
     BlkioEntry, BlkioStats, CpuStats, CpuUsage, MemoryStats, NetworkStats, PidsStats, Stats, Throttling,
 };
+use hull_api::{ApiVersion, compat};
 use hull_engine::Engine;
 use hull_engine::containers::stats::{Interface, Stats as Reading};
 
@@ -18,12 +19,18 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(super) async fn stats(call: &Call, key: &str) -> Handled {
     let streaming = call.query.get("stream").is_none() || call.query.flag("stream");
     let one_shot = call.query.flag("one-shot") && !call.version.before(41);
-    if call.query.flag("one-shot") && streaming {
+    if one_shot && streaming {
         return Err(Failure::invalid("cannot have stream=true and one-shot=true"));
     }
     let engine = call.server.engine.clone();
     let view = engine.container(key)?;
-    let series = Series { engine, id: view.id.clone(), name: format!("/{}", view.name), before: None };
+    let series = Series {
+        engine,
+        id: view.id.clone(),
+        name: format!("/{}", view.name),
+        version: call.version,
+        before: None,
+    };
     if streaming {
         return Ok(stream("application/json", blocks((series, false), next_line)));
     }
@@ -53,13 +60,15 @@ struct Series {
     engine: Engine,
     id: String,
     name: String,
+    version: ApiVersion,
     before: Option<Reading>,
 }
 
 impl Series {
     async fn next(&mut self) -> Result<Stats, hull_engine::Error> {
         let reading = self.engine.stats(&self.id).await?;
-        let stats = shown(&self.id, &self.name, &reading, self.before.as_ref());
+        let mut stats = shown(&self.id, &self.name, &reading, self.before.as_ref());
+        compat::stats(self.version, &mut stats);
         self.before = reading.running.then_some(reading);
         Ok(stats)
     }
@@ -67,7 +76,8 @@ impl Series {
 
 /// What is not running has no numbers at all.
 fn shown(id: &str, name: &str, reading: &Reading, before: Option<&Reading>) -> Stats {
-    let named = Stats { name: name.to_owned(), id: id.to_owned(), ..Stats::default() };
+    let named =
+        Stats { name: name.to_owned(), id: id.to_owned(), os_type: "linux".to_owned(), ..Stats::default() };
     if !reading.running {
         return Stats { read: show::time(None), preread: show::time(None), ..named };
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::UPGRADE;
-use hull_api::compat;
-use hull_api::event::Event as ApiEvent;
+use http::header::{ACCEPT, UPGRADE};
+use hull_api::event::{Event as ApiEvent, Framing};
 use hull_api::filters::Filters;
+use hull_api::{ApiVersion, compat};
 use hull_engine::containers::phase::Time;
 use hull_engine::containers::requests::{Attach, LogStream, Logs};
 use hull_engine::events::{Event, Next, Subscription};
@@ -128,6 +128,8 @@ struct Listening {
     filters: Filters,
     /// For the filter by container name: events carry ids and names.
     until: Option<Time>,
+    version: ApiVersion,
+    framing: Framing,
     _counted: Counted,
 }
 
@@ -162,8 +164,18 @@ pub(super) fn events(call: &Call) -> Handled {
     }
     let mut live = call.server.engine.events(since);
     let past = std::mem::take(&mut live.past).into();
-    let listening = Listening { past, live, filters, until, _counted: Counted::new(&call.server) };
-    Ok(stream("application/json", blocks(listening, next_event)))
+    let accept = call.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let framing = Framing::negotiate(call.version, accept);
+    let listening = Listening {
+        past,
+        live,
+        filters,
+        until,
+        version: call.version,
+        framing,
+        _counted: Counted::new(&call.server),
+    };
+    Ok(stream(framing.content_type(), blocks(listening, next_event)))
 }
 
 async fn next_event(mut listening: Listening) -> Option<(Bytes, Listening)> {
@@ -175,14 +187,16 @@ async fn next_event(mut listening: Listening) -> Option<(Bytes, Listening)> {
         if listening.until.is_some_and(|until| event.time > until) {
             return None;
         }
-        if !admits(&listening.filters, &event) {
+        if !admits(&listening.filters, &event)
+            || !compat::event_exists(listening.version, event.kind.word(), &event.action)
+        {
             continue;
         }
         let shown =
             ApiEvent::new(event.kind.word(), &event.action, &event.id, event.attributes.clone(), event.time);
-        let mut line = serde_json::to_vec(&shown).ok()?;
-        line.push(b'\n');
-        return Some((line.into(), listening));
+        let mut value = serde_json::to_value(&shown).ok()?;
+        compat::event(listening.version, &mut value);
+        return Some((listening.framing.frame(&value).into(), listening));
     }
 }
 

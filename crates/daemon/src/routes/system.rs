@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, PRAGMA};
 use http::{Method, Response, StatusCode};
 use hull_api::system::{
-    Component, DiskUsage, IndexConfig, Info, Plugins, RegistryConfig, Runtime, Swarm, Version,
+    Commit, Component, DiskUsage, IndexConfig, Info, Plugins, RegistryConfig, Runtime, Swarm, Usage, Version,
 };
 use hull_api::{ApiVersion, compat};
 use serde_json::{Value, json};
@@ -142,6 +142,10 @@ fn info_of(call: &Call) -> Info {
         // Containers never depend on the daemon's life.
         live_restore_enabled: true,
         init_binary: "hull-runtime".to_owned(),
+        // One build is all three; other engines give the commits of three programs.
+        containerd_commit: Commit { id: VERSION.to_owned() },
+        runc_commit: Commit { id: VERSION.to_owned() },
+        init_commit: Commit { id: VERSION.to_owned() },
         security_options: security,
         warnings: Some(facts.warnings).filter(|warnings| !warnings.is_empty()),
         ..Info::default()
@@ -159,33 +163,23 @@ fn registries() -> RegistryConfig {
 
 pub(super) async fn disk_usage(call: &Call) -> Handled {
     const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
-    let wanted: Vec<&str> = call.query.all("type").collect();
+    // Before 1.42 there was no such parameter.
+    let wanted: Vec<&str> =
+        if call.version.before(42) { Vec::new() } else { call.query.all("type").collect() };
     if let Some(unknown) = wanted.iter().find(|kind| !KINDS.contains(kind)) {
         return Err(Failure::invalid(format!("unknown object type: {unknown}")));
     }
     let asked = |kind: &str| wanted.is_empty() || wanted.contains(&kind);
-    let mut usage = DiskUsage::default();
-    if asked("image") {
-        usage.layers_size = images::layers_size(call)?;
-        usage.images = Some(images::summaries(call)?);
-    }
-    if asked("container") {
-        let mut rows = Vec::new();
-        for view in call.server.engine.containers() {
-            rows.push(containers::summary(call, &view, true).await);
-        }
-        usage.containers = Some(rows);
-    }
-    if asked("volume") {
-        usage.volumes = Some(Vec::new());
-    }
-    if asked("build-cache") {
-        usage.build_cache = Some(Vec::new());
-    }
+    let image_usage = if asked("image") { Some(images::usage(call)?) } else { None };
+    let container_usage = if asked("container") { Some(containers::usage(call).await) } else { None };
+    let usage = DiskUsage {
+        image_usage,
+        container_usage,
+        volume_usage: asked("volume").then(Usage::default),
+        build_cache_usage: asked("build-cache").then(Usage::default),
+    };
     let mut value = value_of(&usage)?;
-    if let Some(rows) = value.pointer_mut("/Images").and_then(Value::as_array_mut) {
-        rows.iter_mut().for_each(|row| compat::image_summary(call.version, row));
-    }
+    compat::disk_usage(call.version, &mut value, call.query.flag("verbose"));
     ok(&value)
 }
 

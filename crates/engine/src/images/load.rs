@@ -39,15 +39,16 @@ impl Progress {
 
 impl Images {
     /// Loads all images of an archive, compressed or not, that is read from `source` (a pipe, a
-    /// socket, a file) to its end. With a platform, images for another one are passed over.
+    /// socket, a file) to its end. With platforms, images for others are passed over; what bears
+    /// one name on several of them is in the end the first one's.
     pub async fn load(
         &self,
         source: OwnedFd,
-        platform: Option<Platform>,
+        platforms: Vec<Platform>,
         progress: UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
         let inner = Arc::clone(&self.0);
-        blocking(move || inner.or_collect(inner.load(&source, platform.as_ref(), &progress))).await
+        blocking(move || inner.or_collect(inner.load(&source, &platforms, &progress))).await
     }
 }
 
@@ -55,22 +56,25 @@ impl Inner {
     fn load(
         &self,
         source: &OwnedFd,
-        platform: Option<&Platform>,
+        platforms: &[Platform],
         progress: &UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
         let scratch = self.snapshots.scratch().map_err(failed)?;
         (self.unpack)(Mode::Files, source.as_fd(), scratch.diff.as_fd()).map_err(|reason| {
             failed(ImageError::Unpack { what: "the archive of images".to_owned(), reason })
         })?;
-        let host = Platform::host();
-        let images = archive::read(scratch.diff.as_fd(), platform.unwrap_or(&host)).map_err(failed)?;
+        let host = [Platform::host()];
+        let wanted = if platforms.is_empty() { &host } else { platforms };
         let mut loaded = Vec::new();
-        for image in images {
-            if platform.is_some_and(|platform| platform.rank(&image.config.platform()).is_none()) {
-                continue;
+        for platform in wanted.iter().rev() {
+            for image in archive::read(scratch.diff.as_fd(), platform).map_err(failed)? {
+                let other = platform.rank(&image.config.platform()).is_none();
+                if (other && !platforms.is_empty()) || loaded.contains(&image.id) {
+                    continue;
+                }
+                loaded.push(image.id.clone());
+                self.load_image(scratch.diff.as_fd(), &image, progress)?;
             }
-            loaded.push(image.id.clone());
-            self.load_image(scratch.diff.as_fd(), &image, progress)?;
         }
         Ok(loaded)
     }

@@ -138,7 +138,7 @@ async fn save(images: &Images, keys: &[&str]) -> Vec<u8> {
 
 async fn load(images: &Images, bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
     let (progress, mut said) = unbounded_channel();
-    let loaded = images.load(OwnedFd::from(file(bytes)), None, progress).await;
+    let loaded = images.load(OwnedFd::from(file(bytes)), Vec::new(), progress).await;
     let mut lines = Vec::new();
     while let Some(progress) = said.recv().await {
         lines.extend(progress.line());

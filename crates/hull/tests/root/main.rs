@@ -13,6 +13,7 @@ mod limits;
 mod recovery;
 mod run;
 mod streams;
+mod versions;
 
 use hull_testkit::{Executables, Finished, Host, Options};
 
