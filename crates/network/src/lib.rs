@@ -17,8 +17,12 @@
 
 pub mod bridge;
 pub mod driver;
+pub mod firewall;
 pub mod namespace;
+pub mod ports;
 pub mod reaper;
 pub mod record;
 pub mod rtnl;
+pub mod rules;
+pub mod ruleset;
 pub mod sysctl;
