@@ -5,8 +5,9 @@
 //! nobody else is in this namespace to miss what it covers.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use hull_sys::Errno;
 use hull_sys::error::During;
 use hull_sys::mount::{self, Attributes, Propagation};
 use hull_sys::root::Root;
@@ -50,16 +51,20 @@ pub(super) fn make(api: Api, rootfs: &Rootfs) -> Result<Root> {
             mount::set_attributes(&fd, &read_only, false).or_host()?;
             fd
         }
-        Rootfs::Overlay { lower, upper } => overlay(lower, upper.as_ref()).or_host()?,
+        Rootfs::Overlay { lower, upper } => match overlay(lower, upper.as_ref()).or_host()? {
+            Some(fd) => fd,
+            None => return make_classic(rootfs),
+        },
     };
     let place = Root::open(Path::new("/")).or_host()?;
     mount::attach(&fd, &place).or_host()?;
     Ok(Root { fd })
 }
 
-/// Overlay by descriptor: one `lowerdir+` a layer (Linux 6.8), so no limit on their number but
-/// overlayfs' own 500; before that one `lowerdir`.
-fn overlay(lower: &[std::path::PathBuf], upper: Option<&Upper>) -> hull_sys::Result<OwnedFd> {
+/// An overlay mount, attached nowhere. With one `lowerdir+` a layer (Linux 6.8) there is no limit on
+/// their number but overlayfs' own 500. Before that they are one string, which does for as many as
+/// fit into it; `None` when they do not.
+fn overlay(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Option<OwnedFd>> {
     let mut kept = Vec::new();
     let mut short = |path: &Path| -> hull_sys::Result<String> {
         match path.to_str() {
@@ -73,22 +78,26 @@ fn overlay(lower: &[std::path::PathBuf], upper: Option<&Upper>) -> hull_sys::Res
             }
         }
     };
-    let layers = lower.iter().map(|path| short(path)).collect::<hull_sys::Result<Vec<_>>>()?;
-    let mut values: Vec<(&str, String)> = layers.iter().map(|layer| ("lowerdir+", layer.clone())).collect();
-    let mut tail = Vec::new();
-    if let Some(Upper { upper, work }) = upper {
-        tail.push(("upperdir", short(upper)?));
-        tail.push(("workdir", short(work)?));
+    let mut values = Vec::new();
+    for layer in lower {
+        values.push(("lowerdir+", short(layer)?));
     }
-    values.extend(tail.iter().cloned());
+    if let Some(Upper { upper, work }) = upper {
+        values.push(("upperdir", short(upper)?));
+        values.push(("workdir", short(work)?));
+    }
     match overlay_of(&values) {
-        Err(error) if error.args.starts_with("overlay, lowerdir+") => {
-            let joined: Vec<_> = layers.iter().map(|layer| escape(layer)).collect();
-            let mut values = vec![("lowerdir", joined.join(":"))];
-            values.extend(tail);
-            overlay_of(&values)
+        // Linux 6.5 refuses the word. Until 6.4 overlayfs took any word and refused the whole.
+        Err(error) if error.args.starts_with("overlay, lowerdir+") || error.errno == Errno::INVAL => {
+            let Joined { values, kept } = Joined::new(lower, upper)?;
+            if values.iter().any(|(_, value)| value.len() > MAX_STRING) {
+                return Ok(None);
+            }
+            let made = overlay_of(&values);
+            drop(kept);
+            made.map(Some)
         }
-        made => made,
+        made => made.map(Some),
     }
 }
 
@@ -96,6 +105,44 @@ fn overlay_of(values: &[(&str, String)]) -> hull_sys::Result<OwnedFd> {
     let mut options = vec![("source", Some("overlay"))];
     options.extend(values.iter().map(|(key, value)| (*key, Some(value.as_str()))));
     mount::new("overlay", &options, 0)
+}
+
+/// Overlay's options with all layers in one string.
+struct Joined {
+    values: Vec<(&'static str, String)>,
+    /// The descriptors that the values name; the mount outlives them.
+    kept: Vec<OwnedFd>,
+}
+
+impl Joined {
+    /// Paths if they fit, since that is what a look at the mount table wants to see; else the
+    /// numbers of descriptors, for which this changes to the folder where those are names. Five
+    /// hundred layers are two thousand bytes then.
+    fn new(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Joined> {
+        let mut parts: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+        if let Some(Upper { upper, work }) = upper {
+            parts.extend([upper.as_path(), work.as_path()]);
+        }
+        let texts: Option<Vec<_>> = parts.iter().map(|path| Some(escape(path.to_str()?))).collect();
+        if let Some(texts) = texts {
+            let values = joined(&texts, lower.len());
+            if values.iter().all(|(_, value)| value.len() <= MAX_STRING) {
+                return Ok(Joined { values, kept: Vec::new() });
+            }
+        }
+        let kept = parts.iter().map(|path| Ok(Root::open(path)?.fd)).collect::<hull_sys::Result<Vec<_>>>()?;
+        rustix::process::chdir(c"/proc/self/fd").during("chdir", || "/proc/self/fd")?;
+        let texts: Vec<_> = kept.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        Ok(Joined { values: joined(&texts, lower.len()), kept })
+    }
+}
+
+/// The first `lowers` texts are layers; of an upper layer two more follow.
+fn joined(texts: &[String], lowers: usize) -> Vec<(&'static str, String)> {
+    let (lower, upper) = texts.split_at(lowers);
+    let mut values = vec![("lowerdir", lower.join(":"))];
+    values.extend(["upperdir", "workdir"].into_iter().zip(upper.iter().cloned()));
+    values
 }
 
 /// `:` separates layers and `\` escapes it (overlayfs.rst); `,` separates options of mount(2).
@@ -124,16 +171,13 @@ fn make_classic(rootfs: &Rootfs) -> Result<Root> {
                 .or_host()?;
         }
         Rootfs::Overlay { lower, upper } => {
-            let layers: Vec<_> = lower.iter().map(|layer| escape(&layer.to_string_lossy())).collect();
-            let mut data = format!("lowerdir={}", layers.join(":"));
-            if let Some(Upper { upper, work }) = upper {
-                let (upper, work) = (upper.to_string_lossy(), work.to_string_lossy());
-                data.push_str(&format!(",upperdir={},workdir={}", escape(&upper), escape(&work)));
-            }
-            let data = std::ffi::CString::new(data).or_host()?;
+            let Joined { values, kept } = Joined::new(lower, upper.as_ref()).or_host()?;
+            let data: Vec<_> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let data = std::ffi::CString::new(data.join(",")).or_host()?;
             rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), &*data)
                 .during("mount", || format!("overlay, {place:?}, {data:?}"))
                 .or_host()?;
+            drop(kept);
         }
     }
     Root::open(place).or_host()
@@ -221,7 +265,6 @@ pub(super) fn protect(api: Api, root: &Root, path: &str) -> Result<()> {
 }
 
 fn existing(root: &Root, path: &Path) -> Result<Option<hull_sys::root::Handle>> {
-    use hull_sys::Errno;
     match root.find(path) {
         Err(error) if error.errno == Errno::ACCESS => Ok(None),
         found => found.or_host(),

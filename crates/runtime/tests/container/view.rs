@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
 use hull_oci::runtime::{Device, Rlimit};
+use hull_runtime::bundle::Rootfs;
 use hull_runtime::container::{StartOptions, Streams};
 use hull_sys::root::Root;
 
@@ -11,6 +12,7 @@ use crate::world::{CAPABILITIES, World, end, finish, mount, pipes};
 
 crate::tests! {
     a_program_runs_and_its_code_and_output_come_back
+    hundreds_of_layers_are_one_root
     a_signal_is_its_number_and_128
     the_process_is_pid_1_in_namespaces_of_its_own
     capabilities_are_exactly_those_asked_and_never_inheritable
@@ -41,6 +43,24 @@ fn a_program_runs_and_its_code_and_output_come_back(world: &World) {
     let bundle = world.bundle(&["sh", "-c", "echo out; echo err >&2; exit 7"]);
     let output = world.run(&bundle).unwrap();
     assert_eq!((output.code, &*output.out, &*output.err), (7, "out\n", "err\n"), "{output:?}");
+}
+
+/// Their paths together are several times longer than what one call of mount(2) takes.
+fn hundreds_of_layers_are_one_root(world: &World) {
+    let mut bundle = world.bundle(&["sh", "-c", "ls -d /layer-* | wc -l; cat /top; touch /layer-7"]);
+    let Rootfs::Overlay { lower, .. } = &mut bundle.rootfs else {
+        unreachable!("the world's roots are overlays")
+    };
+    let base = lower.pop().unwrap();
+    for number in (0..300).rev() {
+        let layer = world.dir.path().join(format!("{}-{}-{number}", bundle.id, "x".repeat(60)));
+        std::fs::create_dir(&layer).unwrap();
+        std::fs::write(layer.join(format!("layer-{number}")), "").unwrap();
+        std::fs::write(layer.join("top"), number.to_string()).unwrap();
+        lower.push(layer);
+    }
+    lower.push(base);
+    assert_eq!(world.output(&bundle), "300\n299");
 }
 
 fn a_signal_is_its_number_and_128(world: &World) {
