@@ -12,6 +12,7 @@ mod demo;
 mod machine;
 mod test;
 mod tidy;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ Commands:
   demo    Build, start a private daemon, and show what it does
   test    Install what the tests need and run all of them (as root)
   bench   Measure Hull beside the peers of this machine (as root)
+  vm      Run privileged tests in a virtual machine with cgroup v2 and Debian's kernel (as root)
   unit    Run the tests that need no privileges, and the style checks
   tidy    Check the arrows between crates and the house rules
   ci      fmt, clippy, tidy, test: what continuous integration runs";
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(&rest),
         "test" => test::all(&rest),
         "bench" => bench::run(&rest),
+        "vm" => vm::run(&rest),
         "unit" => test::unit(),
         "tidy" => tidy::run(),
         "ci" => test::ci(),

@@ -58,7 +58,7 @@ fn executables() -> Result<()> {
 }
 
 /// The points at which tests kill processes; only test builds have them.
-const FAILPOINTS: &str = "hull/failpoints,hull-runtime/failpoints";
+pub(crate) const FAILPOINTS: &str = "hull/failpoints,hull-runtime/failpoints";
 
 /// What continuous integration runs.
 pub(crate) fn ci() -> Result<()> {

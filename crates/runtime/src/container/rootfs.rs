@@ -4,6 +4,7 @@
 //! The host's mount table never has it. It is attached at `/` because that place always exists;
 //! nobody else is in this namespace to miss what it covers.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,15 @@ pub(super) fn make(api: Api, rootfs: &Rootfs) -> Result<Root> {
 /// their number but overlayfs' own 500. Before that they are one string, which does for as many as
 /// fit into it; `None` when they do not.
 fn overlay(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Option<OwnedFd>> {
+    if !layers_come_one_by_one(rustix::system::uname().release()) {
+        let Joined { values, kept } = Joined::new(lower, upper)?;
+        if values.iter().any(|(_, value)| value.len() > MAX_STRING) {
+            return Ok(None);
+        }
+        let made = overlay_of(&values);
+        drop(kept);
+        return made.map(Some);
+    }
     let mut kept = Vec::new();
     let mut short = |path: &Path| -> hull_sys::Result<String> {
         match path.to_str() {
@@ -86,19 +96,15 @@ fn overlay(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Option<
         values.push(("upperdir", short(upper)?));
         values.push(("workdir", short(work)?));
     }
-    match overlay_of(&values) {
-        // Linux 6.5 refuses the word. Until 6.4 overlayfs took any word and refused the whole.
-        Err(error) if error.args.starts_with("overlay, lowerdir+") || error.errno == Errno::INVAL => {
-            let Joined { values, kept } = Joined::new(lower, upper)?;
-            if values.iter().any(|(_, value)| value.len() > MAX_STRING) {
-                return Ok(None);
-            }
-            let made = overlay_of(&values);
-            drop(kept);
-            made.map(Some)
-        }
-        made => made.map(Some),
-    }
+    overlay_of(&values).map(Some)
+}
+
+/// Whether this release of Linux knows `lowerdir+`. Asked by trying, older ones would write a line
+/// into the kernel's log for every container.
+fn layers_come_one_by_one(release: &CStr) -> bool {
+    let text = release.to_string_lossy();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(8))
 }
 
 fn overlay_of(values: &[(&str, String)]) -> hull_sys::Result<OwnedFd> {
@@ -268,5 +274,18 @@ fn existing(root: &Root, path: &Path) -> Result<Option<hull_sys::root::Handle>> 
     match root.find(path) {
         Err(error) if error.errno == Errno::ACCESS => Ok(None),
         found => found.or_host(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_come_one_by_one_since_6_8() {
+        let yes = [c"6.8.0", c"6.18.44-fc", c"7.0-rc1", c"10.1"];
+        let no = [c"6.7.12", c"6.1.0-56-cloud-amd64", c"5.15.0", c"", c"strange"];
+        assert!(yes.iter().all(|release| layers_come_one_by_one(release)));
+        assert!(!no.iter().any(|release| layers_come_one_by_one(release)));
     }
 }

@@ -1,0 +1,32 @@
+#!/bin/sh
+# The first process of the virtual machine: every controller on cgroup v2, then the tests.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o ptmxmode=0666 devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+done
+for module in overlay loop ext4 veth bridge macvlan nf_tables nft_ct nft_nat nft_masq nft_redir nft_fib_inet; do
+    modprobe "$module"
+done
+echo "kernel $(uname -r), controllers $(cat /sys/fs/cgroup/cgroup.controllers)"
+mount -t tmpfs -o mode=1777,size=1500m tmp /tmp
+mount -t tmpfs run /run
+# pivot_root(2) refuses the file system that the kernel was born with: a bind of it over itself is
+# one that has a parent.
+mkdir -p /self
+mount --rbind / /self
+cd /self
+mount --move . /
+exec chroot . /bin/sh -c '
+    ip link set lo up
+    cd /tmp
+    /tests $(cat /words)
+    echo "the tests ended with $?"
+    echo o >/proc/sysrq-trigger
+    sleep 60'
