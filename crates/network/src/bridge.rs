@@ -11,23 +11,27 @@
 //! containers. Names: `br-` and twelve digits of the network's id, or what the user chose; host
 //! ends `veth` and seven random digits.
 
-use hull_sys::Errno;
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
 use ipnet::IpNet;
 
-use crate::driver::{self, DefaultRoute, Error, Prepared, Result, check_name};
+use crate::driver::{self, DefaultRoute, Error, Result, check_name, random_name};
 use crate::namespace::Namespace;
 use crate::reaper::Reaper;
 use crate::record::{self, Bridge, Endpoint, GatewayMode, Mac, Network};
-use crate::rtnl::{self, Batch, Change, Kind, Link, NewLink, Peer};
+use crate::rtnl::{self, Batch, Change, Kind, Link, NewLink, Peer, Watch};
 use crate::sysctl::{self, Family, Key};
 
 #[derive(Debug)]
 pub struct Driver {
-    reaper: Reaper,
+    reaper: Arc<Reaper>,
 }
 
 impl Driver {
-    pub(crate) fn new(reaper: Reaper) -> Driver {
+    pub(crate) fn new(reaper: Arc<Reaper>) -> Driver {
         Driver { reaper }
     }
 }
@@ -109,14 +113,9 @@ impl driver::Driver for Driver {
         }
         let mut socket = rtnl::Socket::open()?;
         // Somebody else's link of this name is not ours to delete.
-        if socket.link(&bridge.link)?.is_none_or(|link| !is_bridge(&link)) {
-            return Ok(());
-        }
-        let mut batch = Batch::new();
-        batch.delete_link(&bridge.link);
-        match socket.run(batch) {
-            Err(error) if error.errno() != Errno::NODEV => Err(error.into()),
-            _ => Ok(()),
+        match socket.link(&bridge.link)?.filter(is_bridge) {
+            Some(link) => Ok(self.reaper.condemn(&mut socket, link.index)?),
+            None => Ok(()),
         }
     }
 
@@ -130,42 +129,83 @@ impl driver::Driver for Driver {
         let bridge = bridge(network)?;
         check_name(&endpoint.host_link)?;
         let mut socket = rtnl::Socket::open()?;
-        let master = socket.link(&bridge.link)?.filter(is_bridge).ok_or_else(|| missing(network, bridge))?;
+        let master = index(&mut socket, network, bridge)?;
         let (outer, made) = match socket.link(&endpoint.host_link)? {
+            Some(found) if found.kind.as_deref() != Some("veth") => {
+                return Err(other_kind(&found, "one end of a pair"));
+            }
             Some(found) => (found, false),
-            None => (pair(&mut socket, bridge, endpoint, master.index, namespace)?, true),
+            None => (pair(&mut socket, bridge, endpoint, master, namespace)?, true),
         };
-        let result = join(&mut socket, &outer, master.index, made)
-            .and_then(|()| inner(&outer, namespace))
-            .and_then(|link| {
-                let prepared = if made { Prepared::No } else { Prepared::Yes { v6: network.ipv6 } };
-                driver::configure(namespace, &link, endpoint, default, prepared)
-            });
-        result.inspect_err(|_| {
+        let mut finish = || {
+            let v6 = driver::speaks_v6(endpoint);
+            let link = inner(&outer, namespace)?;
+            if made {
+                prepare(namespace, &link.name, v6, || ())?;
+                connect(&mut socket, &outer, master, namespace, &link, v6)?;
+            } else {
+                join(&mut socket, &outer, master)?;
+            }
+            let prepared = if made { v6 } else { network.ipv6 };
+            driver::configure(namespace, &link, endpoint, default, prepared)
+        };
+        finish().inspect_err(|_| {
             if made {
                 // What went wrong first is the answer.
-                let _ = self.cut(&mut socket, &endpoint.host_link);
+                let _ = self.cut(&mut socket, &endpoint.host_link, Some(namespace));
             }
         })
     }
 
-    fn detach(&self, network: &Network, endpoint: &Endpoint, _: Option<&Namespace>) -> Result<()> {
+    fn detach(&self, network: &Network, endpoint: &Endpoint, namespace: Option<&Namespace>) -> Result<()> {
         bridge(network)?;
-        self.cut(&mut rtnl::Socket::open()?, &endpoint.host_link)
+        self.cut(&mut rtnl::Socket::open()?, &endpoint.host_link, namespace)
     }
 }
 
 impl Driver {
-    fn cut(&self, socket: &mut rtnl::Socket, host_link: &str) -> Result<()> {
-        let mut batch = Batch::new();
-        Reaper::condemn(&mut batch, host_link);
-        match socket.run(batch) {
-            Err(error) if error.errno() == Errno::NODEV => return Ok(()),
-            result => result?,
+    /// Cuts off what is in the network's bridge and belongs to no container: a namespace may
+    /// outlive its container where a stray process keeps it. `kept` are the outer links of all
+    /// endpoints that are on record. Call it before the pool makes any. Gives the names.
+    pub fn clear(&self, network: &Network, kept: &BTreeSet<String>) -> Result<Vec<String>> {
+        let bridge = bridge(network)?;
+        // In somebody else's bridge there may be links with names like ours.
+        if bridge.foreign {
+            return Ok(Vec::new());
         }
-        self.reaper.wake();
-        Ok(())
+        let mut socket = rtnl::Socket::open()?;
+        let Some(master) = socket.link(&bridge.link)?.filter(is_bridge) else { return Ok(Vec::new()) };
+        let stray = |link: &Link| {
+            let digits = link.name.strip_prefix("veth").filter(|_| link.kind.as_deref() == Some("veth"));
+            digits.is_some_and(|digits| digits.len() == 7) && !kept.contains(&link.name)
+        };
+        let strays: Vec<_> = socket.ports(master.index)?.into_iter().filter(stray).collect();
+        for link in &strays {
+            self.reaper.condemn(&mut socket, link.index)?;
+        }
+        Ok(strays.into_iter().map(|link| link.name).collect())
     }
+
+    fn cut(&self, socket: &mut rtnl::Socket, host_link: &str, namespace: Option<&Namespace>) -> Result<()> {
+        let found = socket.link(host_link)?;
+        let Some(outer) = found.filter(|link| link.kind.as_deref() == Some("veth")) else { return Ok(()) };
+        if let Some(namespace) = namespace
+            && let Ok(inner) = inner(&outer, namespace)
+        {
+            // The container lives on, and may be given another link of this name at once.
+            let mut batch = Batch::new();
+            batch.down(inner.index);
+            batch.change(inner.index, &Change { name: Some(&random_name("gone")), ..Change::default() });
+            namespace.rtnl()?.run(batch)?;
+        }
+        Ok(self.reaper.condemn(socket, outer.index)?)
+    }
+}
+
+/// The number of the network's bridge, which must be there.
+pub(crate) fn index(socket: &mut rtnl::Socket, network: &Network, bridge: &Bridge) -> Result<u32> {
+    let found = socket.link(&bridge.link)?.filter(is_bridge);
+    found.map(|link| link.index).ok_or_else(|| missing(network, bridge))
 }
 
 fn missing(network: &Network, bridge: &Bridge) -> Error {
@@ -215,7 +255,6 @@ fn pair(
     master: u32,
     namespace: &Namespace,
 ) -> Result<Link> {
-    use std::os::fd::AsFd;
     check_name(&endpoint.link)?;
     if namespace.rtnl()?.link(&endpoint.link)?.is_some() {
         return Err(Error::Taken(endpoint.link.clone()));
@@ -241,20 +280,59 @@ pub(crate) fn make_pair(
     socket.link(host_link)?.ok_or_else(|| Error::Elsewhere { name: host_link.to_owned() })
 }
 
-/// The outer end in the bridge and up, without addresses of its own.
-pub(crate) fn join(socket: &mut rtnl::Socket, outer: &Link, master: u32, made: bool) -> Result<()> {
-    if outer.kind.as_deref() != Some("veth") {
-        return Err(other_kind(outer, "one end of a pair"));
-    }
-    if outer.master == Some(master) && outer.up {
-        return Ok(());
-    }
-    let own_link_local = (made && sysctl::ipv6_present()).then_some(false);
+/// What a new inner end needs before it is up, and what else is to happen in the namespace.
+pub(crate) fn prepare<T: Send>(
+    namespace: &Namespace,
+    link: &str,
+    v6: bool,
+    inside: impl FnOnce() -> T + Send,
+) -> Result<T> {
+    namespace.enter(|| {
+        driver::prepare_sysctls(link, v6)?;
+        Ok(inside())
+    })?
+}
+
+/// How long a bridge may take to pass packets of a new port on: it takes the kernel's next work
+/// item. A port that is slower (with somebody's spanning tree) is none the worse for it, only its
+/// first packets are lost.
+const FORWARDING: Duration = Duration::from_secs(1);
+
+/// Sets both ends of a new pair up and waits until the bridge takes packets from it: what a
+/// container sends before, its own announcement first of all, would be lost.
+pub(crate) fn connect(
+    socket: &mut rtnl::Socket,
+    outer: &Link,
+    master: u32,
+    namespace: &Namespace,
+    inner: &Link,
+    v6: bool,
+) -> Result<()> {
+    let mut watch = Watch::links()?;
+    // The host speaks by the bridge, not by its ports.
+    let own_link_local = sysctl::ipv6_present().then_some(false);
     let mut batch = Batch::new();
     batch.change(
         outer.index,
         &Change { up: Some(true), master: Some(Some(master)), own_link_local, ..Change::default() },
     );
+    socket.run(batch)?;
+    let mut batch = Batch::new();
+    let own_link_local = v6.then_some(false);
+    batch.change(inner.index, &Change { up: Some(true), own_link_local, ..Change::default() });
+    namespace.rtnl()?.run(batch)?;
+    watch.until(socket, outer.index, FORWARDING, |link| link.forwarding)?;
+    Ok(())
+}
+
+/// Sees to it that the outer end is in the bridge and up.
+fn join(socket: &mut rtnl::Socket, outer: &Link, master: u32) -> Result<()> {
+    if outer.master == Some(master) && outer.up {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    let master = Some(Some(master));
+    batch.change(outer.index, &Change { up: Some(true), master, ..Change::default() });
     socket.run(batch)?;
     Ok(())
 }

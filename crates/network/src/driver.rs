@@ -15,6 +15,7 @@
 //! `host` and `null` have no links and no driver.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hull_sys::Errno;
 use ipnet::IpNet;
@@ -23,7 +24,7 @@ use crate::namespace::{self, Namespace};
 use crate::record::{self, Endpoint, Network};
 use crate::rtnl::{self, Batch, Change, Link, Route};
 use crate::sysctl::{self, Family, Key};
-use crate::{bridge, reaper};
+use crate::{bridge, macvlan, reaper};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,6 +46,12 @@ pub enum Error {
     Taken(String),
     #[error("{key} is no sysctl of a link: write net.ipv4.conf.IFNAME.… or net.ipv6.conf.IFNAME.…")]
     Key { key: String },
+    #[error("parent link {parent} {why}")]
+    Parent { parent: String, why: &'static str },
+    #[error("this kernel has no {kind} links (module {module})")]
+    Unsupported { kind: &'static str, module: &'static str },
+    #[error("invalid subinterface vlan name {0}, example formatting is eth0.10")]
+    Vlan(String),
     #[error("the records of network {0} are not those of this driver")]
     OtherDriver(String),
 }
@@ -85,20 +92,25 @@ pub trait Driver: Send + Sync {
 #[derive(Debug)]
 pub struct Drivers {
     pub bridge: bridge::Driver,
+    pub macvlan: macvlan::Driver,
 }
 
 impl Drivers {
     /// For the network namespace of this thread.
     pub fn new() -> Result<Drivers> {
-        let reaper = reaper::Reaper::start()?;
-        Ok(Drivers { bridge: bridge::Driver::new(reaper) })
+        let reaper = Arc::new(reaper::Reaper::start()?);
+        Ok(Drivers {
+            bridge: bridge::Driver::new(Arc::clone(&reaper)),
+            macvlan: macvlan::Driver::new(reaper),
+        })
     }
 
     /// `None` for `host` and `null`.
     pub fn of(&self, network: &Network) -> Option<&dyn Driver> {
         match network.driver {
             record::Driver::Bridge(_) => Some(&self.bridge),
-            record::Driver::Macvlan(_) | record::Driver::Host | record::Driver::Null => None,
+            record::Driver::Macvlan(_) => Some(&self.macvlan),
+            record::Driver::Host | record::Driver::Null => None,
         }
     }
 }
@@ -151,20 +163,14 @@ pub(crate) fn prepare_sysctls(link: &str, v6: bool) -> sysctl::Result<()> {
     Ok(())
 }
 
-/// Whether the link has been through [`prepare_sysctls`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Prepared {
-    Yes { v6: bool },
-    No,
-}
-
-/// Gives `link`, which is in `namespace`, its name, addresses and routes.
+/// Gives `link`, which is in `namespace`, its name, addresses and routes. It has been prepared
+/// ([`prepare_sysctls`]) with this `v6`.
 pub(crate) fn configure(
     namespace: &Namespace,
     link: &Link,
     endpoint: &Endpoint,
     default: DefaultRoute,
-    prepared: Prepared,
+    prepared_v6: bool,
 ) -> Result<()> {
     let name = endpoint.link.as_str();
     check_name(name)?;
@@ -181,9 +187,9 @@ pub(crate) fn configure(
     }
     let v6 = speaks_v6(endpoint);
     let sysctls = own_sysctls(endpoint)?;
-    if prepared != (Prepared::Yes { v6 }) || !sysctls.is_empty() {
+    if prepared_v6 != v6 || !sysctls.is_empty() {
         namespace.enter(|| {
-            if prepared != (Prepared::Yes { v6 }) {
+            if prepared_v6 != v6 {
                 prepare_sysctls(name, v6)?;
             }
             sysctls.iter().try_for_each(|(key, value)| key.set(value))

@@ -18,7 +18,10 @@
 pub mod bridge;
 pub mod driver;
 pub mod firewall;
+pub mod forwarding;
+pub mod macvlan;
 pub mod namespace;
+pub mod pool;
 pub mod ports;
 pub mod reaper;
 pub mod record;

@@ -95,6 +95,14 @@ impl Namespace {
         Ok(socket.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What went through each link, the loopback aside, since it was made. A running container is
+    /// asked by its process' namespace ([`Namespace::of_process`]).
+    pub fn counters(&self) -> Result<Vec<rtnl::Counters>> {
+        let mut counters = self.rtnl()?.counters()?;
+        counters.retain(|one| one.link != "lo");
+        Ok(counters)
+    }
+
     /// Another descriptor of the same namespace.
     pub fn try_clone_fd(&self) -> Result<OwnedFd> {
         self.fd.try_clone().during("fcntl", || "F_DUPFD_CLOEXEC").map_err(Error::Enter)

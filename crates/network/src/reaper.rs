@@ -9,7 +9,10 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::rtnl::{self, Batch, Change, LinkRef};
+use hull_sys::Errno;
+
+use crate::driver::random_name;
+use crate::rtnl::{self, Batch, Change};
 
 /// The group of links to be deleted ("HULL").
 const CONDEMNED: u32 = 0x4855_4c4c;
@@ -59,20 +62,23 @@ impl Reaper {
             .map_err(|error| hull_sys::Error {
                 call: "clone",
                 args: "a thread that deletes links".to_owned(),
-                errno: hull_sys::Errno::from_io_error(&error).unwrap_or(hull_sys::Errno::AGAIN),
+                errno: Errno::from_io_error(&error).unwrap_or(Errno::AGAIN),
             })?;
         Ok(Reaper { shared })
     }
 
-    /// Adds to `batch` what cuts a link off and condemns it. After the batch was run,
-    /// [`Reaper::wake`].
-    pub fn condemn<'a>(batch: &mut Batch, link: impl Into<LinkRef<'a>>) {
-        let change = Change { up: Some(false), group: Some(CONDEMNED), ..Change::default() };
-        batch.change(link, &change);
-    }
-
-    pub fn wake(&self) {
+    /// Cuts a link off and condemns it; when this returns it passes no packets and its name is
+    /// free. One that has gone is no error.
+    pub fn condemn(&self, socket: &mut rtnl::Socket, link: u32) -> rtnl::Result<()> {
+        let mut batch = Batch::new();
+        batch.change(link, &Change { up: Some(false), group: Some(CONDEMNED), ..Change::default() });
+        batch.change(link, &Change { name: Some(&random_name("gone")), ..Change::default() });
+        match socket.run(batch) {
+            Err(error) if error.errno() == Errno::NODEV => return Ok(()),
+            result => result?,
+        }
         self.shared.change(|state| state.condemned = true);
+        Ok(())
     }
 }
 

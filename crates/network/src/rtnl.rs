@@ -11,9 +11,11 @@
 
 mod batch;
 mod observe;
+mod watch;
 
 pub use batch::{Batch, Change, Kind, LinkRef, NewLink, Peer, Route};
 pub use observe::{Address, Counters, Link};
+pub use watch::Watch;
 
 use std::collections::VecDeque;
 

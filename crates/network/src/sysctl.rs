@@ -1,4 +1,4 @@
-//! The network's sysctls: of one link, and the two that let packets through the host.
+//! The network's sysctls: those of one link, and of all.
 //!
 //! /proc/sys/net shows the network namespace of the thread that looks.
 
@@ -54,6 +54,11 @@ impl Family {
 }
 
 impl Key {
+    /// By its parts.
+    pub fn of(parts: &[&str]) -> Key {
+        Key(PathBuf::from_iter(parts))
+    }
+
     /// `net.FAMILY.conf.LINK.NAME`; `LINK` may be `all` or `default`.
     pub fn conf(family: Family, link: &str, name: &str) -> Key {
         Key(PathBuf::from_iter(["net", family.name(), "conf", link, name]))

@@ -143,6 +143,67 @@ fn attaching_again_does_what_is_missing() {
 }
 
 #[test]
+fn an_address_is_free_again_when_its_container_is_detached() {
+    let drivers = host();
+    let network = bridge(7, true);
+    drivers.bridge.setup(&network).unwrap();
+    let other = Namespace::new().unwrap();
+    drivers.bridge.attach(&network, &endpoint(&network, 9), &other, BOTH).unwrap();
+    let mut last = None;
+    for round in 0..10 {
+        let mut endpoint = endpoint(&network, 2);
+        endpoint.mac.0[4] = round;
+        let container = Namespace::new().unwrap();
+        drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
+        // The neighbour had another hardware address for these a moment ago.
+        assert!(connect(&other, &container, endpoint.address4.unwrap().addr()).is_some(), "{round}");
+        assert!(connect(&other, &container, endpoint.address6.unwrap().addr()).is_some(), "{round}");
+        drivers.bridge.detach(&network, &endpoint, Some(&container)).unwrap();
+        drivers.bridge.detach(&network, &endpoint, None).unwrap();
+        assert!(!ping(&container, endpoint.gateway4.unwrap()));
+        // Its namespace lives on: nothing of it may disturb the next.
+        last = Some(container);
+    }
+    drop(last);
+}
+
+#[test]
+fn a_running_container_is_connected_and_disconnected() {
+    let drivers = host();
+    let (first, second) = (bridge(7, true), bridge(8, true));
+    drivers.bridge.setup(&first).unwrap();
+    drivers.bridge.setup(&second).unwrap();
+    // Something lives in it: a listener that must not notice.
+    let container = Namespace::new().unwrap();
+    let stays = endpoint(&first, 2);
+    drivers.bridge.attach(&first, &stays, &container, BOTH).unwrap();
+    let here = Namespace::current().unwrap();
+    for _ in 0..5 {
+        let mut comes = endpoint(&second, 2);
+        comes.link = "eth1".into();
+        drivers.bridge.attach(&second, &comes, &container, BOTH).unwrap();
+        drivers.bridge.attach(&first, &stays, &container, DefaultRoute::default()).unwrap();
+        assert_eq!(
+            connect(&container, &here, comes.gateway6.unwrap()),
+            Some(comes.address6.unwrap().addr().into())
+        );
+        assert!(connect(&here, &container, stays.address4.unwrap().addr()).is_some());
+        let gateways = |namespace: &Namespace| {
+            let routes = namespace.rtnl().unwrap().routes().unwrap();
+            routes.into_iter().filter_map(|route| route.gateway).collect::<Vec<_>>()
+        };
+        let of = |endpoint: &hull_network::record::Endpoint| {
+            [endpoint.gateway4.unwrap().into(), endpoint.gateway6.unwrap().into()] as [std::net::IpAddr; 2]
+        };
+        assert_eq!(gateways(&container), of(&comes));
+        drivers.bridge.detach(&second, &comes, Some(&container)).unwrap();
+        assert!(container.rtnl().unwrap().link("eth1").unwrap().is_none(), "its name is free at once");
+        drivers.bridge.attach(&first, &stays, &container, BOTH).unwrap();
+        assert_eq!(gateways(&container), of(&stays));
+    }
+}
+
+#[test]
 fn what_is_not_ours_is_left_alone() {
     let drivers = host();
     let mut network = bridge(7, false);

@@ -6,4 +6,6 @@
 
 mod bridge;
 mod links;
+mod pool;
+mod wire;
 mod world;

@@ -126,7 +126,7 @@ pub(crate) fn ping(from: &Namespace, to: impl Into<IpAddr>) -> bool {
     let to = to.into().to_string();
     from.enter(|| {
         let mut command = std::process::Command::new("busybox");
-        command.args(["ping", "-c", "1", "-W", "2", &to]).stdout(std::process::Stdio::null());
+        command.args(["ping", "-c", "1", "-W", "1", &to]).stdout(std::process::Stdio::null());
         command.stderr(std::process::Stdio::null()).status().expect("busybox-static is needed").success()
     })
     .unwrap()
