@@ -9,7 +9,7 @@
 //!
 //!   daemon                      spawner                      shim or worker
 //!     │ (connects to spawner/<build id>.sock)
-//!     │◄── hello {version, pid} ──│
+//!     │◄── hello {version, pid …} │
 //!     │── launch {id, roles} ────►│   + C' + document + namespaces, streams …
 //!     │                           │── fork; keeps a copy of C' ─►│
 //!     │◄── on C: started ─────────┼──────────────────────────────│  + pidfd + root descriptor
@@ -189,6 +189,9 @@ pub(crate) enum FromSpawner {
     Hello {
         version: u32,
         pid: i32,
+        /// The inode of its mount namespace.
+        #[serde(default)]
+        mounts: Option<u64>,
     },
     #[serde(other)]
     Unknown,

@@ -44,6 +44,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// A file system of this many MiB for the data root, to fill it up.
     pub disk_mib: Option<u32>,
+    /// Each daemon gets a mount namespace of its own, a copy of the machine's.
+    pub own_mounts: bool,
 }
 
 /// A machine: dropped, it leaves nothing behind.
@@ -120,7 +122,14 @@ impl Host {
 
     /// The daemon's command line, for tests that start it by themselves.
     pub fn daemon_command(&self) -> Command {
-        let mut command = self.inside(&self.executables.hull);
+        let mut command = match self.options.own_mounts {
+            false => self.inside(&self.executables.hull),
+            true => {
+                let mut command = self.inside("unshare");
+                command.args(["--mount", "--propagation", "private", "--"]).arg(&self.executables.hull);
+                command
+            }
+        };
         command.arg("daemon");
         command.arg("--data-root").arg(self.data_root()).arg("--exec-root").arg(self.exec_root());
         command.arg("--host").arg(format!("unix://{}", self.socket().display()));
@@ -160,6 +169,30 @@ impl Host {
         let mut command = self.daemon_command();
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         self.daemon = Some(command.spawn().expect("start the daemon"));
+    }
+
+    /// The next daemon finds its runtime at `path`: another build, as far as anybody can see.
+    pub fn set_runtime(&mut self, path: PathBuf) {
+        self.executables.runtime = path;
+    }
+
+    /// Where the daemon finds its runtime.
+    pub fn runtime(&self) -> &Path {
+        &self.executables.runtime
+    }
+
+    /// The pids of this machine's spawners.
+    pub fn spawners(&self) -> Vec<u32> {
+        let mut pids = self.processes();
+        // The word comes after the name it was called by. Shims are copies of it, so they have the
+        // same words, but another name.
+        pids.retain(|pid| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            words.split(|&byte| byte == 0).nth(1) == Some(b"spawner")
+                && !["hull-shim\n", "hull-worker\n"].contains(&name.as_str())
+        });
+        pids
     }
 
     /// Sets a failpoint (or anything else) in the environment of the next daemon.

@@ -77,6 +77,8 @@ pub struct Client {
     pub pid: i32,
     /// The version of the protocol that it speaks.
     pub version: u32,
+    /// The inode of its mount namespace.
+    mounts: Option<u64>,
 }
 
 impl AsFd for Client {
@@ -86,8 +88,9 @@ impl AsFd for Client {
 }
 
 impl Client {
-    /// Connects to the living spawner of this very executable, or starts one. Spawners of other
-    /// builds are told to retire. Blocks for some milliseconds.
+    /// Connects to the living spawner of this very executable in this mount namespace, or starts
+    /// one. Spawners of other builds and namespaces are told to retire: what they run goes on.
+    /// Blocks for some milliseconds.
     pub fn adopt_or_start(executable: &Path, exec_root: &Path) -> Result<Client, Error> {
         let folder = exec_root.join("spawner");
         let lock = lock(exec_root, &folder).map_err(|source| Error::Folder { source })?;
@@ -98,7 +101,8 @@ impl Client {
             let found = match socket::connect(&path, SocketType::SEQPACKET, SocketFlags::empty()) {
                 // A spawner that is about to leave closes the connection unanswered: once more,
                 // for then its socket is gone or dead.
-                Ok(connected) => Client::greet(connected)?,
+                // So does one of another namespace when it has been told to.
+                Ok(connected) => Client::greet(connected)?.and_then(Client::if_it_shares_mounts),
                 Err(error) if matches!(error.errno, Errno::NOENT | Errno::CONNREFUSED) => {
                     Some(Client::start(executable, exec_root, &path)?)
                 }
@@ -143,13 +147,23 @@ impl Client {
         set_socket_timeout(&socket, Timeout::Recv, Some(HELLO_LIMIT))
             .during("setsockopt", || "SO_RCVTIMEO")
             .map_err(prepare)?;
-        let (version, pid) = match protocol::receive(&socket)? {
-            Received::Message(FromSpawner::Hello { version, pid }, _) => (version, pid),
+        let (version, pid, mounts) = match protocol::receive(&socket)? {
+            Received::Message(FromSpawner::Hello { version, pid, mounts }, _) => (version, pid, mounts),
             Received::Closed => return Ok(None),
             Received::Message(FromSpawner::Unknown, _) | Received::Nothing => return Err(Error::Hello),
         };
         rustix::io::ioctl_fionbio(&socket, true).during("ioctl", || "FIONBIO").map_err(prepare)?;
-        Ok(Some(Client { socket, pid, version }))
+        Ok(Some(Client { socket, pid, version, mounts }))
+    }
+
+    /// Gives back a spawner of this mount namespace, and retires any other.
+    fn if_it_shares_mounts(self) -> Option<Client> {
+        if self.mounts.is_some() && self.mounts == super::mount_namespace() {
+            return Some(self);
+        }
+        // It may be gone before it hears; then it is gone.
+        let _ = self.retire();
+        None
     }
 
     /// Has a shim started. What becomes of it is heard on the connection. One message is sent;
@@ -302,9 +316,14 @@ fn retire_others(folder: &Path, own: &str) -> hull_sys::Result<()> {
             continue;
         }
         let path = entry.path();
-        match socket::connect(&path, SocketType::SEQPACKET, SocketFlags::NONBLOCK) {
-            // It may be gone before it hears; then it is gone.
-            Ok(other) => drop(protocol::send(&other, &ToSpawner::Retire, &[])),
+        match socket::connect(&path, SocketType::SEQPACKET, SocketFlags::empty()) {
+            // The hello is taken first: a connection closed with something unread is reset, and
+            // what was said on it lost (unix(7)). It may be gone before it hears; then it is gone.
+            Ok(other) => {
+                if let Ok(Some(other)) = Client::greet(other) {
+                    let _ = other.retire();
+                }
+            }
             Err(error) if error.errno == Errno::CONNREFUSED => drop(rustix::fs::unlink(&path)),
             Err(_) => {}
         }

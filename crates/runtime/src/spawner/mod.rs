@@ -140,6 +140,12 @@ fn inode(path: &Path) -> Option<u64> {
     rustix::fs::lstat(path).ok().map(|stat| stat.st_ino)
 }
 
+/// The inode of the mount namespace that this process is in (namespaces(7)): what it is given by
+/// descriptor it can mount only if daemon and spawner share it (open_tree(2)).
+fn mount_namespace() -> Option<u64> {
+    rustix::fs::stat("/proc/self/ns/mnt").ok().map(|stat| stat.st_ino)
+}
+
 /// An inotify descriptor for removals from the folder that `socket` is in (inotify(7)).
 fn watch_folder(socket: &Path) -> hull_sys::Result<OwnedFd> {
     use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
@@ -227,10 +233,10 @@ impl Spawner {
             return;
         };
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        let hello = FromSpawner::Hello { version: protocol::VERSION, pid };
-        if protocol::send(&connection, &hello, &[]).is_ok()
-            && watch(&self.epoll, &connection, self.next).is_ok()
-        {
+        let hello = FromSpawner::Hello { version: protocol::VERSION, pid, mounts: mount_namespace() };
+        // Who has left already may have left a word.
+        let _ = protocol::send(&connection, &hello, &[]);
+        if watch(&self.epoll, &connection, self.next).is_ok() {
             self.connections.insert(self.next, connection);
             self.next += 1;
         }
