@@ -11,11 +11,11 @@ use hull_runtime::shim::{self, Connection, Event, Heard, Request};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::phase::LOST;
+use super::phase::SIGKILL;
 use crate::{Error, Result};
 
 /// How long a spawner may take to write the record of a killed shim, in steps.
-const STEPS: u32 = 250;
+const STEPS: u32 = 50;
 const STEP: Duration = Duration::from_millis(20);
 
 /// One word of a shim.
@@ -101,12 +101,19 @@ impl Link {
     }
 }
 
-/// The exit of a process whose shim left without a word: when the process has gone (`pidfd`), the
-/// record tells how; where a killed shim wrote none, its spawner does so within moments.
+/// The exit of a process whose shim left without a word. Nobody holds its streams or can tell how
+/// it ends any more, so it is ended: by the shim's spawner, which writes the record first; and from
+/// here, because the spawner may have been killed together with the shim. (A parent death signal
+/// on the process would reach it before there is a record, and each set-user-id program would get
+/// rid of it: prctl(2), PR_SET_PDEATHSIG.)
 pub(crate) async fn exit_of(exec_root: &Path, kind: Kind, id: &str, pidfd: Option<OwnedFd>) -> Exit {
-    if let Some(pidfd) = pidfd.and_then(|fd| watch(fd).ok()) {
-        // An error means that the reactor is going away, and everything with it.
-        drop(pidfd.readable().await.map(drop));
+    if let Some(pidfd) = pidfd {
+        // It may have ended by itself.
+        hull_sys::process::signal(&pidfd, SIGKILL).ok();
+        if let Ok(pidfd) = watch(pidfd) {
+            // An error means that the reactor is going away, and everything with it.
+            drop(pidfd.readable().await.map(drop));
+        }
     }
     for _ in 0..STEPS {
         if let Ok(shim::Found::Ended(exit)) = shim::find(exec_root, kind, id) {
@@ -114,5 +121,5 @@ pub(crate) async fn exit_of(exec_root: &Path, kind: Kind, id: &str, pidfd: Optio
         }
         tokio::time::sleep(STEP).await;
     }
-    Exit { code: LOST, oom: false, at: hull_sys::time::now() }
+    Exit { code: 128 + SIGKILL, oom: false, at: hull_sys::time::now() }
 }

@@ -38,7 +38,7 @@ pub const LONGEST_DELAY: Time = 60 * SECOND;
 pub const LONG_RUN: Time = 10 * SECOND;
 /// Exit code of a process that vanished without a record (the host went down under it).
 pub const LOST: i32 = 255;
-const SIGKILL: i32 = 9;
+pub const SIGKILL: i32 = 9;
 
 /// A living process: known from the shim's `Started`, or from a shim that was found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -121,6 +121,7 @@ async fn first_word(services: &Arc<Services>, record: &Record, link: Link) -> Fo
         Ok(Word::StartFailed(_)) => Observed::Nothing,
         // It left while we looked.
         Ok(Word::Closed) => {
+            kill_cgroup(services, services.cgroup_path(record)).await;
             Observed::Ended(link::exit_of(services.exec_root(), Kind::Container, &record.id, None).await)
         }
         Err(_) => {
@@ -132,7 +133,8 @@ async fn first_word(services: &Arc<Services>, record: &Record, link: Link) -> Fo
     Found { observed: Some(observed), ..Found::default() }
 }
 
-async fn kill_cgroup(services: &Arc<Services>, path: String) {
+/// Ends whatever is in a container's cgroup, and removes it.
+pub(super) async fn kill_cgroup(services: &Arc<Services>, path: String) {
     let shared = Arc::clone(services);
     let killed = services
         .blocking(move || {

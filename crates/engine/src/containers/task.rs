@@ -31,7 +31,7 @@ use super::phase::{self, Effect, Exit, Input, Live, Observed, Phase, Policy, Ref
 use super::requests::{Condition, WaitResult};
 use super::services::Services;
 use super::view::{Failure, Record, RootfsPaths, View};
-use super::{create, files};
+use super::{create, files, recover};
 use crate::store::Change;
 use crate::{Error, Result, spec};
 
@@ -175,8 +175,9 @@ impl Task {
         }
     }
 
-    /// The shim has gone without a word; its process is being ended by the spawner.
+    /// The shim has gone without a word; its container goes, too.
     async fn left_alone(&mut self) {
+        recover::kill_cgroup(&self.services, self.services.cgroup_path(&self.record)).await;
         let pidfd = self.handle.process().and_then(|fd| fd.try_clone().ok());
         let exit = link::exit_of(self.services.exec_root(), Kind::Container, &self.record.id, pidfd).await;
         self.exited(exit).await;

@@ -187,6 +187,58 @@ fn a_killed_shim_ends_its_container_and_the_daemon_knows() {
     before.returns(&host);
 }
 
+/// Nobody is left then to end the container but the daemon.
+#[test]
+fn a_shim_and_its_spawner_killed_together_end_their_container_too() {
+    let mut host = host();
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+    let before = Baseline::of(&host);
+    // First with the connection that launched the shim, then with one that found it again.
+    for found_again in [false, true] {
+        host.hull(&[
+            "run",
+            "-d",
+            "--name",
+            "box",
+            "--pid",
+            "host",
+            "busybox",
+            "sh",
+            "-c",
+            "sleep 1000 & sleep 2000",
+        ])
+        .ok();
+        let mut exec = host.hull_command(&["exec", "box", "sleep", "3000"]).spawn().unwrap();
+        let start = Instant::now();
+        while !host.hull(&["top", "box"]).ok().contains("3000") {
+            assert!(start.elapsed().as_secs() < 10, "the exec never came up");
+        }
+        if found_again {
+            host.kill_daemon();
+            host.start_daemon();
+        }
+        let pid = host.hull(&["inspect", "-f", "{{.State.Pid}}", "box"]).ok().to_owned();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+        let spawner = host.spawners()[0].to_string();
+        for victim in [&spawner, &shim] {
+            rustix::process::kill_process(rustix_pid(victim), rustix::process::Signal::KILL).unwrap();
+        }
+        let start = Instant::now();
+        let format = "{{.State.Status}} {{.State.ExitCode}}";
+        while host.hull(&["inspect", "-f", format, "box"]).ok() != "exited 137" {
+            assert!(start.elapsed().as_secs() < 10, "the daemon never learned of it");
+        }
+        // Whoever became its parent may take its time to reap it.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "the container lives on without its shim: {stat}");
+        assert_ne!(exec.wait().unwrap().code(), Some(0));
+        host.hull(&["start", "box"]).ok();
+        host.hull(&["rm", "-f", "box"]).ok();
+        before.returns(&host);
+    }
+}
+
 fn rustix_pid(text: &str) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(text.parse().unwrap()).unwrap()
 }
