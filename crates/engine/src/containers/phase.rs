@@ -119,6 +119,23 @@ pub enum Wish {
     Remove,
 }
 
+/// A stop that has not come to its end yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    pub signal: i32,
+    pub asked: Time,
+    /// Nanoseconds until SIGKILL; `None` waits for ever.
+    pub grace: Option<Time>,
+}
+
+impl Stopping {
+    /// What is left of the grace; never more than all of it, should the clock have been set back.
+    fn rest(self, now: Time) -> Option<Time> {
+        let grace = self.grace?.max(0);
+        Some(self.asked.saturating_add(grace).saturating_sub(now).clamp(0, grace))
+    }
+}
+
 /// Everything of a container that [`step`] changes; part of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -133,6 +150,8 @@ pub struct Life {
     pub wish: Wish,
     /// Somebody stopped it since it was last started: `unless-stopped` leaves it alone.
     pub stopped: bool,
+    /// Set while a stop waits for the process to end, so that the next daemon goes on with it.
+    pub stopping: Option<Stopping>,
 }
 
 /// What of the settings bears on the decisions.
@@ -238,7 +257,9 @@ pub fn step(life: &Life, input: Input, policy: &Policy, now: Time) -> Result<(Li
         Input::Started(live) => Ok(started(life, live)),
         Input::StartFailed => Ok(start_failed(life, policy)),
         Input::Exited(exit) => Ok(exited(life, exit, policy, now)),
-        Input::Stop { signal, grace, then_start } => stop(life, signal, grace, then_start),
+        Input::Stop { signal, grace, then_start } => {
+            stop(life, Stopping { signal, asked: now, grace }, then_start)
+        }
         Input::Kill { signal, stops } => kill(life, signal, stops),
         Input::GraceOver => Ok((*life, signal_if_alive(life, SIGKILL))),
         Input::Pause => pause(life),
@@ -273,6 +294,7 @@ fn launch(life: &Life, last: Option<Exit>) -> (Life, Vec<Effect>) {
         short_runs: 0,
         wish: Wish::Policy,
         stopped: false,
+        stopping: None,
         ..*life
     };
     (life, vec![Effect::Launch])
@@ -306,7 +328,7 @@ fn start_failed(life: &Life, policy: &Policy) -> (Life, Vec<Effect>) {
         return (with(life, Phase::Removing { last }), vec![Effect::Commit, Effect::Delete]);
     }
     let phase = last.map_or(Phase::Created, Phase::Exited);
-    (Life { phase, wish: Wish::Policy, ..*life }, vec![Effect::Commit])
+    (Life { phase, wish: Wish::Policy, stopping: None, ..*life }, vec![Effect::Commit])
 }
 
 fn exited(life: &Life, exit: Exit, policy: &Policy, now: Time) -> (Life, Vec<Effect>) {
@@ -325,7 +347,7 @@ fn exited(life: &Life, exit: Exit, policy: &Policy, now: Time) -> (Life, Vec<Eff
         }
     };
     let long = exit.at.saturating_sub(began) >= LONG_RUN;
-    let life = Life { short_runs: if long { 0 } else { life.short_runs }, ..*life };
+    let life = Life { short_runs: if long { 0 } else { life.short_runs }, stopping: None, ..*life };
     let (next, last) = match life.wish {
         Wish::Remove => (with(&life, Phase::Removing { last: Some(exit) }), Some(Effect::Delete)),
         Wish::Start => {
@@ -375,12 +397,7 @@ fn signal_if_alive(life: &Life, signal: i32) -> Vec<Effect> {
     }
 }
 
-fn stop(
-    life: &Life,
-    signal: i32,
-    grace: Option<Time>,
-    then_start: bool,
-) -> Result<(Life, Vec<Effect>), Refused> {
+fn stop(life: &Life, stopping: Stopping, then_start: bool) -> Result<(Life, Vec<Effect>), Refused> {
     let wish = match life.wish {
         Wish::Remove => Wish::Remove,
         _ if then_start => Wish::Start,
@@ -388,10 +405,9 @@ fn stop(
     };
     match life.phase {
         Phase::Running(_) | Phase::Paused(_) => {
-            let next = Life { wish, stopped: !then_start, ..*life };
+            let next = Life { wish, stopped: !then_start, stopping: Some(stopping), ..*life };
             let mut effects = vec![Effect::Commit];
-            effects.extend(signal_if_alive(life, signal));
-            effects.extend(grace.map(|grace| Effect::ArmGrace(grace.max(0))));
+            effects.extend(go_on_stopping(&next, stopping.asked));
             Ok((next, effects))
         }
         // The process that may come up is ended by `started`; if none does, all is well too.
@@ -406,6 +422,14 @@ fn stop(
         Phase::Created | Phase::Exited(_) => Err(Refused::AlreadyStopped),
         Phase::Removing { .. } => Err(Refused::BeingRemoved),
     }
+}
+
+/// The effects of a stop, or of what is left of it.
+fn go_on_stopping(life: &Life, now: Time) -> Vec<Effect> {
+    let Some(stopping) = life.stopping else { return Vec::new() };
+    let mut effects = signal_if_alive(life, stopping.signal);
+    effects.extend(stopping.rest(now).map(Effect::ArmGrace));
+    effects
 }
 
 fn kill(life: &Life, signal: i32, stops: bool) -> Result<(Life, Vec<Effect>), Refused> {
@@ -491,8 +515,11 @@ fn observe(life: &Life, observed: Observed, policy: &Policy, now: Time) -> (Life
         (Observed::Alive { live, frozen }, _) => {
             let phase = if frozen { Phase::Paused(live) } else { Phase::Running(live) };
             let next = Life { phase, run_began: Some(live.started), ..*life };
-            let effects =
-                if life.wish == Wish::Remove { signal_if_alive(&next, SIGKILL) } else { Vec::new() };
+            // Whether the signal of a stop had been sent is not known: better twice than never.
+            let effects = match life.wish {
+                Wish::Remove => signal_if_alive(&next, SIGKILL),
+                Wish::Policy | Wish::Rest | Wish::Start => go_on_stopping(&next, now),
+            };
             (next, effects)
         }
         (Observed::Ended(_) | Observed::Nothing, Phase::Removing { .. }) => (*life, vec![Effect::Delete]),

@@ -521,3 +521,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_next_daemon_goes_on_with_a_stop() {
+    let policy = Policy::default();
+    let stop = Input::Stop { signal: 15, grace: Some(10 * SECOND), then_start: true };
+    let (asked, _) = step(&life(Phase::Running(LIVE)), stop, &policy, 101 * SECOND).unwrap();
+    let seen =
+        |now| step(&asked, Input::Observed(Observed::Alive { live: LIVE, frozen: false }), &policy, now);
+    let (next, effects) = seen(104 * SECOND).unwrap();
+    assert_eq!(effects, [Effect::Signal(15), Effect::ArmGrace(7 * SECOND)]);
+    assert_eq!(next.wish, Wish::Start);
+    assert_eq!(seen(500 * SECOND).unwrap().1, [Effect::Signal(15), Effect::ArmGrace(0)]);
+    // The clock was set back meanwhile.
+    assert_eq!(seen(0).unwrap().1, [Effect::Signal(15), Effect::ArmGrace(10 * SECOND)]);
+    let (restarted, effects) =
+        step(&next, Input::Exited(exit(0, 105 * SECOND)), &policy, 105 * SECOND).unwrap();
+    assert_eq!(restarted.stopping, None);
+    assert_eq!(effects.last(), Some(&Effect::Launch));
+    let for_ever = Input::Stop { signal: 15, grace: None, then_start: false };
+    let (asked, _) = step(&life(Phase::Running(LIVE)), for_ever, &policy, 101 * SECOND).unwrap();
+    let frozen = Input::Observed(Observed::Alive { live: LIVE, frozen: true });
+    assert_eq!(step(&asked, frozen, &policy, 104 * SECOND).unwrap().1, [Effect::Signal(15), Effect::Thaw]);
+}

@@ -28,8 +28,8 @@ const DAEMON: [(&str, Act, &str); 23] = [
     ("engine.exec.after-launch", Act::Exec, "running 0"),
     ("engine.exec.started", Act::Exec, "running 0"),
     ("engine.exec.ended", Act::Exec, "running 0"),
-    // The stop was not acknowledged.
-    ("engine.signal.before", Act::Stop, "running 0"),
+    // A stop that is durable is gone on with.
+    ("engine.signal.before", Act::Stop, "exited 5"),
     ("engine.signal.sent", Act::Stop, "exited 5"),
     ("engine.exit.before-commit", Act::Stop, "exited 5"),
     ("engine.exit.committed", Act::Stop, "exited 5"),

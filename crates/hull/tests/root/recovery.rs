@@ -30,6 +30,44 @@ fn a_killed_daemon_finds_its_container_its_log_and_its_exit_again() {
 }
 
 #[test]
+fn a_stop_that_the_daemon_did_not_live_to_see_the_end_of_is_gone_on_with() {
+    let mut host = host();
+    let script = "trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done";
+    for word in ["stop", "restart"] {
+        host.hull(&["run", "-d", "--name", word, "busybox", "sh", "-c", script]).ok();
+        let until = |what: &str, wanted: &str, words: &[&str]| {
+            let start = std::time::Instant::now();
+            while host.hull(words).ok() != wanted {
+                assert!(start.elapsed().as_secs() < 30, "{what}: {}", host.hull(words));
+                thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until("its trap is set", "up", &["logs", word]);
+        let mut client = host.hull_command(&[word, "-t", "4", word]).spawn().unwrap();
+        until("the signal", "up\nasked", &["logs", word]);
+        let began = std::time::Instant::now();
+        host.kill_daemon();
+        assert_ne!(client.wait().unwrap().code(), Some(0));
+        host.start_daemon();
+        // It ignores the signal, and nobody asks again.
+        let (format, wanted) = match word {
+            "stop" => ("{{.State.Status}} {{.State.ExitCode}}", "exited 137"),
+            _ => ("{{.State.Status}} {{.RestartCount}}", "running 0"),
+        };
+        let start = std::time::Instant::now();
+        let pid =
+            |host: &hull_testkit::Host| host.hull(&["inspect", "-f", "{{.State.Pid}}", word]).ok().to_owned();
+        let old = pid(&host);
+        while pid(&host) == old || host.hull(&["inspect", "-f", format, word]).ok() != wanted {
+            assert!(start.elapsed().as_secs() < 30, "{}", host.hull(&["inspect", word]));
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(began.elapsed() > Duration::from_secs(3), "its grace was cut short");
+        host.hull(&["rm", "-f", word]).ok();
+    }
+}
+
+#[test]
 fn a_stopped_daemon_leaves_containers_running_and_its_files_in_order() {
     let mut host = host();
     host.hull(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]).ok();
