@@ -5,7 +5,9 @@
 //! either a point's name: every process that passes it kills itself with SIGKILL. Or it is the
 //! absolute path of a file that holds one line, `NAME` or `NAME COUNT`: the process that passes
 //! that point (for the COUNT-th time, counted over all processes) removes the file before it kills
-//! itself. So a test arms a point by writing the file, at any time, and it fires once.
+//! itself. So a test arms a point by writing the file, at any time, and it fires once. With the
+//! line `NAME pause FIFO` it does not kill itself but reads the FIFO to its end: the test that opens
+//! it to write waits until the point is passed, and by closing it lets the process go on.
 //!
 //! The names that exist:
 //!
@@ -65,6 +67,11 @@ pub fn pass(name: &str) {
     };
     let (armed, count) = text.trim().split_once(' ').unwrap_or((text.trim(), "1"));
     if armed != name {
+        return;
+    }
+    if let Some(fifo) = count.strip_prefix("pause ") {
+        let _ = std::fs::remove_file(&file);
+        let _ = std::fs::read(fifo);
         return;
     }
     match count.parse::<u32>() {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hull_image::lease::Lease;
 use hull_oci::image::RunConfig;
 
 use super::requests::Created;
@@ -48,24 +49,31 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
         failure: None,
         warnings: warnings.clone(),
     };
-    if let Err(error) = make(services, &record, Arc::clone(&image)).await {
-        services.registry.release(&name, &id);
-        return Err(error);
-    }
+    let lease = match make(services, &record, Arc::clone(&image)).await {
+        Ok(lease) => lease,
+        Err(error) => {
+            services.registry.release(&name, &id);
+            return Err(error);
+        }
+    };
     hull_runtime::failpoint!("engine.create.after-commit");
     task::spawn(services, record, task::Found::default());
+    // From here on the container itself keeps its layers.
+    drop(lease);
     services.publish(&id, "create", &[]);
     Ok(Created { id, warnings })
 }
 
-/// The writable layer, the files, the row; undone in reverse.
-async fn make(services: &Arc<Services>, record: &Record, image: Arc<Image>) -> Result<()> {
+/// The writable layer, the files, the row; undone in reverse. What it gives holds the image's
+/// layers, which may lose their image at any moment.
+async fn make(services: &Arc<Services>, record: &Record, image: Arc<Image>) -> Result<Lease> {
     let (id, shared) = (record.id.clone(), Arc::clone(services));
-    services
+    let lease = services
         .blocking(move || {
+            let lease = shared.images.hold(&image)?;
             files::make(&shared.config.data_root, &id)?;
             hull_runtime::failpoint!("engine.create.half-way");
-            shared.images.prepare(&id, &image).map(drop)
+            shared.images.prepare(&id, &image).map(|_| lease)
         })
         .await?;
     hull_runtime::failpoint!("engine.create.before-commit");
@@ -75,7 +83,7 @@ async fn make(services: &Arc<Services>, record: &Record, image: Arc<Image>) -> R
         source,
     })?;
     let row = Change::PutContainer { id: record.id.clone(), name: record.name.clone(), record: record_text };
-    let Err(error) = services.store.commit(vec![row]).await else { return Ok(()) };
+    let Err(error) = services.store.commit(vec![row]).await else { return Ok(lease) };
     let (id, shared) = (record.id.clone(), Arc::clone(services));
     let undone = services
         .blocking(move || {

@@ -32,7 +32,7 @@ use hull_image::archive;
 use hull_image::content::{Content, ContentError};
 use hull_image::gc::{GcError, Roots};
 use hull_image::layer::Mode;
-use hull_image::lease::Leases;
+use hull_image::lease::{Held, Lease, Leases};
 use hull_image::snapshot::{Rootfs, SnapshotError, Snapshots};
 use hull_oci::image::{Config, Descriptor, DocumentError};
 use hull_oci::{Digest, Reference};
@@ -256,6 +256,20 @@ impl Images {
     /// The layers and writable layers. (A container's writable layer is its owner's business.)
     pub fn snapshots(&self) -> &Snapshots {
         &self.0.snapshots
+    }
+
+    /// Keeps an image's layers from being collected, until dropped or a container names them. An
+    /// image that was removed since it was resolved is an error. Waits while a collection marks.
+    pub fn hold(&self, image: &Image) -> Result<Lease> {
+        let lease = self.0.leases.take();
+        if let Some(top) = image.chain().last() {
+            lease.hold(Held::Layer(top.clone()));
+        }
+        // In this order: what is still here now is seen as held by every later collection.
+        match self.0.read().images.contains_key(&image.id) {
+            true => Ok(lease),
+            false => Err(Error::NoSuchImage(image.id.to_string())),
+        }
     }
 
     /// Makes a container's writable layer on top of an image's. A few system calls.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use hull_runtime::failpoint::VARIABLE;
 use hull_testkit::{Baseline, Connection, Host, Options};
 
 use super::{bare, executables, host};
@@ -133,4 +134,39 @@ fn one_key_in_both_places_is_refused_by_name() {
     host.launch_daemon();
     assert_ne!(host.await_daemon(), 0);
     assert!(host.daemon_log().contains("no-such-key"), "{}", host.daemon_log());
+}
+
+/// A container that is being made keeps the layers it found, whatever becomes of their image.
+#[test]
+fn an_image_removed_under_a_create_leaves_a_whole_container() {
+    let mut host = host();
+    let armed = host.folder().join("armed");
+    host.kill_daemon();
+    host.set_environment(VARIABLE, Some(&armed.display().to_string()));
+    host.start_daemon();
+    let layers = host.data_root().join("image/layers");
+    let count = || std::fs::read_dir(&layers).unwrap().count();
+    assert_eq!(count(), 1);
+    let fifo = host.folder().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    std::fs::write(&armed, format!("engine.create.half-way pause {}", fifo.display())).unwrap();
+    let words = ["create", "--name", "box", "busybox", "echo", "whole"];
+    let client = host.hull_command(&words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // Opened when the point is passed.
+    let pause = std::fs::File::options().write(true).open(&fifo).unwrap();
+    assert!(host.hull(&["rmi", "-f", "busybox"]).ok().contains("Deleted"));
+    assert_eq!(host.hull(&["images", "-q"]).ok(), "");
+    assert_eq!(count(), 1, "the layer went under a container that is being made");
+    drop(pause);
+    assert!(client.wait_with_output().unwrap().status.success());
+    assert_eq!(host.hull(&["start", "-a", "box"]).ok(), "whole");
+    host.hull(&["rm", "box"]).ok();
+    host.hull(&["image", "prune", "-a", "-f"]).ok();
 }
