@@ -22,5 +22,6 @@ pub mod signal;
 pub mod socket;
 pub mod time;
 pub mod usage;
+mod walk;
 
 pub use error::{During, Errno, Error, Result};

@@ -5,7 +5,8 @@
 //! resolved once, by the kernel, in one call that cannot escape (`openat2` with
 //! `RESOLVE_IN_ROOT`, openat2(2)), and what comes back is a descriptor that is then used by
 //! descriptor. Nothing is resolved twice. Magic links (`/proc/PID/fd/N`) are refused, because they
-//! jump outside of any root.
+//! jump outside of any root. Where the kernel or a filter around this process lacks the call, the
+//! same walk is made by hand ([`crate::walk`]).
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,6 +15,7 @@ use std::path::{Component, Path};
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::error::{During, Errno, Result, ShowFd};
+use crate::walk::{self, Scope};
 
 /// A rename elsewhere during a walk through `..` makes openat2 give up with EAGAIN; it is then
 /// tried again this many times (openat2(2) recommends a bounded loop).
@@ -45,40 +47,51 @@ impl AsFd for Handle {
     }
 }
 
-/// `openat2` with `resolve`, repeated while the kernel says EAGAIN. The bare errno: a miss is an
+/// `openat2` within `scope`, repeated while the kernel says EAGAIN. The bare errno: a miss is an
 /// everyday answer here, not worth an error's text.
 fn openat2_errno(
     dir: BorrowedFd<'_>,
     path: &Path,
     flags: OFlags,
     mode: Mode,
-    resolve: ResolveFlags,
+    scope: Scope,
 ) -> std::result::Result<OwnedFd, Errno> {
+    let resolve = match scope {
+        Scope::InRoot => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        Scope::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        Scope::Entry => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    };
     let mut attempts = ATTEMPTS;
     loop {
         match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => attempts -= 1,
+            Err(errno @ (Errno::NOSYS | Errno::PERM)) if walk::lacks_openat2(errno) => {
+                return walk::open(dir, path.as_os_str().as_encoded_bytes(), flags, mode, scope);
+            }
             result => return result,
         }
     }
 }
 
-fn openat2(
-    dir: BorrowedFd<'_>,
+fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode, scope: Scope) -> Result<OwnedFd> {
+    openat2_errno(dir, path, flags, mode, scope)
+        .during("openat2", || format!("{}, {path:?}, {flags:?}", ShowFd(dir)))
+}
+
+/// Opens `path` with `dir` as its root: for rooms that tell errnos from each other themselves.
+pub fn open_inside(
+    dir: impl AsFd,
     path: &Path,
     flags: OFlags,
     mode: Mode,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd> {
-    openat2_errno(dir, path, flags, mode, resolve)
-        .during("openat2", || format!("{}, {path:?}, {flags:?}", ShowFd(dir)))
+) -> std::result::Result<OwnedFd, Errno> {
+    openat2_errno(dir.as_fd(), path, flags, mode, Scope::InRoot)
 }
 
 /// Opens `path` without leaving `dir`: `..` above it, absolute paths, absolute symlinks and magic
 /// links are errors (EXDEV, ELOOP) instead of being bent to stay inside.
 pub fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    openat2(dir.as_fd(), path, flags, mode, resolve)
+    openat2(dir.as_fd(), path, flags, mode, Scope::Beneath)
 }
 
 impl Root {
@@ -92,8 +105,7 @@ impl Root {
 
     /// Opens `path` for use (reading, writing, creating). `mode` counts with `O_CREAT` alone.
     pub fn open_file(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        openat2(self.fd.as_fd(), path, flags, mode, resolve)
+        openat2(self.fd.as_fd(), path, flags, mode, Scope::InRoot)
     }
 
     /// Finds `path`, following symlinks, the last one included.
@@ -107,8 +119,7 @@ impl Root {
     }
 
     fn find_as(&self, path: &Path, flags: OFlags) -> Result<Option<Handle>> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        match openat2_errno(self.fd.as_fd(), path, flags, Mode::empty(), resolve) {
+        match open_inside(&self.fd, path, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(Handle { fd })),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => {
@@ -195,8 +206,7 @@ fn parts(path: &Path) -> Vec<&OsStr> {
 /// made (ELOOP or ENOTDIR).
 fn open_entry(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd> {
     let flags = flags | OFlags::PATH | OFlags::NOFOLLOW;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(dir, Path::new(name), flags, Mode::empty(), resolve)
+    openat2(dir, Path::new(name), flags, Mode::empty(), Scope::Entry)
 }
 
 impl Handle {

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use hull_oci::image::{Config, Descriptor, Document, DocumentError, Index, MAX_CONFIG, MAX_MANIFEST};
 use hull_oci::reference::ReferenceError;
 use hull_oci::{Digest, Platform, Reference};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
 
@@ -103,9 +104,8 @@ pub fn open_layer(folder: BorrowedFd<'_>, layer: &ArchivedLayer) -> Result<File>
 /// archive may hold a FIFO that would block, or a device.
 fn open(folder: BorrowedFd<'_>, path: &str) -> Result<Option<File>> {
     let io = |errno: Errno| ReadError::Io { path: path.to_owned(), source: errno.into() };
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found: OwnedFd = match rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve) {
+    let found: OwnedFd = match hull_sys::root::open_inside(folder, Path::new(path), flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         result => result.map_err(io)?,
     };

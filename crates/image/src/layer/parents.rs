@@ -4,16 +4,17 @@
 //! folders met last are kept: a file in a known folder costs no path walk at all.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 /// Open folders kept at most; well below the usual limit of 1024 descriptors.
 const KEPT: usize = 128;
-/// A rename elsewhere makes openat2 say EAGAIN; it is repeated this often.
-const ATTEMPTS: usize = 128;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -71,14 +72,8 @@ impl<'a> Parents<'a> {
     /// Walks from the root; links are followed, but never out of it.
     fn resolve(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         let name = if name.is_empty() { b"." } else { name };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let mut attempts = ATTEMPTS;
-        loop {
-            match rustix::fs::openat2(self.root, name, FOLDER, Mode::empty(), resolve) {
-                Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => attempts -= 1,
-                result => return result,
-            }
-        }
+        let name = Path::new(OsStr::from_bytes(name));
+        hull_sys::root::open_inside(self.root, name, FOLDER, Mode::empty())
     }
 
     /// Makes the folders that are missing on the way, owned by root, mode 0755.
