@@ -201,6 +201,12 @@ fn joined(services: &Services, record: &Record) -> Result<Vec<(NamespaceKind, Ow
         joined.push((NamespaceKind::Pid, namespace(services, id, "pid", "PID namespace")?));
     }
     if let IpcMode::Container(id) = &settings.ipc {
+        let donor = services.registry.find(id).map_err(|_| Error::NoSuchContainer(id.to_owned()))?.view();
+        if matches!(donor.settings.ipc, IpcMode::Private | IpcMode::None) {
+            return Err(Error::Invalid(format!(
+                "can't join IPC of container {id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+            )));
+        }
         joined.push((NamespaceKind::Ipc, namespace(services, id, "ipc", "IPC namespace")?));
     }
     Ok(joined)

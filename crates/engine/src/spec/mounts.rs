@@ -45,12 +45,12 @@ fn usual(settings: &Settings) -> Vec<Entry> {
         entry("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
         entry("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
     ];
+    // An instance of the namespace that is joined; not every host has one mounted (mq_overview(7)).
+    mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
     if settings.ipc == IpcMode::Host {
-        mounts.push(entry("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
         mounts.push(entry("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
         return mounts;
     }
-    mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
     if settings.ipc != IpcMode::None {
         let size = format!("size={}", settings.shm_bytes);
         mounts.push(entry("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));

@@ -459,7 +459,7 @@ fn ipc_modes_decide_over_shared_memory() {
     check(
         shm(IpcMode::Host),
         expect![[r#"
-        /dev/mqueue bind /dev/mqueue rbind,nosuid,noexec,nodev
+        /dev/mqueue mqueue mqueue nosuid,noexec,nodev
         /dev/shm bind /dev/shm rbind,nosuid,noexec,nodev
     "#]],
     );

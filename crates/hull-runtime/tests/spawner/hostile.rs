@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use hull_runtime::protocol::{Kind, MESSAGE_MAX};
@@ -108,4 +109,36 @@ fn folders_and_sockets_are_their_owners_alone() {
     assert!(!sockets.lines().any(|line| line.contains(" @") && line.contains("hull")), "no abstract ones");
     kill(pid);
     exited(&connection);
+}
+
+/// The folders keep others out; were they ever open, the sockets still would.
+#[test]
+fn another_user_is_not_listened_to_even_through_open_doors() {
+    let house = House::new();
+    let (connection, pid, _) = house.sleeper("a");
+    let (run, spawner) = (house.exec_root(), spawner_socket(&house));
+    let shim = Kind::Container.folder(&run, "a").join("shim.sock");
+    let open = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for path in [house.dir.path(), &run, &run.join("spawner"), &run.join("c"), shim.parent().unwrap()] {
+        open(path, 0o755);
+    }
+    let program = "import socket, sys\n\
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+        s.connect(sys.argv[1])\n\
+        print(s.recv(65536).decode(errors='replace'))";
+    for socket in [&spawner, &shim] {
+        open(socket, 0o666);
+        let told = |uid: u32| {
+            let mut command = std::process::Command::new("python3");
+            let command = command.args(["-c", program]).arg(socket).uid(uid).gid(uid);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        // The control: whoever may is told something at once.
+        assert!(told(0).contains("\"say\""), "{socket:?}");
+        assert_eq!(told(65534), "\n", "{socket:?} has spoken to another user");
+    }
+    kill(pid);
+    assert_eq!(exited(&connection).code, 137);
 }

@@ -12,6 +12,7 @@ mod lifecycle;
 mod limits;
 mod recovery;
 mod run;
+mod sharing;
 mod spawners;
 mod streams;
 mod versions;

@@ -93,6 +93,28 @@ fn a_container_that_removes_itself_does_so_after_a_restart_too() {
 }
 
 #[test]
+fn a_hangup_makes_the_daemon_read_its_file_again_and_no_more() {
+    let mut host = host();
+    host.hull(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    let pid = rustix::process::Pid::from_raw(host.daemon_pid().cast_signed()).unwrap();
+    let file = host.folder().join("daemon.json");
+    // One that can be read, and one that cannot.
+    for (text, said) in [("{\"debug\": true}", "reload"), ("{", "daemon.json")] {
+        std::fs::write(&file, text).unwrap();
+        let before = host.daemon_log().len();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        let start = std::time::Instant::now();
+        while !host.daemon_log()[before..].contains(said) {
+            assert!(start.elapsed().as_secs() < 10, "{said:?} is not in the log: {}", host.daemon_log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(host.hull(&["ps", "--format", "{{.Names}}"]).ok(), "box");
+        host.hull(&["exec", "box", "true"]).ok();
+    }
+    assert_eq!(host.stop_daemon(), 0);
+}
+
+#[test]
 fn a_second_daemon_on_the_same_data_is_refused() {
     let host = host();
     let mut second = host.daemon_command();
