@@ -188,3 +188,35 @@ fn ids_cannot_leave_the_folder_of_states() {
     assert!(bundle.fails(&["--systemd-cgroup", "run", "x"]).1.contains("systemd"));
     assert!(bundle.fails(&["run", "--preserve-fds", "90", "x"]).1.contains("is not open"));
 }
+
+#[test]
+fn a_bundle_with_a_user_namespace_runs_and_is_joined() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let bundle = Bundle::new("userns", &["sh", "-c", "id -u; echo > /made; sleep 1000"]);
+    std::fs::set_permissions(bundle.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for folder in ["rootfs", "rootfs/bin"] {
+        chown(bundle.file(folder), Some(200_000), Some(200_000)).unwrap();
+    }
+    for name in ["proc", "sys", "dev"] {
+        std::fs::create_dir_all(bundle.file("rootfs").join(name)).unwrap();
+    }
+    bundle.change(|config| {
+        let mapping = json!([{ "containerID": 0, "hostID": 200_000, "size": 65536 }]);
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        config["linux"]["uidMappings"] = mapping.clone();
+        config["linux"]["gidMappings"] = mapping;
+        config["root"]["readonly"] = json!(false);
+    });
+    bundle.ok(&["run", "-d", "--pid-file", "pid", &bundle.id]);
+    let output = bundle.ok(&["exec", &bundle.id, "sh", "-c", "id -u; cat /proc/self/uid_map"]);
+    assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["0", "0", "200000", "65536"]);
+    let pid = std::fs::read_to_string(bundle.file("pid")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Uid:\t200000\t"), "{status}");
+    let made = (0..500).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::fs::metadata(bundle.file("rootfs/made")).ok()
+    });
+    assert_eq!(made.unwrap().uid(), 200_000);
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+}

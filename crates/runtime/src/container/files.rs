@@ -90,8 +90,18 @@ fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<()> {
             )));
         }
     }
-    mounts::file_system(site.api, site.root, (&place, path), (&entry.kind, &entry.source), &options)
-        .or_invalid(|| format!("error mounting {:?} to rootfs at {:?}", entry.source, path.to_string_lossy()))
+    let made =
+        mounts::file_system(site.api, site.root, (&place, path), (&entry.kind, &entry.source), &options);
+    let made = match made {
+        // A sysfs is of a network namespace, and only who owns that may mount one: without a network
+        // of its own a user namespace sees the host's.
+        Err(error) if error.errno == Errno::PERM && site.user_namespace && entry.kind == "sysfs" => {
+            let all = Options { bind: Some(true), recursive: options.change, ..Options::default() };
+            mounts::bind(site.api, site.root, (&place, path), Source::Host(Path::new("/sys")), &all)
+        }
+        made => made,
+    };
+    made.or_invalid(|| format!("error mounting {:?} to rootfs at {:?}", entry.source, path.to_string_lossy()))
 }
 
 fn bind_entry(site: &Site<'_>, entry: &Mount, options: &Options) -> Result<()> {

@@ -36,7 +36,7 @@ mod validate;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use hull_oci::runtime::{IdMapping, Namespace, NamespaceKind};
+use hull_oci::runtime::{IdMapping, Linux, Namespace, NamespaceKind, Process};
 use hull_sys::process::{self, CloneOptions, Forked, Namespaces};
 
 use crate::bundle::{Bundle, Exec, StartError};
@@ -136,6 +136,9 @@ pub fn start(
     let resources = devices::with_defaults(&spec.linux.resources);
     let (cgroup, limits) = Cgroup::create(hierarchies, &path, &resources).or_invalid(|| "cgroup".into())?;
     let begun = (|| {
+        if made.contains(Namespaces::USER) {
+            give_streams(streams, process, &spec.linux);
+        }
         let join = cgroup.join().or_host()?;
         let (ours, theirs) = hull_sys::socket::pair().or_host()?;
         for (_, fd) in joins.iter().filter(|(kind, _)| *kind == NamespaceKind::Pid) {
@@ -224,6 +227,9 @@ pub fn exec(
     if kinds.contains(Namespaces::PID) {
         process::join(target, Namespaces::PID).or_host()?;
     }
+    if kinds.contains(Namespaces::USER) {
+        give_streams(streams, &exec.process, &exec.linux);
+    }
     let clone =
         CloneOptions { cgroup: join.v2.as_ref().map(std::os::fd::AsFd::as_fd), ..CloneOptions::default() };
     let child = match process::clone(&clone).or_host()? {
@@ -300,6 +306,26 @@ fn died(child: &process::Child) -> StartError {
         }
         Ok(_) => invalid("container init ended while it was being prepared"),
         Err(error) => host(&error),
+    }
+}
+
+/// Makes the streams the process' user's, as far as they let themselves: inside its user namespace
+/// that user is nobody who could open them again by /dev/stdout. /dev/null is everybody's already.
+fn give_streams(streams: &Streams, process: &Process, linux: &Linux) {
+    let Streams::Files { stdin, stdout, stderr } = streams else { return };
+    let outside = |id: u32, mappings: &[IdMapping]| {
+        let of = |map: &IdMapping| map.host_id.checked_add(id.checked_sub(map.container_id)?);
+        let map = mappings.iter().find(|map| id >= map.container_id && id - map.container_id < map.size)?;
+        of(map)
+    };
+    let Some(uid) = outside(process.user.uid, &linux.uid_mappings) else { return };
+    for fd in [stdin, stdout, stderr] {
+        let device = |stat: rustix::fs::Stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+        };
+        if !rustix::fs::fstat(fd).is_ok_and(device) {
+            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+        }
     }
 }
 

@@ -26,7 +26,7 @@ fn stop(started: Started) {
     end(started.pidfd, &started.cgroup);
 }
 
-fn exec_of(bundle: &Bundle, args: &[&str]) -> Exec {
+pub(crate) fn exec_of(bundle: &Bundle, args: &[&str]) -> Exec {
     let mut process = bundle.spec.process.clone().unwrap();
     process.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     Exec { id: "e".into(), process, linux: bundle.spec.linux.clone(), stdio: Stdio::default() }
@@ -34,7 +34,7 @@ fn exec_of(bundle: &Bundle, args: &[&str]) -> Exec {
 
 /// Joining a pid namespace is for good, so each exec is done by a fork of this process, as it is
 /// by a shim; its output comes back over pipes.
-fn run(world: &World, exec: &Exec, target: &Started) -> Result<Output, StartError> {
+pub(crate) fn run(world: &World, exec: &Exec, target: &Started) -> Result<Output, StartError> {
     let (streams, mut out, mut err) = pipes();
     let (mut answer, report) = std::io::pipe().unwrap();
     let child = match hull_sys::process::fork().unwrap() {

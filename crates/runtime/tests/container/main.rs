@@ -6,6 +6,7 @@ mod attack;
 mod errors;
 mod fallback;
 mod joined;
+mod userns;
 mod view;
 mod world;
 
@@ -31,7 +32,9 @@ fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let world = World::new();
     let mut failed = Vec::new();
-    for (name, test) in [view::TESTS, errors::TESTS, joined::TESTS, attack::TESTS, fallback::TESTS].concat() {
+    for (name, test) in
+        [view::TESTS, errors::TESTS, joined::TESTS, userns::TESTS, attack::TESTS, fallback::TESTS].concat()
+    {
         if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
             continue;
         }
