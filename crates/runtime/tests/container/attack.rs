@@ -83,39 +83,70 @@ fn a_working_directory_through_a_descriptor_is_refused(world: &World) {
     }
 }
 
+/// Starts that meet the swap here, and in `cargo xtask soak`.
+const STARTS: [usize; 2] = [150, 10_000];
+/// Swaps that there have to be at least.
+const SWAPS: u64 = 10_000;
+
+/// How often a race is run: a bounded number of times, and without hurry when it is soaked.
+pub(crate) fn rounds([few, many]: [usize; 2]) -> usize {
+    if std::env::var_os("HULL_SOAK").is_some() { many } else { few }
+}
+
+/// A process that exchanges `a` and `b` in a folder until it is killed, and notes how often it did
+/// in `swaps`. (A thread would forbid us to fork.)
+fn swapper(folder: &Path) -> hull_sys::process::Child {
+    let swaps = std::fs::File::create(folder.join("swaps")).unwrap();
+    let hull_sys::process::Forked::Parent(child) = hull_sys::process::fork().unwrap() else {
+        let dir = std::fs::File::open(folder).unwrap();
+        for count in 1u64.. {
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            if rustix::fs::renameat_with(&dir, "a", &dir, "b", exchange).is_err() {
+                break;
+            }
+            if count.is_multiple_of(256) {
+                let _ = rustix::io::pwrite(&swaps, &count.to_ne_bytes(), 0);
+            }
+        }
+        hull_sys::process::exit_now(1)
+    };
+    child
+}
+
+fn swaps(folder: &Path) -> u64 {
+    let bytes = std::fs::read(folder.join("swaps")).unwrap();
+    bytes.try_into().map_or(0, u64::from_ne_bytes)
+}
+
 fn a_volume_that_swaps_folder_and_symlink_leads_no_mount_to_the_host(world: &World) {
     let canary = world.canary();
     let before = snapshot(&canary);
-    let volume = world.dir.path().join("swapped");
+    let scratch = tempfile::tempdir_in(world.dir.path()).unwrap();
+    let volume = scratch.path();
     std::fs::create_dir_all(volume.join("a/sub")).unwrap();
     symlink(&canary, volume.join("b")).unwrap();
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    // The swapper is a process of its own: a thread would forbid us to fork.
-    let swapper = match hull_sys::process::fork().unwrap() {
-        hull_sys::process::Forked::Parent(child) => child,
-        hull_sys::process::Forked::Child => {
-            let dir = std::fs::File::open(&volume).unwrap();
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let _ = rustix::fs::renameat_with(&dir, "a", &dir, "b", rustix::fs::RenameFlags::EXCHANGE);
-            }
-            hull_sys::process::exit_now(0)
-        }
-    };
+    let swapper = swapper(volume);
     // The control: what is seen at the path is the host's folder now and then.
     let naive = (0..10_000).filter(|_| volume.join("a/file").exists()).count();
     assert!(naive > 0 && naive < 10_000, "the race does not run: {naive}");
-    let mut failed = 0;
-    for _ in 0..150 {
+    let (mut failed, mut started) = (0, 0);
+    for _ in 0..rounds(STARTS) {
         let mut bundle = world.bundle(&["true"]);
         bundle.spec.mounts.push(mount("/v", "bind", volume.to_str().unwrap(), "rbind"));
         for place in ["/v/a/one", "/v/a/sub/two", "/v/b/three"] {
             bundle.spec.mounts.push(mount(place, "tmpfs", "tmpfs", ""));
         }
         bundle.spec.process.as_mut().unwrap().cwd = "/v/a/cwd".into();
-        failed += usize::from(world.run(&bundle).is_err());
+        match world.run(&bundle) {
+            Ok(_) => started += 1,
+            Err(_) => failed += 1,
+        }
+        std::fs::remove_dir_all(world.dir.path().join(&bundle.id)).unwrap();
     }
     hull_sys::process::signal(&swapper.pidfd, 9).unwrap();
     hull_sys::process::wait(&swapper.pidfd, true).unwrap();
+    println!("  {} starts ({failed} met a link) during {} swaps", failed + started, swaps(volume));
     assert!(failed > 0, "no start met the swap");
+    assert!(swaps(volume) >= SWAPS, "only {} swaps", swaps(volume));
     assert_eq!(snapshot(&canary), before);
 }
