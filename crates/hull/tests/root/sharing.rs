@@ -99,7 +99,7 @@ fn a_device_is_there_with_the_rights_it_was_given() {
         // Without it a node can be made, and cannot be opened.
         let made = format!("mknod /dev/box c 10 237; {read}");
         assert_eq!(inside(client, &[], &made).code, 1);
-        inside(client, &["--device", "/dev/nosuch"], "true").fails(125, "/dev/nosuch");
+        inside(client, &["--device", "/dev/nosuch"], "true").fails(127, "/dev/nosuch");
     }
 }
 
