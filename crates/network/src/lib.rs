@@ -16,7 +16,9 @@
 //! side, what is observed on the other, the difference is done.
 
 pub mod bridge;
+pub mod dns;
 pub mod driver;
+pub mod etc;
 pub mod firewall;
 pub mod forwarding;
 pub mod macvlan;

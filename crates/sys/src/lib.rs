@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod cred;
+pub mod datagram;
 pub mod error;
 pub mod memfd;
 pub mod mount;
