@@ -56,6 +56,21 @@ pub struct Ready<P> {
     pub host_link: String,
     /// What was prepared inside.
     pub prepared: P,
+    /// To be kept until the container runs.
+    pub turn: Turn,
+}
+
+/// When it is dropped, what was taken is made again. Not before, because links are made under one
+/// lock of the kernel: making the next would delay the container that is being started.
+#[derive(Debug)]
+pub struct Turn {
+    wake: Arc<Condvar>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.wake.notify_all();
+    }
 }
 
 /// Makes what else belongs into a namespace, on a thread inside it.
@@ -68,7 +83,7 @@ pub struct Pool<P> {
 
 struct Shared<P> {
     state: Mutex<State<P>>,
-    wake: Condvar,
+    wake: Arc<Condvar>,
     prepare: Box<Prepare<P>>,
 }
 
@@ -105,7 +120,7 @@ impl<P: Send + 'static> Pool<P> {
     /// For the network namespace of this thread, which the pool's own thread inherits.
     pub fn new(prepare: Box<Prepare<P>>) -> std::io::Result<Pool<P>> {
         let state = State { shelves: VecDeque::new(), closed: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), prepare });
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Arc::default(), prepare });
         let own = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("pool".to_owned())
@@ -116,7 +131,6 @@ impl<P: Send + 'static> Pool<P> {
 
     /// A namespace for one container, with a pair to the network's bridge if it has one. Made on
     /// the spot if none is ready: this never waits for the thread. The network must be set up.
-    /// Say [`Pool::refill`] when what it was taken for is done.
     pub fn take(&self, network: &Network) -> Result<Ready<P>> {
         let ready = self.shared.lock().shelf(network).and_then(|shelf| {
             shelf.failed = false;
@@ -124,14 +138,8 @@ impl<P: Send + 'static> Pool<P> {
         });
         match ready {
             Some(ready) => Ok(ready),
-            None => make(network, &*self.shared.prepare),
+            None => make(network, &self.shared),
         }
-    }
-
-    /// Has what was taken made again. Not at once when it is taken, because links are made under
-    /// one lock of the kernel: making the next would delay the container that is being started.
-    pub fn refill(&self) {
-        self.shared.wake.notify_all();
     }
 
     /// Has some made for this network from now on.
@@ -139,7 +147,7 @@ impl<P: Send + 'static> Pool<P> {
         if let Some(shelf) = self.shared.lock().shelf(network) {
             shelf.failed = false;
         }
-        self.refill();
+        self.shared.wake.notify_all();
     }
 
     /// Before a network is torn down. Its ready ones go.
@@ -174,7 +182,7 @@ impl<P: Send> Shared<P> {
                 continue;
             };
             drop(state);
-            let made = make(&network, &*self.prepare);
+            let made = make(&network, self);
             state = self.lock();
             // The network may have gone meanwhile; then so does what was made for it.
             if let Some(shelf) = state.shelves.iter_mut().find(|shelf| shelf.network.id == network.id) {
@@ -211,13 +219,15 @@ impl<P> State<P> {
     }
 }
 
-fn make<P: Send>(network: &Network, prepare: &Prepare<P>) -> Result<Ready<P>> {
+fn make<P: Send>(network: &Network, shared: &Shared<P>) -> Result<Ready<P>> {
+    let prepare = &*shared.prepare;
     let namespace = Namespace::new().map_err(driver::Error::from)?;
     let (host_link, prepared) = match &network.driver {
         record::Driver::Bridge(bridge) => make_pair(network, bridge, &namespace, prepare)?,
         _ => (String::new(), namespace.enter(|| prepare(network)).map_err(driver::Error::from)?),
     };
-    Ok(Ready { namespace, host_link, prepared: prepared.map_err(Error::Prepare)? })
+    let prepared = prepared.map_err(Error::Prepare)?;
+    Ok(Ready { namespace, host_link, prepared, turn: Turn { wake: Arc::clone(&shared.wake) } })
 }
 
 type Prepared<P> = std::result::Result<P, Box<dyn StdError + Send + Sync>>;

@@ -70,20 +70,25 @@ fn what_is_taken_is_ready_and_made_again() {
         assert!(link.up && link.forwarding);
         let endpoint = taken(&network, number, &ready.host_link);
         drivers.bridge.attach(&network, &endpoint, &ready.namespace, BOTH).unwrap();
-        containers.push((endpoint, ready.namespace));
+        containers.push((endpoint, ready));
     }
     let here = Namespace::current().unwrap();
-    for (endpoint, namespace) in &containers {
+    assert_eq!(pool.ready(&network.id), 0, "nothing is made while containers are being started");
+    for (endpoint, ready) in &containers {
+        let namespace = &ready.namespace;
         let link = namespace.rtnl().unwrap().link("eth0").unwrap().unwrap();
         assert_eq!(link.mac, Some(endpoint.mac));
         assert!(connect(&here, namespace, endpoint.address4.unwrap().addr()).is_some());
-        assert!(connect(namespace, &containers[0].1, containers[0].0.address6.unwrap().addr()).is_some());
+        assert!(
+            connect(namespace, &containers[0].1.namespace, containers[0].0.address6.unwrap().addr())
+                .is_some()
+        );
         let addresses = namespace.rtnl().unwrap().addresses().unwrap();
         let own: Vec<_> = addresses.iter().filter(|found| found.link == link.index).collect();
         // IPv4, IPv6, and the one link-local address that goes with the hardware address.
         assert_eq!(own.len(), 3, "{own:?}");
     }
-    pool.refill();
+    drop(containers);
     full(&pool, &network);
 }
 
@@ -194,7 +199,6 @@ fn only_networks_in_use_have_some_ready() {
     until("the first two were dropped", |found| found.len() == links + NETWORKS * DEPTH);
     assert_eq!((pool.ready(&networks[0].id), pool.ready(&networks[1].id)), (0, 0));
     drop(pool.take(&networks[0]).unwrap());
-    pool.refill();
     full(&pool, &networks[0]);
     assert_eq!(pool.ready(&networks[2].id), 0);
 }
@@ -218,7 +222,7 @@ fn a_killed_process_leaves_nothing_ready() {
         }
     };
     let found = rtnl().links().unwrap();
-    assert_eq!(ports(&found, "br7"), DEPTH + 1);
+    assert_eq!(ports(&found, "br7"), DEPTH);
     child.kill().unwrap();
     child.wait().unwrap();
     until("the kernel deletes what nobody holds", |links| ports(links, "br7") == 0);
@@ -231,9 +235,9 @@ fn a_killed_process_leaves_nothing_ready() {
 fn process_that_keeps_a_pool() {
     let network = bridge(7, true);
     let pool = pool();
-    let ready = pool.take(&network).unwrap();
-    pool.refill();
+    pool.keep(&network);
     full(&pool, &network);
+    let ready = pool.take(&network).unwrap();
     println!("taken: {}", ready.host_link);
     // Until it is killed.
     let _ = std::io::stdin().read_line(&mut String::new());
