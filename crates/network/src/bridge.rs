@@ -114,7 +114,7 @@ impl driver::Driver for Driver {
         let mut socket = rtnl::Socket::open()?;
         // Somebody else's link of this name is not ours to delete.
         match socket.link(&bridge.link)?.filter(is_bridge) {
-            Some(link) => Ok(self.reaper.condemn(&mut socket, link.index)?),
+            Some(link) => Ok(self.reaper.condemn_and_rename(&mut socket, link.index)?),
             None => Ok(()),
         }
     }

@@ -114,7 +114,9 @@ impl driver::Driver for Driver {
         let mut socket = rtnl::Socket::open()?;
         let ours = |link: &Link| matches!(link.kind.as_deref(), Some("vlan" | "dummy" | "veth"));
         match socket.link(&macvlan.parent)?.filter(ours) {
-            Some(link) if macvlan.made_parent => Ok(self.reaper.condemn(&mut socket, link.index)?),
+            Some(link) if macvlan.made_parent => {
+                Ok(self.reaper.condemn_and_rename(&mut socket, link.index)?)
+            }
             _ => Ok(()),
         }
     }

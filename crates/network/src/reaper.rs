@@ -67,12 +67,21 @@ impl Reaper {
         Ok(Reaper { shared })
     }
 
-    /// Cuts a link off and condemns it; when this returns it passes no packets and its name is
-    /// free. One that has gone is no error.
+    /// Cuts a link off and condemns it; when this returns it passes no packets. One that has gone is
+    /// no error.
     pub fn condemn(&self, socket: &mut rtnl::Socket, link: u32) -> rtnl::Result<()> {
-        let mut batch = Batch::new();
-        batch.change(link, &Change { up: Some(false), group: Some(CONDEMNED), ..Change::default() });
+        self.run(socket, condemning(link))
+    }
+
+    /// The same, and its name is free at once. Renaming makes the kernel wait for readers (RCU),
+    /// which is worth it only for a name that somebody may want again.
+    pub fn condemn_and_rename(&self, socket: &mut rtnl::Socket, link: u32) -> rtnl::Result<()> {
+        let mut batch = condemning(link);
         batch.change(link, &Change { name: Some(&random_name("gone")), ..Change::default() });
+        self.run(socket, batch)
+    }
+
+    fn run(&self, socket: &mut rtnl::Socket, batch: Batch) -> rtnl::Result<()> {
         match socket.run(batch) {
             Err(error) if error.errno() == Errno::NODEV => return Ok(()),
             result => result?,
@@ -80,6 +89,12 @@ impl Reaper {
         self.shared.change(|state| state.condemned = true);
         Ok(())
     }
+}
+
+fn condemning(link: u32) -> Batch {
+    let mut batch = Batch::new();
+    batch.change(link, &Change { up: Some(false), group: Some(CONDEMNED), ..Change::default() });
+    batch
 }
 
 fn reap(shared: &Shared, mut socket: rtnl::Socket) {
