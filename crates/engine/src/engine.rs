@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hull_runtime::cgroup::Hierarchies;
+use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
@@ -20,7 +21,8 @@ use crate::containers::settings::Create;
 use crate::containers::spawner::Spawner;
 use crate::containers::stats::{self, Stats};
 use crate::containers::view::View;
-use crate::containers::{create, files, logs, recover, top};
+use crate::containers::{create, files, logs, recover};
+
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
 use crate::images::{Images, Setup, Unpack, Use, Uses};
@@ -254,7 +256,9 @@ impl Engine {
             if pids.is_empty() {
                 pids.push(first);
             }
-            top::list(&pids, &args, memory)
+            let table =
+                processes::list(&pids, &args, memory).map_err(|error| Error::Ps(error.to_string()))?;
+            Ok(Top { titles: table.titles, processes: table.processes })
         });
         listed.await
     }

@@ -64,18 +64,43 @@ pub(crate) struct Update {
 pub(crate) enum Command {
     Create(Create),
     Run(Create),
-    Start { id: String },
-    State { id: String },
-    Kill { id: String, signal: String, all: bool },
-    Delete { id: String, force: bool },
+    Start {
+        id: String,
+    },
+    State {
+        id: String,
+    },
+    Kill {
+        id: String,
+        signal: String,
+        all: bool,
+    },
+    Delete {
+        id: String,
+        force: bool,
+    },
     Exec(ExecCommand),
-    List { json: bool, quiet: bool },
-    Ps { id: String, json: bool },
-    Pause { id: String },
-    Resume { id: String },
+    List {
+        json: bool,
+        quiet: bool,
+    },
+    /// `options` are words for ps.
+    Ps {
+        id: String,
+        json: bool,
+        options: String,
+    },
+    Pause {
+        id: String,
+    },
+    Resume {
+        id: String,
+    },
     Update(Update),
     Features,
-    Spec { bundle: PathBuf },
+    Spec {
+        bundle: PathBuf,
+    },
     Version,
     Help,
 }
@@ -94,7 +119,7 @@ Usage: hull-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND
   exec   [-p PROCESS.json] [-t] [-d] [--cwd D] [-e K=V] [-u UID[:GID]] [-g GID] [-c CAP]
          [--pid-file F] [--console-socket S] [--no-new-privs] ID PROGRAM [ARG…]
   list   [-q] [-f json]
-  ps     [-f json] ID
+  ps     [-f json] ID [PS OPTIONS]
   pause  ID
   resume ID
   update [-r FILE] [--memory N] [--cpu-shares N] [--pids-limit N] … ID
@@ -298,11 +323,16 @@ fn ps(parser: &mut lexopt::Parser) -> Result<Command, lexopt::Error> {
     while let Some(word) = parser.next()? {
         match word {
             Long("format") | Short('f') => json = parser.value()? == "json",
-            Value(value) if id.is_none() => id = Some(value.string()?),
+            Value(value) => {
+                id = Some(value.string()?);
+                // All that follows is for ps.
+                break;
+            }
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Command::Ps { id: id.ok_or_else(no_id)?, json })
+    let options: Vec<String> = parser.raw_args()?.map(|word| word.string()).collect::<Result<_, _>>()?;
+    Ok(Command::Ps { id: id.ok_or_else(no_id)?, json, options: options.join(" ") })
 }
 
 fn spec(parser: &mut lexopt::Parser) -> Result<Command, lexopt::Error> {

@@ -64,7 +64,7 @@ fn perform(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Kill { id, signal, all } => manage::kill(global, &id, &signal, all),
         Command::Delete { id, force } => manage::delete(global, &id, force),
         Command::List { json, quiet } => manage::list(global, json, quiet),
-        Command::Ps { id, json } => manage::ps(global, &id, json),
+        Command::Ps { id, json, options } => manage::ps(global, &id, json, &options),
         Command::Pause { id } => manage::pause(global, &id),
         Command::Resume { id } => manage::resume(global, &id),
         Command::Update(update) => manage::update(global, &update),

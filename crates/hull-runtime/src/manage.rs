@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use hull_oci::runtime::{Pids, Resources, Spec, State, VERSION};
 use hull_runtime::cgroup::{Cgroup, Hierarchies};
 use hull_runtime::container::hooks;
+use hull_runtime::processes::{self, Table};
 use hull_sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
@@ -192,7 +193,7 @@ pub(crate) fn list(global: &Global, json: bool, quiet: bool) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn ps(global: &Global, id: &str, json: bool) -> Result<ExitCode> {
+pub(crate) fn ps(global: &Global, id: &str, json: bool, options: &str) -> Result<ExitCode> {
     let found = find(global, id)?;
     let pids = found.cgroup()?.processes().of(|| "processes".into())?;
     let pids: Vec<i32> = pids.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
@@ -200,14 +201,54 @@ pub(crate) fn ps(global: &Global, id: &str, json: bool) -> Result<ExitCode> {
         say(&format!("{}\n", json!(pids)));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text = format!("{:<8} CMD\n", "PID");
-    for pid in pids {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let _ = writeln!(text, "{pid:<8} {}", line.trim_end());
-    }
-    say(&text);
+    let table = processes::list(&pids, options, memory()).of(|| "ps".into())?;
+    say(&in_columns(&table));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes of this host.
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// As ps prints its columns: as wide as their widest field and at least as ps' own; numbers stand
+/// to the right. The last column has no end.
+fn in_columns(table: &Table) -> String {
+    /// Titles of the columns that ps widens, and to how much.
+    const LEAST: [(&str, usize); 8] =
+        [("UID", 8), ("USER", 8), ("PID", 7), ("PPID", 7), ("C", 2), ("STIME", 5), ("TTY", 8), ("TIME", 8)];
+    let rows = || std::iter::once(&table.titles).chain(&table.processes);
+    let width = |column: usize, title: &str| {
+        let least = LEAST.iter().find(|(name, _)| *name == title).map_or(0, |(_, least)| *least);
+        rows()
+            .filter_map(|row| row.get(column))
+            .map(|field| field.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(least)
+    };
+    let left =
+        ["UID", "USER", "EUSER", "GROUP", "STIME", "START", "TTY", "TT", "STAT", "S", "COMMAND", "CMD"];
+    let shape: Vec<(usize, bool)> = table
+        .titles
+        .iter()
+        .enumerate()
+        .map(|(column, title)| (width(column, title), left.contains(&title.as_str())))
+        .collect();
+    let mut text = String::new();
+    for row in rows() {
+        let mut line = String::new();
+        for (column, (field, (width, left))) in row.iter().zip(&shape).enumerate() {
+            let gap = if column == 0 { "" } else { " " };
+            let _ = match left {
+                true => write!(line, "{gap}{field:<width$}"),
+                false => write!(line, "{gap}{field:>width$}"),
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
 }
 
 pub(crate) fn pause(global: &Global, id: &str) -> Result<ExitCode> {
@@ -270,4 +311,27 @@ fn set(resources: &mut Resources, name: &str, value: &str) -> Result<()> {
         other => return Err(Failure::new(format!("unknown setting {other:?}"))),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_stand_in_the_columns_of_ps() {
+        let words = |text: &str| text.split('|').map(str::to_owned).collect::<Vec<_>>();
+        let table = Table {
+            titles: words("UID|PID|PPID|C|STIME|TTY|TIME|CMD"),
+            processes: vec![
+                words("root|1|0|0|09:10|?|00:00:01|/sbin/init"),
+                words("www-data-long|4194304|1|12|Nov20|pts/0|00:00:00|sleep 10"),
+            ],
+        };
+        let expected = [
+            "UID               PID    PPID  C STIME TTY          TIME CMD",
+            "root                1       0  0 09:10 ?        00:00:01 /sbin/init",
+            "www-data-long 4194304       1 12 Nov20 pts/0    00:00:00 sleep 10",
+        ];
+        assert_eq!(in_columns(&table).lines().collect::<Vec<_>>(), expected);
+    }
 }

@@ -114,6 +114,11 @@ fn a_container_is_created_started_and_deleted() {
     assert_eq!(bundle.status(), "paused");
     bundle.ok(&["resume", id]);
     assert_eq!(bundle.ok(&["ps", "-f", "json", id]).trim(), format!("[{pid}]"));
+    let table = bundle.ok(&["ps", id]);
+    let (title, process) = table.trim_end().split_once('\n').expect("a title and one process");
+    assert_eq!(title, "UID          PID    PPID  C STIME TTY          TIME CMD");
+    assert!(process.starts_with("root") && process.ends_with("sleep 1000"), "{table}");
+    assert_eq!(bundle.ok(&["ps", id, "-o", "pid,comm"]).lines().last(), Some(&*format!("{pid:>7} sleep")));
     bundle.ok(&["kill", id, "KILL"]);
     // Nobody of ours reaps it: it has ended when its state says so.
     let stopped = (0..500).any(|_| {

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod container;
 pub mod failpoint;
 pub mod log;
+pub mod processes;
 pub mod protocol;
 pub mod seccomp;
 pub mod shim;

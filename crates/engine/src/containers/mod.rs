@@ -8,7 +8,7 @@
 //! task commands attach execs   the task of each container
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
-//! logs stats top           reading, past the task
+//! logs stats               reading, past the task
 //! ```
 
 mod attach;
@@ -29,6 +29,5 @@ pub mod settings;
 pub(crate) mod spawner;
 pub mod stats;
 mod task;
-pub(crate) mod top;
 mod validate;
 pub mod view;

@@ -6,11 +6,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::requests::Top;
-use crate::{Error, Result};
-
 /// Ticks in a second of /proc's times; fixed on every architecture Linux has.
 const TICKS: u64 = 100;
+
+/// A listing: titles, and one row a process with as many fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    pub titles: Vec<String>,
+    pub processes: Vec<Vec<String>>,
+}
+
+/// The caller's words for ps were not understood; in ps' own words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ps: error: {0}")]
+pub struct Misunderstood(String);
+
+type Result<T> = std::result::Result<T, Misunderstood>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
@@ -102,8 +113,12 @@ const BSD: &[(&str, Column)] = &[
     ("COMMAND", Column::Args),
 ];
 
-/// Lists processes by their ids on the host. `args` is what the caller would give to ps.
-pub(crate) fn list(pids: &[i32], args: &str, memory: u64) -> Result<Top> {
+/// Lists processes by their ids on the host. `args` is what the caller would give to ps; `memory`
+/// the host's, in bytes.
+///
+/// # Errors
+/// An option or a column is not known.
+pub fn list(pids: &[i32], args: &str, memory: u64) -> Result<Table> {
     let columns = columns(args)?;
     let names = Names::read();
     let uptime = hull_sys::time::since_boot();
@@ -115,7 +130,7 @@ pub(crate) fn list(pids: &[i32], args: &str, memory: u64) -> Result<Top> {
     };
     // A process that has ended meanwhile is not listed.
     let processes = pids.into_iter().filter_map(row).collect();
-    Ok(Top { titles: columns.into_iter().map(|(title, _)| title).collect(), processes })
+    Ok(Table { titles: columns.into_iter().map(|(title, _)| title).collect(), processes })
 }
 
 fn columns(args: &str) -> Result<Vec<(String, Column)>> {
@@ -129,7 +144,7 @@ fn columns(args: &str) -> Result<Vec<(String, Column)>> {
         if let Some(long) = word.strip_prefix("--") {
             match long.strip_prefix("format=") {
                 Some(list) => asked.extend(named(list)?),
-                None => return Err(Error::Ps("ps: error: unknown gnu long option".to_owned())),
+                None => return Err(Misunderstood("unknown gnu long option".to_owned())),
             }
             continue;
         }
@@ -142,7 +157,7 @@ fn columns(args: &str) -> Result<Vec<(String, Column)>> {
         shape = Some(match flags {
             "ef" | "f" | "e" | "eF" | "A" | "Af" | "fe" => FULL,
             "aux" | "auxw" | "auxww" | "aux-w" | "ax" | "axu" | "u" | "w" | "ww" => BSD,
-            _ => return Err(Error::Ps(format!("ps: error: unsupported option {word:?}"))),
+            _ => return Err(Misunderstood(format!("unsupported option {word:?}"))),
         });
     }
     if !asked.is_empty() {
@@ -159,7 +174,7 @@ fn named(list: &str) -> Result<Vec<(String, Column)>> {
             None => (name, None),
         };
         let known = COLUMNS.iter().find(|(known, _, _)| known.eq_ignore_ascii_case(name));
-        let unknown = || Error::Ps(format!("ps: error: unknown user-defined format specifier \"{name}\""));
+        let unknown = || Misunderstood(format!("unknown user-defined format specifier \"{name}\""));
         let (_, usual, column) = known.ok_or_else(unknown)?;
         Ok((title.unwrap_or(usual).to_owned(), *column))
     };
@@ -288,14 +303,17 @@ fn tty(device: i64) -> String {
 
 /// Hour and minute of today, month and day of this year, else the year.
 fn start(age: u64) -> String {
-    let now = jiff::Zoned::now();
-    let Ok(began) = now.checked_sub(std::time::Duration::from_secs(age)) else { return "?".to_owned() };
-    let format = match (began.date() == now.date(), began.year() == now.year()) {
-        (true, _) => "%H:%M",
-        (false, true) => "%b%d",
-        (false, false) => "%Y",
-    };
-    began.strftime(format).to_string()
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let now = hull_sys::time::now() / 1_000_000_000;
+    let began = i64::try_from(age).ok().and_then(|age| hull_sys::time::local(now.checked_sub(age)?));
+    let (Some(now), Some(began)) = (hull_sys::time::local(now), began) else { return "?".to_owned() };
+    let day = |moment: &hull_sys::time::Local| (moment.year, moment.month, moment.day);
+    match () {
+        () if day(&now) == day(&began) => format!("{:02}:{:02}", began.hour, began.minute),
+        () if now.year == began.year => format!("{}{:02}", MONTHS[usize::from(began.month - 1)], began.day),
+        () => began.year.to_string(),
+    }
 }
 
 fn elapsed(age: u64) -> String {
@@ -311,7 +329,7 @@ fn elapsed(age: u64) -> String {
 mod tests {
     use super::*;
 
-    fn own(args: &str) -> Top {
+    fn own(args: &str) -> Table {
         list(&[std::process::id() as i32, i32::MAX], args, 1 << 30).unwrap()
     }
 
