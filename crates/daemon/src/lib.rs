@@ -266,7 +266,7 @@ pub mod fuzz {
     pub fn fuzz_create(data: &[u8]) {
         if let Ok(request) = hull_api::create::CreateRequest::decode(data) {
             let facts = crate::translate::Facts { cpus: 2, online: "0-1".into() };
-            let _ = crate::translate::create(None, request, &facts);
+            let _ = crate::translate::create(None, request, &facts, Default::default());
         }
     }
 

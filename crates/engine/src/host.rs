@@ -1,7 +1,8 @@
 //! Facts of the host: read once at start, and the counts for `info`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use hull_oci::Platform;
 use hull_runtime::cgroup::{Controller, Hierarchies, Mode};
 use rustix::process::Resource;
 
@@ -41,6 +42,14 @@ pub struct HostFacts {
     pub warnings: Vec<String>,
     /// Swap is limited by the memory controller.
     pub swap_limit: bool,
+    /// A share of block I/O can be given.
+    pub io_weight: bool,
+    /// The OOM killer can be switched off for a control group.
+    pub oom_kill_disable: bool,
+    /// What is mounted below a mount can be made read-only with it (mount_setattr(2)).
+    pub recursive_read_only: bool,
+    /// With the level of the processor that Go calls its variant.
+    pub platform: Platform,
     /// Largest hard limits that this daemon may set (it may lack CAP_SYS_RESOURCE).
     pub rlimits: Vec<(String, u64)>,
     pub may_raise_limits: bool,
@@ -78,6 +87,13 @@ impl HostFacts {
             seccomp: field(&status, "Seccomp:").is_some(),
             warnings: warnings(has),
             swap_limit: has(Controller::Memory) && (v2 || v1_swap()),
+            io_weight: io_weight(Path::new(if v2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/blkio" })),
+            oom_kill_disable: !v2 && has(Controller::Memory),
+            recursive_read_only: recursive_read_only(),
+            platform: Platform {
+                variant: processor_level(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+                ..Platform::host()
+            },
             rlimits: rlimits(),
             may_raise_limits: effective & sys_resource != 0,
             oom_score_adj: std::fs::read_to_string("/proc/self/oom_score_adj")
@@ -111,7 +127,50 @@ fn operating_system() -> String {
 
 /// v1 counts swap only where the kernel was built and started for it.
 fn v1_swap() -> bool {
-    std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+    Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+}
+
+/// Whether the kernel has a scheduler that knows weights. The weights themselves are in no root of
+/// a hierarchy, which may be all there is: there its other files tell.
+fn io_weight(hierarchy: &Path) -> bool {
+    const FILES: [&str; 6] = [
+        "blkio.weight",
+        "blkio.bfq.weight",
+        "blkio.bfq.io_serviced",
+        "io.weight",
+        "io.bfq.weight",
+        "io.cost.qos",
+    ];
+    let has = |folder: &Path| FILES.iter().any(|file| folder.join(file).exists());
+    let below = std::fs::read_dir(hierarchy).into_iter().flatten().flatten();
+    has(hierarchy) || below.map(|entry| entry.path()).any(|folder| has(&folder))
+}
+
+/// Asks for no change at all: only a kernel, or a filter around us, without the call refuses.
+fn recursive_read_only() -> bool {
+    let nothing = hull_sys::mount::Attributes::default();
+    let refused = |error: &hull_sys::Error| {
+        matches!(error.errno, hull_sys::error::Errno::NOSYS | hull_sys::error::Errno::PERM)
+    };
+    hull_sys::root::Root::open(Path::new("/"))
+        .and_then(|root| hull_sys::mount::set_attributes(&root, &nothing, true))
+        .map_or_else(|error| !refused(&error), |()| true)
+}
+
+/// `v1` to `v4` of the x86-64 ABI, from the `flags` of /proc/cpuinfo; empty elsewhere.
+fn processor_level(cpuinfo: &str) -> String {
+    const LEVELS: [&[&str]; 3] = [
+        &["cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"],
+        &["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"],
+        &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
+    ];
+    if std::env::consts::ARCH != "x86_64" {
+        return String::new();
+    }
+    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("flags"));
+    let flags: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
+    let reached = LEVELS.iter().take_while(|level| level.iter().all(|flag| flags.contains(flag))).count();
+    format!("v{}", reached + 1)
 }
 
 /// The reference's lines of `docker info`.
@@ -151,6 +210,26 @@ fn rlimits() -> Vec<(String, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_processor_has_the_level_all_of_whose_flags_it_has() {
+        let second = "flags\t\t: fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3";
+        assert_eq!(processor_level("flags\t\t: fpu sse2\n"), "v1");
+        assert_eq!(processor_level(second), "v2");
+        assert_eq!(processor_level(&format!("{second} avx avx2 bmi1 bmi2 f16c fma abm movbe xsave\n")), "v3");
+        // Without the third the fourth counts for nothing.
+        assert_eq!(processor_level(&format!("{second} avx512f avx512bw avx512cd avx512dq avx512vl")), "v2");
+    }
+
+    #[test]
+    fn weights_are_looked_for_below_the_root_too() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!io_weight(folder.path()));
+        std::fs::create_dir(folder.path().join("some")).unwrap();
+        std::fs::write(folder.path().join("some/io.bfq.weight"), "").unwrap();
+        assert!(io_weight(folder.path()));
+    }
 
     #[test]
     fn this_host_has_facts() {

@@ -73,6 +73,7 @@ fn make_in(folder: &Folder, create: &Create, hold: bool) -> Result<Made> {
     let hierarchies = Hierarchies::detect().of(|| "cgroups".into())?;
     let cgroup = container::cgroup_path(&spec.linux.cgroups_path, &create.id);
     let options = StartOptions {
+        shared_memory: None,
         hold: hold.then(|| make_fifo(folder)).transpose()?,
         preserve_fds: create.preserve_fds,
         folder: path.clone(),

@@ -68,7 +68,7 @@ use crate::bundle::{Exit, StartError};
 use crate::seccomp::Program;
 
 /// Counts the additions to this page.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the longest message.
 pub const MESSAGE_MAX: usize = 32 * 1024;
 /// Bytes of the longest document (a bundle or exec) beside a message.
@@ -137,6 +137,8 @@ pub(crate) enum Role {
     Seccomp,
     /// Readable or closed when the container may execute its program.
     Hold,
+    /// The mount namespace of the container whose /dev/shm this one shares.
+    SharedMemory,
     /// A stream socket attached before the process starts.
     Attach(Attach),
     /// What a worker unpacks or packs.

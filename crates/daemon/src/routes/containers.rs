@@ -12,8 +12,9 @@ use hull_api::filters::{FilterError, Filters};
 use hull_api::system::Usage;
 use hull_engine::Error;
 use hull_engine::containers::phase::Time;
-use hull_engine::containers::settings::Mount;
+use hull_engine::containers::settings::{Below, Mount};
 use hull_engine::containers::view::View;
+use hull_oci::Platform;
 
 use super::{show, system};
 use crate::http::{Call, Failure, Handled, json, ok};
@@ -27,7 +28,13 @@ pub(super) async fn create(mut call: Call) -> Handled {
     let name = call.query.text("name").trim_start_matches('/').to_owned();
     let name = Some(name).filter(|name| !name.is_empty());
     check_platform(&call, &request.config.image)?;
-    let (create, more) = translate::create(name, request, &call.server.facts)?;
+    let other = other_platform(&call, &request.config.image);
+    let below = if compat::request::read_only_at_top_alone(call.version) {
+        Below::Untouched
+    } else {
+        Below::ReadOnlyIfPossible
+    };
+    let (create, more) = translate::create(name, request, &call.server.facts, below)?;
     warnings.splice(0..0, more);
     let created = match call.server.engine.create(create.clone()).await {
         // The image that is inside the executable appears when it is first asked for.
@@ -38,6 +45,7 @@ pub(super) async fn create(mut call: Call) -> Handled {
         other => other?,
     };
     warnings.extend(created.warnings);
+    warnings.extend(other);
     Ok(json(StatusCode::CREATED, &Created { id: created.id, warnings }))
 }
 
@@ -47,30 +55,31 @@ fn check_platform(call: &Call, image: &str) -> Result<(), Failure> {
     if text.is_empty() || image.is_empty() || call.version.before(41) {
         return Ok(());
     }
-    let parts: Vec<&str> = text.split('/').collect();
-    let word = |part: &&str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
-    };
-    if parts.len() > 3 || !parts.iter().all(word) {
-        return Err(Failure::invalid(format!("{text:?}: cannot parse platform specifier: invalid argument")));
-    }
+    let wanted = Platform::parse(text).map_err(|error| Failure::invalid(error.to_string()))?;
     let found = call.server.engine.images().resolve(image)?.config.platform();
-    let host = call.server.engine.host().facts.machine;
-    let wanted = match parts[..] {
-        // One word is a machine or a system.
-        ["linux"] => ("linux", system::architecture(&host)),
-        [arch] => ("linux", system::architecture(arch)),
-        [os, arch, ..] => (os, system::architecture(arch)),
-        [] => return Ok(()),
-    };
-    if (found.os.as_str(), found.architecture.as_str()) == wanted {
+    if wanted.rank(&found).is_some() {
         return Ok(());
     }
     Err(Failure::not_found(format!(
-        "image with reference {image} was found but its platform ({}/{}) does not match the specified platform \
-         ({text})",
-        found.os, found.architecture
+        "image with reference {image} was found but its platform ({found}) does not match the specified platform \
+         ({wanted})"
     )))
+}
+
+/// What is said of an image for another machine, where nobody asked for that.
+fn other_platform(call: &Call, image: &str) -> Option<String> {
+    if !call.query.text("platform").is_empty() {
+        return None;
+    }
+    // What is not there is told later, by who needs it.
+    let image = call.server.engine.images().resolve(image).ok()?.config.platform();
+    let host = call.server.engine.host().facts.platform;
+    host.rank(&image).is_none().then(|| {
+        format!(
+            "The requested image's platform ({image}) does not match the detected host platform ({host}) and no specific \
+             platform was requested"
+        )
+    })
 }
 
 pub(super) async fn inspect(call: &Call, key: &str) -> Handled {

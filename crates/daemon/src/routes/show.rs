@@ -243,12 +243,13 @@ fn updated(host: &mut HostConfig, settings: &Settings) {
     host.memory = resources.memory.limit.unwrap_or(0);
     host.memory_reservation = resources.memory.reservation.unwrap_or(0);
     host.memory_swap = resources.memory.swap.unwrap_or(0);
+    host.blkio_weight = resources.block_io.weight.unwrap_or(0);
     host.cpu_shares = number(resources.cpu.shares);
     host.cpuset_cpus.clone_from(&resources.cpu.cpus);
     host.cpuset_mems.clone_from(&resources.cpu.mems);
     host.pids_limit = resources.pids.map(|pids| pids.limit);
     let (quota, period) = (resources.cpu.quota.unwrap_or(0), number(resources.cpu.period));
-    if host.nano_cpus > 0 && period > 0 {
+    if settings.whole_cpus && period > 0 {
         // `--cpus` is kept as the quota that it means.
         host.nano_cpus = quota.saturating_mul(1_000_000_000) / period;
     } else {
@@ -302,6 +303,7 @@ mod tests {
         settings.resources.memory.limit = Some(1 << 26);
         settings.resources.cpu.quota = Some(50_000);
         settings.resources.cpu.period = Some(100_000);
+        settings.whole_cpus = true;
         let mut host = HostConfig { nano_cpus: 1, ..HostConfig::default() };
         updated(&mut host, &settings);
         assert_eq!((host.memory, host.nano_cpus, host.cpu_quota), (1 << 26, 500_000_000, 0));

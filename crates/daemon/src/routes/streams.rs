@@ -83,6 +83,7 @@ pub(super) async fn logs(call: &Call, key: &str) -> Handled {
         // What is no number means all, as in the reference.
         tail: query.text("tail").parse::<u64>().ok(),
         timestamps: query.flag("timestamps"),
+        details: query.flag("details"),
     };
     let lines = call.server.engine.logs(key, options).await?;
     let content_type = compat::stream_type(call.version, lines.tty);

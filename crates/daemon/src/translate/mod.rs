@@ -11,7 +11,7 @@ mod security;
 use hull_api::create::{Config, CreateRequest};
 use hull_api::hostconfig::{HostConfig, LogConfig, RestartPolicy as ApiRestart};
 use hull_engine::containers::settings::{
-    Create, Device, IpcMode, LogDriver, NetworkMode, PidMode, RestartPolicy, Settings,
+    Below, Create, Device, IpcMode, LogDriver, NetworkMode, PidMode, RestartPolicy, Settings,
 };
 use hull_oci::runtime::{DeviceRule, Rlimit};
 use serde::{Deserialize, Serialize};
@@ -44,11 +44,13 @@ const SHM_BYTES: i64 = 64 << 20;
 const NO_BRIDGE: &str =
     "This build has no bridge networks yet: the container has a loopback only, as with --network none";
 
-/// The engine's value and the warnings for the caller.
+/// The engine's value and the warnings for the caller. `below` is what a read-only bind does to
+/// mounts below it unless the request says otherwise: it depends on the API's version.
 pub(crate) fn create(
     name: Option<String>,
     request: CreateRequest,
     facts: &Facts,
+    below: Below,
 ) -> Result<(Create, Vec<String>)> {
     let CreateRequest { mut config, mut host_config, networking_config: _ } = request;
     let host = &mut host_config;
@@ -56,8 +58,7 @@ pub(crate) fn create(
     check_config(&config)?;
     not_yet(&config, host)?;
     let network = network(&config, host, &mut warnings)?;
-    let (resources, more) = resources::resources(host, facts)?;
-    warnings.extend(more);
+    let resources = resources::resources(host, facts)?;
     if config
         .healthcheck
         .as_ref()
@@ -71,7 +72,7 @@ pub(crate) fn create(
         ipc: ipc_mode(&host.ipc_mode)?,
         uts_host: two_modes(&host.uts_mode, "UTS")?,
         cgroupns_host: cgroupns(&host.cgroupns_mode)?,
-        mounts: mounts::mounts(host)?,
+        mounts: mounts::mounts(host, below)?,
         security: security::security(host)?,
         resources,
         restart: restart_policy(&host.restart_policy)?,
@@ -123,6 +124,7 @@ fn plain(config: &Config, host: &HostConfig) -> Settings {
         init: host.init.unwrap_or(false),
         oom_score_adj: i32::try_from(host.oom_score_adj).unwrap_or(0),
         shm_bytes: u64::try_from(host.shm_size).unwrap_or(0),
+        whole_cpus: host.nano_cpus > 0,
         sysctls: host.sysctls.clone().unwrap_or_default(),
         auto_remove: host.auto_remove,
         runtime: host.runtime.clone(),
@@ -463,6 +465,13 @@ fn normalise(config: &mut Config, host: &mut HostConfig) {
         host.pids_limit = None;
     }
     host.oom_kill_disable.get_or_insert(false);
+    let options = host.security_opt.get_or_insert_default();
+    let shares = host.privileged || host.ipc_mode == "host" || host.pid_mode == "host";
+    if shares && !options.iter().any(|option| option.split('=').next() == Some("label")) {
+        // What reaches the host's own processes has no label of its own (SELinux).
+        options.push("label=disable".to_owned());
+    }
+    host.security_opt.take_if(|options| options.is_empty());
     if !host.privileged {
         if host.masked_paths.is_none() {
             host.masked_paths = Some(security::MASKED.iter().map(|path| (*path).to_owned()).collect());

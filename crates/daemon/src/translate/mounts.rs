@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use hull_api::hostconfig::{HostConfig, Mount as ApiMount};
-use hull_engine::containers::settings::Mount;
+use hull_engine::containers::settings::{Below, Mount};
 
 use super::Result;
 use crate::http::Failure;
@@ -14,13 +14,13 @@ pub(super) const NO_VOLUMES: &str =
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
-pub(super) fn mounts(host: &HostConfig) -> Result<Vec<Mount>> {
+pub(super) fn mounts(host: &HostConfig, below: Below) -> Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     for bind in host.binds.iter().flatten() {
-        mounts.push(bind_of(bind)?);
+        mounts.push(bind_of(bind, below)?);
     }
     for mount in host.mounts.iter().flatten() {
-        mounts.push(long(mount)?);
+        mounts.push(long(mount, below)?);
     }
     for (target, options) in host.tmpfs.iter().flatten() {
         if !target.starts_with('/') {
@@ -42,7 +42,7 @@ pub(super) fn mounts(host: &HostConfig) -> Result<Vec<Mount>> {
 }
 
 /// `SOURCE:TARGET[:MODES]`; without a source it would be a volume.
-fn bind_of(text: &str) -> Result<Mount> {
+fn bind_of(text: &str, below: Below) -> Result<Mount> {
     let wrong = |why: &str| Failure::invalid(format!("invalid volume specification: '{text}'{why}"));
     let parts: Vec<&str> = text.split(':').collect();
     if parts.iter().any(|part| part.is_empty()) {
@@ -101,6 +101,7 @@ fn bind_of(text: &str) -> Result<Mount> {
         propagation: propagation_or_default(propagation),
         create_source: true,
         non_recursive: false,
+        below,
     })
 }
 
@@ -108,7 +109,7 @@ fn propagation_or_default(text: &str) -> String {
     if text.is_empty() { "rprivate".to_owned() } else { text.to_owned() }
 }
 
-fn long(mount: &ApiMount) -> Result<Mount> {
+fn long(mount: &ApiMount, below: Below) -> Result<Mount> {
     let kind = &mount.kind;
     if mount.target.is_empty() {
         return Err(wrong(mount, "field Target must not be empty"));
@@ -123,7 +124,7 @@ fn long(mount: &ApiMount) -> Result<Mount> {
         return Err(Failure::invalid(format!("{name} must not be specified on mount type {kind:?}")));
     }
     match kind.as_str() {
-        "bind" => long_bind(mount),
+        "bind" => long_bind(mount, below),
         "tmpfs" => long_tmpfs(mount),
         "volume" | "cluster" => Err(Failure::later(NO_VOLUMES)),
         "image" => Err(Failure::later("mounts of images come in a later build")),
@@ -143,7 +144,7 @@ fn absolute(mount: &ApiMount, path: &str) -> Result<String> {
     }
 }
 
-fn long_bind(mount: &ApiMount) -> Result<Mount> {
+fn long_bind(mount: &ApiMount, below: Below) -> Result<Mount> {
     if mount.source.is_empty() {
         return Err(wrong(mount, "field Source must not be empty"));
     }
@@ -159,6 +160,21 @@ fn long_bind(mount: &ApiMount) -> Result<Mount> {
     if !options.create_mountpoint && Path::new(&source).symlink_metadata().is_err() {
         return Err(wrong(mount, &format!("bind source path does not exist: {}", mount.source)));
     }
+    let (only_top, forced) = (options.read_only_non_recursive, options.read_only_force_recursive);
+    for (name, set) in [("ReadOnlyNonRecursive", only_top), ("ReadOnlyForceRecursive", forced)] {
+        if set && !mount.read_only {
+            return Err(wrong(mount, &format!("{name} needs ReadOnly")));
+        }
+        if set && options.non_recursive {
+            return Err(wrong(mount, &format!("{name} and NonRecursive cannot both be set")));
+        }
+    }
+    if only_top && forced {
+        return Err(wrong(mount, "ReadOnlyNonRecursive and ReadOnlyForceRecursive cannot both be set"));
+    }
+    if forced && !matches!(options.propagation.as_str(), "" | "rprivate" | "private") {
+        return Err(wrong(mount, "ReadOnlyForceRecursive needs the propagation mode rprivate"));
+    }
     Ok(Mount::Bind {
         source,
         target,
@@ -166,6 +182,11 @@ fn long_bind(mount: &ApiMount) -> Result<Mount> {
         propagation: propagation_or_default(&options.propagation),
         create_source: options.create_mountpoint,
         non_recursive: options.non_recursive,
+        below: match () {
+            () if forced => Below::ReadOnly,
+            () if only_top => Below::Untouched,
+            () => below,
+        },
     })
 }
 

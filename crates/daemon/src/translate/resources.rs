@@ -12,8 +12,8 @@ const LEAST_MEMORY: i64 = 6 << 20;
 /// Microseconds: what `--cpus` is measured in.
 const PERIOD: u64 = 100_000;
 
-/// The limits asked for, and warnings.
-pub(super) fn resources(host: &HostConfig, facts: &Facts) -> Result<(Resources, Vec<String>)> {
+/// The limits asked for. What this host lacks the engine tells.
+pub(super) fn resources(host: &HostConfig, facts: &Facts) -> Result<Resources> {
     check_memory(host)?;
     check_cpu(host, facts)?;
     if host.shm_size < 0 {
@@ -24,14 +24,6 @@ pub(super) fn resources(host: &HostConfig, facts: &Facts) -> Result<(Resources, 
             "Invalid value {}, range for oom score adj is [-1000, 1000]",
             host.oom_score_adj
         )));
-    }
-    let mut warnings = Vec::new();
-    if host.oom_kill_disable == Some(true) && host.memory == 0 {
-        warnings.push(
-            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system \
-             running out of resources."
-                .to_owned(),
-        );
     }
     let mut resources = Resources::default();
     let memory = &mut resources.memory;
@@ -65,7 +57,7 @@ pub(super) fn resources(host: &HostConfig, facts: &Facts) -> Result<(Resources, 
     if io {
         return Err(Failure::later("limits of single block devices come in a later build"));
     }
-    Ok((resources, warnings))
+    Ok(resources)
 }
 
 fn positive(number: i64) -> Option<i64> {
@@ -149,9 +141,6 @@ fn check_cpu(host: &HostConfig, facts: &Facts) -> Result<()> {
     if cpu_list(mems).is_none() {
         return invalid(format!("Invalid value {mems} for cpuset mems: invalid format: {mems}"));
     }
-    if host.blkio_weight > 0 && !(10..=1000).contains(&host.blkio_weight) {
-        return invalid("Range of blkio weight is from 10 to 1000".into());
-    }
     Ok(())
 }
 
@@ -193,11 +182,11 @@ pub(crate) fn update(request: &UpdateRequest, facts: &Facts) -> Result<Update> {
         pids_limit: request.pids_limit,
         ..HostConfig::default()
     };
-    let (mut resources, _) = resources(&host, facts)?;
+    let mut resources = resources(&host, facts)?;
     resources.memory.swap = Some(request.memory_swap).filter(|swap| *swap != 0);
     let restart = match request.restart_policy.name.as_str() {
         "" if request.restart_policy.maximum_retry_count == 0 => None,
         _ => Some(restart_policy(&request.restart_policy)?),
     };
-    Ok(Update { resources, restart })
+    Ok(Update { resources, whole_cpus: request.nano_cpus > 0, restart })
 }

@@ -11,7 +11,7 @@ fn facts() -> Facts {
 
 fn run(body: &str) -> std::result::Result<(Create, Vec<String>), Failure> {
     let request = CreateRequest::decode(body.as_bytes()).unwrap();
-    create(Some("box".into()), request, &facts())
+    create(Some("box".into()), request, &facts(), Below::ReadOnlyIfPossible)
 }
 
 fn refused(host: &str) -> String {
@@ -163,8 +163,45 @@ fn binds_are_read_in_the_short_form() {
         propagation: "rslave".into(),
         create_source: true,
         non_recursive: false,
+        below: Below::ReadOnlyIfPossible,
     };
     assert_eq!(settings.mounts, [expected]);
+}
+
+#[test]
+fn what_is_below_a_read_only_bind_can_be_spared_or_insisted_on() {
+    let bind = |more: &str| {
+        format!(
+            r#"{{"Mounts":[{{"Type":"bind","Source":"/","Target":"/h","ReadOnly":true,"BindOptions":{{{more}}}}}]}}"#
+        )
+    };
+    let below = |more: &str| match &settings(&bind(more)).mounts[..] {
+        [Mount::Bind { below, .. }] => *below,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(below(""), Below::ReadOnlyIfPossible);
+    assert_eq!(below(r#""ReadOnlyNonRecursive":true"#), Below::Untouched);
+    assert_eq!(below(r#""ReadOnlyForceRecursive":true"#), Below::ReadOnly);
+    let forced = bind(r#""ReadOnlyForceRecursive":true"#);
+    assert!(refused(&forced.replace("\"ReadOnly\":true,", "")).contains("needs ReadOnly"));
+    assert!(refused(&bind(r#""ReadOnlyForceRecursive":true,"Propagation":"rshared""#)).contains("rprivate"));
+    assert!(refused(&bind(r#""ReadOnlyForceRecursive":true,"NonRecursive":true"#)).contains("cannot both"));
+}
+
+#[test]
+fn what_shares_with_the_host_has_no_label() {
+    let options = |host: &str| {
+        let (create, _) = run(&format!(r#"{{"Image":"busybox","HostConfig":{host}}}"#)).unwrap();
+        serde_json::from_str::<Echo>(&create.request).unwrap().host.security_opt.unwrap_or_default()
+    };
+    assert_eq!(options("{}"), [] as [&str; 0]);
+    assert_eq!(options(r#"{"Privileged":true}"#), ["label=disable"]);
+    assert_eq!(options(r#"{"PidMode":"host"}"#), ["label=disable"]);
+    assert_eq!(
+        options(r#"{"Privileged":true,"SecurityOpt":["no-new-privileges"]}"#),
+        ["no-new-privileges", "label=disable"]
+    );
+    assert_eq!(options(r#"{"Privileged":true,"SecurityOpt":["label=level:s0"]}"#), ["label=level:s0"]);
 }
 
 #[test]

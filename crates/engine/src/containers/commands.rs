@@ -7,7 +7,7 @@ use hull_oci::runtime::Resources;
 use super::handle::{Command, Reply};
 use super::phase::{Input, Phase, Refused, Time};
 use super::requests::{Remove, Update};
-use super::settings::RestartPolicy;
+use super::settings::{RestartPolicy, Settings};
 use super::task::Task;
 use super::validate;
 use crate::{Error, Result, signals};
@@ -169,7 +169,11 @@ impl Task {
             )));
         }
         let mut settings = (*self.record.settings).clone();
-        overlay(&mut settings.resources, update.resources);
+        let mut asked = update.resources;
+        let mut warnings = validate::discard(&mut asked, &self.services.facts);
+        contradictions(&settings, &asked, update.whole_cpus).map_err(prefix)?;
+        settings.whole_cpus |= update.whole_cpus;
+        overlay(&mut settings.resources, asked);
         if let Some(restart) = update.restart {
             if settings.auto_remove && restart != RestartPolicy::No {
                 return Err(prefix(Error::Conflict(
@@ -179,7 +183,7 @@ impl Task {
             }
             settings.restart = restart;
         }
-        let mut warnings = validate::resources(&settings.resources, &self.services.facts)?;
+        warnings.extend(validate::resources(&settings.resources, &self.services.facts)?);
         if self.record.life.phase.live().is_some() {
             let (services, path) = (Arc::clone(&self.services), self.services.cgroup_path(&self.record));
             let mut resources = settings.resources.clone();
@@ -232,6 +236,44 @@ impl Task {
     }
 }
 
+/// Limits that are measured in one way cannot be changed in the other.
+fn contradictions(settings: &Settings, asked: &Resources, whole_cpus: bool) -> Result<()> {
+    let conflict = |text: &str| Err(Error::Conflict(text.to_owned()));
+    let (was, cpu) = (&settings.resources, &asked.cpu);
+    let set = |number: Option<i64>| number.is_some_and(|number| number > 0);
+    if whole_cpus && !settings.whole_cpus {
+        if was.cpu.period.is_some_and(|period| period > 0) {
+            return conflict(
+                "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set",
+            );
+        }
+        if set(was.cpu.quota) {
+            return conflict(
+                "Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set",
+            );
+        }
+    }
+    if settings.whole_cpus && !whole_cpus {
+        if cpu.period.is_some_and(|period| period > 0) {
+            return conflict(
+                "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set",
+            );
+        }
+        if set(cpu.quota) {
+            return conflict(
+                "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set",
+            );
+        }
+    }
+    let swap = was.memory.swap.unwrap_or(0);
+    if asked.memory.swap.is_none() && swap > 0 && asked.memory.limit.is_some_and(|limit| limit > swap) {
+        return conflict(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
+        );
+    }
+    Ok(())
+}
+
 /// Puts what is given over what was.
 fn overlay(base: &mut Resources, over: Resources) {
     fn put<T>(base: &mut Option<T>, over: Option<T>) {
@@ -260,4 +302,43 @@ fn overlay(base: &mut Resources, over: Resources) {
         base.cpu.mems = over.cpu.mems;
     }
     base.unified.extend(over.unified);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Quota, period, swap and memory in bytes; 0 is unset.
+    fn limits(quota: i64, period: u64, swap: i64, memory: i64) -> Resources {
+        let mut resources = Resources::default();
+        resources.cpu.quota = Some(quota).filter(|quota| *quota != 0);
+        resources.cpu.period = Some(period).filter(|period| *period != 0);
+        resources.memory.swap = Some(swap).filter(|swap| *swap != 0);
+        resources.memory.limit = Some(memory).filter(|memory| *memory != 0);
+        resources
+    }
+
+    #[test]
+    fn cpus_are_changed_in_the_way_in_which_they_were_limited() {
+        let check = |was: Resources, whole, asked: Resources, now_whole| {
+            let settings = Settings { resources: was, whole_cpus: whole, ..Settings::default() };
+            contradictions(&settings, &asked, now_whole).map_err(|error| error.to_string())
+        };
+        let refused = |text: Result<(), String>, end: &str| {
+            let text = text.unwrap_err();
+            assert!(text.contains(end), "{text}");
+        };
+        let half = || limits(50_000, 100_000, 0, 0);
+        refused(check(half(), false, half(), true), "Nano CPUs cannot be updated as CPU Period");
+        refused(check(limits(50_000, 0, 0, 0), false, half(), true), "as CPU Quota has already been set");
+        refused(check(half(), true, half(), false), "CPU Period cannot be updated as NanoCPUs");
+        refused(check(half(), true, limits(1000, 0, 0, 0), false), "CPU Quota cannot be updated as NanoCPUs");
+        assert_eq!(check(half(), true, half(), true), Ok(()));
+        assert_eq!(check(half(), false, half(), false), Ok(()));
+        assert_eq!(check(Resources::default(), false, half(), true), Ok(()));
+        let was = || limits(0, 0, 100, 50);
+        refused(check(was(), false, limits(0, 0, 0, 101), false), "already set memoryswap limit");
+        assert_eq!(check(was(), false, limits(0, 0, 200, 101), false), Ok(()));
+        assert_eq!(check(was(), false, limits(0, 0, 0, 100), false), Ok(()));
+    }
 }

@@ -30,7 +30,8 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     resolve_sharing(services, &mut settings)?;
     let id = new_id();
     fill_defaults(services, &mut settings, &id);
-    let warnings = validate::settings(&settings, &services.facts)?;
+    let mut warnings = validate::discard(&mut settings.resources, &services.facts);
+    warnings.extend(validate::settings(&settings, &services.facts)?);
     let name = reserve_name(services, request.name.as_deref(), &id)?;
     let record = Record {
         id: id.clone(),

@@ -32,6 +32,8 @@ struct Prepared<T> {
     warnings: Vec<String>,
     namespaces: Vec<(NamespaceKind, OwnedFd)>,
     seccomp: Option<Arc<OwnedFd>>,
+    /// The mount namespace in which the /dev/shm is that this container shares.
+    shared_memory: Option<OwnedFd>,
 }
 
 /// Prepares the container and asks for its shim. Gives warnings beside the link.
@@ -50,6 +52,7 @@ pub(crate) async fn container(
         namespaces: &namespaces,
         seccomp: prepared.seccomp.as_ref().map(|fd| fd.as_fd()),
         hold: None,
+        shared_memory: prepared.shared_memory.as_ref().map(|fd| fd.as_fd()),
         attach: &attach,
     };
     let connection = services.spawner.launch(launch).await?;
@@ -117,12 +120,13 @@ fn prepare(services: &Services, record: &Record) -> Result<Prepared<Bundle>> {
     }
     let identity = identity(services, record, &settings.user)?;
     let namespaces = joined(services, record)?;
+    let shared_memory = shared_memory(services, record)?;
     let (given, _) = spec::given_capabilities(settings, &services.facts)?;
     let seccomp = services.seccomp.filter(&settings.security, &given).map_err(Error::Start)?;
     let (document, warnings) = spec::compile(inputs(services, record, &identity, &found)?)?;
     shim::expect(services.exec_root(), Kind::Container, &record.id)
         .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
-    Ok(Prepared { document, warnings, namespaces, seccomp })
+    Ok(Prepared { document, warnings, namespaces, seccomp, shared_memory })
 }
 
 fn prepare_exec(
@@ -140,7 +144,7 @@ fn prepare_exec(
     let mut security = record.settings.security.clone();
     security.privileged |= exec.privileged;
     let seccomp = services.seccomp.filter(&security, bounding).map_err(Error::Start)?;
-    Ok(Prepared { document, warnings: Vec::new(), namespaces: Vec::new(), seccomp })
+    Ok(Prepared { document, warnings: Vec::new(), namespaces: Vec::new(), seccomp, shared_memory: None })
 }
 
 fn inputs<'a>(
@@ -210,6 +214,16 @@ fn joined(services: &Services, record: &Record) -> Result<Vec<(NamespaceKind, Ow
         joined.push((NamespaceKind::Ipc, namespace(services, id, "ipc", "IPC namespace")?));
     }
     Ok(joined)
+}
+
+/// Who joins another's IPC namespace has its /dev/shm too: POSIX' half of the same thing.
+fn shared_memory(services: &Services, record: &Record) -> Result<Option<OwnedFd>> {
+    let settings = &record.settings;
+    let IpcMode::Container(id) = &settings.ipc else { return Ok(None) };
+    if settings.mounts.iter().any(|mount| mount.target() == "/dev/shm") {
+        return Ok(None);
+    }
+    namespace(services, id, "mnt", "IPC namespace").map(Some)
 }
 
 fn namespace(services: &Services, id: &str, file: &str, noun: &str) -> Result<OwnedFd> {

@@ -12,6 +12,7 @@ use hull_runtime::log::{Entry, Options, Reader, Stream, Watch};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
+use super::details;
 use super::link::{self, Ready};
 use super::phase::{Phase, Time};
 use super::requests::{LogStream, Logs};
@@ -47,7 +48,9 @@ async fn run(
     let options = Options { tail: asked.tail, since: asked.since, until: asked.until, ..Options::default() };
     let dir = view.log_dir.clone();
     let open = move || Reader::open(&dir, options).map_err(|source| Error::Log { source });
-    let mut frames = Frames { asked, tty: view.settings.tty, clock: Clock::default(), fresh: [true; 2] };
+    let details = if asked.details { details::prefix(view) } else { String::new() };
+    let mut frames =
+        Frames { asked, tty: view.settings.tty, details, clock: Clock::default(), fresh: [true; 2] };
     let mut reader = blocking(open).await?;
     loop {
         // Asked before reading: what ends after this question has written before it.
@@ -103,6 +106,8 @@ pub(crate) fn goes_on(phase: &Phase) -> bool {
 struct Frames {
     asked: Logs,
     tty: bool,
+    /// Before each line, where asked for.
+    details: String,
     clock: Clock,
     /// Whether the next entry of each stream begins a line.
     fresh: [bool; 2],
@@ -114,12 +119,21 @@ impl Frames {
         let mut block = Vec::new();
         while block.len() < BLOCK {
             let Some(entry) = reader.next().map_err(|source| Error::Log { source })? else { break };
-            // Lost lines have no word in Docker's stream.
-            if let Entry::Line { time, stream, partial, bytes } = entry {
-                self.put(&mut block, time, stream, partial, bytes);
-            }
+            self.entry(&mut block, entry);
         }
         Ok(block.into())
+    }
+
+    fn entry(&mut self, block: &mut Vec<u8>, entry: Entry<'_>) {
+        match entry {
+            Entry::Line { time, stream, partial, bytes } => self.put(block, time, stream, partial, bytes),
+            // Docker's stream has no word for it: it is said where the lines would have been.
+            Entry::Lost { time, lines } => {
+                let plural = if lines == 1 { "line was" } else { "lines were" };
+                let text = format!("[hull: {lines} {plural} lost here: the disk of the log was full]\n");
+                self.put(block, time, Stream::Err, false, text.as_bytes());
+            }
+        }
     }
 
     fn put(&mut self, block: &mut Vec<u8>, time: Time, stream: Stream, partial: bool, bytes: &[u8]) {
@@ -130,15 +144,17 @@ impl Frames {
         if !wanted {
             return;
         }
-        let stamp = if self.asked.timestamps && self.fresh[index] { self.clock.text(time) } else { "" };
-        self.fresh[index] = !partial;
+        let fresh = std::mem::replace(&mut self.fresh[index], !partial);
+        let stamp = if self.asked.timestamps && fresh { self.clock.text(time) } else { "" };
+        let details = if fresh { self.details.as_str() } else { "" };
         if !self.tty {
-            // Sixteen KiB of line and a stamp always fit.
-            let length = (stamp.len() + bytes.len()) as u32;
+            // Sixteen KiB of line, a stamp and what a container may be labelled with always fit.
+            let length = (stamp.len() + details.len() + bytes.len()) as u32;
             block.extend_from_slice(&[number, 0, 0, 0]);
             block.extend_from_slice(&length.to_be_bytes());
         }
         block.extend_from_slice(stamp.as_bytes());
+        block.extend_from_slice(details.as_bytes());
         block.extend_from_slice(bytes);
     }
 }
@@ -178,7 +194,7 @@ mod tests {
     const SECOND: i64 = 1_000_000_000;
 
     fn frames(asked: Logs, tty: bool) -> Frames {
-        Frames { asked, tty, clock: Clock::default(), fresh: [true; 2] }
+        Frames { asked, tty, details: String::new(), clock: Clock::default(), fresh: [true; 2] }
     }
 
     fn both() -> Logs {
@@ -210,6 +226,27 @@ mod tests {
         let (_dir, mut reader) = written();
         let block = frames(Logs { stderr: false, ..both() }, true).next_block(&mut reader).unwrap();
         assert_eq!(&block[..], b"one\nend");
+    }
+
+    #[test]
+    fn lost_lines_are_counted_where_they_would_have_been() {
+        let mut block = Vec::new();
+        frames(both(), true).entry(&mut block, Entry::Lost { time: SECOND, lines: 2 });
+        assert_eq!(block, b"[hull: 2 lines were lost here: the disk of the log was full]\n");
+        block.clear();
+        frames(Logs { stderr: false, ..both() }, true).entry(&mut block, Entry::Lost { time: 0, lines: 1 });
+        assert!(block.is_empty(), "who asked for the output alone gets nothing else");
+    }
+
+    #[test]
+    fn details_stand_between_the_stamp_and_the_line_and_not_in_its_middle() {
+        let mut block = Vec::new();
+        let mut frames = frames(Logs { timestamps: true, ..both() }, true);
+        frames.details = "a=1 ".to_owned();
+        frames.put(&mut block, SECOND, Stream::Out, true, b"one, ");
+        frames.put(&mut block, SECOND, Stream::Out, false, b"two\n");
+        let text = std::str::from_utf8(&block).unwrap();
+        assert_eq!(text, "1970-01-01T00:00:01.000000000Z a=1 one, two\n");
     }
 
     #[test]

@@ -8,12 +8,13 @@
 //! task commands attach execs   the task of each container
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
-//! logs stats               reading, past the task
+//! logs details stats       reading, past the task
 //! ```
 
 mod attach;
 mod commands;
 pub(crate) mod create;
+mod details;
 mod execs;
 pub(crate) mod files;
 pub(crate) mod handle;

@@ -29,6 +29,8 @@ pub struct Remove {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Update {
     pub resources: Resources,
+    /// The quota in `resources` was asked for as a number of CPUs.
+    pub whole_cpus: bool,
     pub restart: Option<RestartPolicy>,
 }
 
@@ -75,6 +77,8 @@ pub struct Logs {
     /// Only so many of the last lines.
     pub tail: Option<u64>,
     pub timestamps: bool,
+    /// Each line with the labels and variables that the log driver was told to keep.
+    pub details: bool,
 }
 
 /// Blocks of a log, framed as Docker's clients read them: multiplexed unless `tty`.

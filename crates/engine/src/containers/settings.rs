@@ -70,7 +70,8 @@ pub struct Settings {
     /// Run a reaping pid 1 of ours.
     pub init: bool,
     pub resources: Resources,
-    /// CPUs in billionths, as `--cpus`; 0 is unset. Kept beside `resources`, which has the quota.
+    /// The quota in `resources` was asked for as a number of CPUs.
+    pub whole_cpus: bool,
     pub rlimits: Vec<Rlimit>,
     pub oom_score_adj: i32,
     pub shm_bytes: u64,
@@ -132,12 +133,35 @@ pub enum Mount {
         /// `-v` makes a missing source a folder; `--mount` refuses.
         create_source: bool,
         non_recursive: bool,
+        #[serde(default)]
+        below: Below,
     },
     Tmpfs {
         target: String,
         /// Mount options as in fstab, `size=…`, `mode=…` among them.
         options: Vec<String>,
     },
+}
+
+impl Mount {
+    /// Its place in the container.
+    pub fn target(&self) -> &str {
+        let (Mount::Bind { target, .. } | Mount::Tmpfs { target, .. }) = self;
+        target
+    }
+}
+
+/// What a read-only bind does to what is mounted below its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Below {
+    /// Read-only too where the kernel can.
+    #[default]
+    ReadOnlyIfPossible,
+    /// Left as it is.
+    Untouched,
+    /// Read-only too, or the container does not start.
+    ReadOnly,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -195,6 +195,23 @@ fn is_tmpfs_option(option: &str) -> bool {
     }
 }
 
+/// Takes away what this host cannot do and the container runs without; a warning for each.
+pub(crate) fn discard(resources: &mut Resources, host: &HostFacts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if resources.block_io.weight.is_some_and(|weight| weight > 0) && !host.io_weight {
+        resources.block_io.weight = None;
+        warnings.push(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+                .to_owned(),
+        );
+    }
+    if resources.memory.disable_oom_killer == Some(true) && !host.oom_kill_disable {
+        resources.memory.disable_oom_killer = None;
+        warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());
+    }
+    warnings
+}
+
 /// Limits that contradict each other or that no host can have; warnings for what this one lacks.
 pub(crate) fn resources(resources: &Resources, host: &HostFacts) -> Result<Vec<String>> {
     memory(resources)?;
@@ -215,6 +232,9 @@ pub(crate) fn resources(resources: &Resources, host: &HostFacts) -> Result<Vec<S
         "CPUs",
     )?;
     cpuset("mems", &cpu.mems, "/sys/fs/cgroup/cpuset/cpuset.mems", "0", "memory nodes")?;
+    if resources.block_io.weight.is_some_and(|weight| weight > 0 && !(10..=1000).contains(&weight)) {
+        return refuse("Range of blkio weight is from 10 to 1000");
+    }
     let mut warnings = Vec::new();
     if resources.memory.disable_oom_killer == Some(true) && resources.memory.limit.unwrap_or(0) <= 0 {
         warnings.push(
@@ -342,6 +362,7 @@ mod tests {
             propagation: String::new(),
             create_source,
             non_recursive: false,
+            below: Default::default(),
         };
         let tmpfs = |target: &str, options: &[&str]| Mount::Tmpfs {
             target: target.into(),

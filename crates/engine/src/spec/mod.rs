@@ -100,7 +100,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         root: Some(Root { path: PathBuf::from("rootfs"), readonly: settings.read_only }),
         hostname: if settings.uts_host { String::new() } else { settings.hostname.clone() },
         domainname: if settings.uts_host { String::new() } else { settings.domainname.clone() },
-        mounts: mounts::all(settings, &inputs.files),
+        mounts: mounts::all(settings, &inputs.files, inputs.host.recursive_read_only),
         annotations: settings.annotations.clone(),
         linux: linux(&inputs),
         ..Spec::default()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hull_oci::runtime::Mount as Entry;
 
 use super::Files;
-use crate::containers::settings::{IpcMode, Mount, Settings};
+use crate::containers::settings::{Below, IpcMode, Mount, Settings};
 
 fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry {
     Entry {
@@ -18,8 +18,9 @@ fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry
 }
 
 /// All mounts in the order in which they are made: parents before what lies in them.
-pub(super) fn all(settings: &Settings, files: &Files) -> Vec<Entry> {
-    let asked: Vec<Entry> = settings.mounts.iter().map(|mount| wanted(mount, settings.read_only)).collect();
+pub(super) fn all(settings: &Settings, files: &Files, recursive_read_only: bool) -> Vec<Entry> {
+    let asked: Vec<Entry> =
+        settings.mounts.iter().map(|mount| wanted(mount, settings.read_only, recursive_read_only)).collect();
     let mut mounts = usual(settings);
     mounts.extend(etc(files));
     // Whoever asks for a mount at the same place gets theirs instead of ours.
@@ -69,12 +70,21 @@ fn etc(files: &Files) -> Vec<Entry> {
     ]
 }
 
-fn wanted(mount: &Mount, read_only_root: bool) -> Entry {
+fn wanted(mount: &Mount, read_only_root: bool, recursive_read_only: bool) -> Entry {
     match mount {
-        Mount::Bind { source, target, read_only, propagation, non_recursive, .. } => {
+        Mount::Bind { source, target, read_only, propagation, non_recursive, below, .. } => {
             let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
             let bind = if *non_recursive { "bind" } else { "rbind" };
-            let access = if *read_only { "ro" } else { "rw" };
+            let below = match below {
+                Below::Untouched => false,
+                Below::ReadOnly => true,
+                Below::ReadOnlyIfPossible => recursive_read_only && !non_recursive,
+            };
+            let access = match (read_only, below) {
+                (false, _) => "rw",
+                (true, false) => "ro",
+                (true, true) => "rro",
+            };
             entry(target, "bind", source, &[bind, access, propagation])
         }
         Mount::Tmpfs { target, options } => {

@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use hull_oci::runtime::Spec;
 
 use super::*;
-use crate::containers::settings::{Mount, Security};
+use crate::containers::settings::{Below, Mount, Security};
 
 fn host() -> HostFacts {
     HostFacts {
@@ -24,12 +24,16 @@ fn settings() -> Settings {
 }
 
 fn compiled(settings: &Settings, identity: &Identity) -> Spec {
+    compiled_on(settings, identity, &host())
+}
+
+fn compiled_on(settings: &Settings, identity: &Identity, host: &HostFacts) -> Spec {
     let files =
         Files { hostname: "/c/hostname".into(), hosts: "/c/hosts".into(), resolv: "/c/resolv.conf".into() };
     let inputs = Inputs {
         id: "id",
         settings,
-        host: &host(),
+        host,
         identity,
         files,
         rootfs: Rootfs::Directory(PathBuf::from("/r")),
@@ -42,7 +46,11 @@ fn compiled(settings: &Settings, identity: &Identity) -> Spec {
 }
 
 fn mounts(settings: &Settings) -> String {
-    let spec = compiled(settings, &Identity::default());
+    mounts_on(settings, &host())
+}
+
+fn mounts_on(settings: &Settings, host: &HostFacts) -> String {
+    let spec = compiled_on(settings, &Identity::default(), host);
     let line = |m: &hull_oci::runtime::Mount| {
         format!("{} {} {} {}\n", m.destination.display(), m.kind, m.source, m.options.join(","))
     };
@@ -412,6 +420,7 @@ fn asked_mounts_replace_ours_and_parents_come_first() {
         propagation: String::new(),
         create_source: true,
         non_recursive: false,
+        below: Below::default(),
     };
     let tmpfs = Mount::Tmpfs { target: "/run".into(), options: vec!["exec".into(), "size=1m".into()] };
     let asked = vec![
@@ -438,6 +447,31 @@ fn asked_mounts_replace_ours_and_parents_come_first() {
         /etc/hosts bind /x rbind,ro,rprivate
     "#]],
     );
+}
+
+#[test]
+fn a_read_only_bind_is_so_all_the_way_down_where_the_kernel_can_or_it_was_insisted_on() {
+    let options = |below, non_recursive, kernel| {
+        let bind = Mount::Bind {
+            source: "/h".into(),
+            target: "/data".into(),
+            read_only: true,
+            propagation: String::new(),
+            create_source: true,
+            non_recursive,
+            below,
+        };
+        let settings = Settings { mounts: vec![bind], ..settings() };
+        let host = HostFacts { recursive_read_only: kernel, ..host() };
+        let text = mounts_on(&settings, &host);
+        text.lines().find_map(|line| line.strip_prefix("/data bind /h ")).unwrap().to_owned()
+    };
+    assert_eq!(options(Below::ReadOnlyIfPossible, false, true), "rbind,rro,rprivate");
+    assert_eq!(options(Below::ReadOnlyIfPossible, false, false), "rbind,ro,rprivate");
+    assert_eq!(options(Below::ReadOnlyIfPossible, true, true), "bind,ro,rprivate");
+    assert_eq!(options(Below::Untouched, false, true), "rbind,ro,rprivate");
+    // The runtime refuses what it cannot do.
+    assert_eq!(options(Below::ReadOnly, false, false), "rbind,rro,rprivate");
 }
 
 #[test]

@@ -83,8 +83,14 @@ impl House {
 
     pub(crate) fn launch(&self, bundle: &Bundle, attach: &[(Attach, &UnixStream)]) -> Connection {
         let attach: Vec<_> = attach.iter().map(|(attach, socket)| (*attach, socket.as_fd())).collect();
-        let launch =
-            Launch::Container { bundle, namespaces: &[], seccomp: None, hold: None, attach: &attach };
+        let launch = Launch::Container {
+            bundle,
+            namespaces: &[],
+            seccomp: None,
+            hold: None,
+            shared_memory: None,
+            attach: &attach,
+        };
         self.client.launch(launch).unwrap()
     }
 

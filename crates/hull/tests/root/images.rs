@@ -196,3 +196,21 @@ for name, members in cases.items():
     }
     host.hull(&["run", "--rm", "hello"]).ok();
 }
+
+#[test]
+fn an_image_for_another_machine_is_warned_of_unless_it_was_asked_for() {
+    let host = bare();
+    let other = if cfg!(target_arch = "aarch64") { "linux/amd64" } else { "linux/arm64" };
+    // The end of an archive, and nothing before it.
+    host.hull_with_input(&["import", "--platform", other, "-", "other:1"], &[0; 1024]).ok();
+    for client in CLIENTS {
+        let text = format!(
+            "The requested image's platform ({other}) does not match the detected host platform (linux/"
+        );
+        let warned = client(&host, &["create", "--network", "none", "other:1", "true"]);
+        warned.ok();
+        assert!(warned.stderr.contains(&text), "{warned}");
+        let asked = client(&host, &["create", "--network", "none", "--platform", other, "other:1", "true"]);
+        assert_eq!((asked.code, asked.stderr.as_str()), (0, ""), "{asked}");
+    }
+}

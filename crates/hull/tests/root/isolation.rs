@@ -148,3 +148,63 @@ fn no_descriptor_of_the_engine_reaches_a_container() {
         assert_ne!(finished.code, 0, "{finished}");
     }
 }
+
+#[test]
+fn what_is_mounted_below_a_read_only_bind_is_read_only_too() {
+    let host = host();
+    let shared = host.folder().join("shared");
+    std::fs::create_dir_all(shared.join("below")).unwrap();
+    let below = shared.join("below");
+    let mounted = host.inside("mount").args(["-t", "tmpfs", "none"]).arg(&below).status().unwrap();
+    assert!(mounted.success(), "cannot mount on the machine");
+    let bind = format!("{}:/shared:ro", shared.display());
+    let long = format!("type=bind,source={},target=/shared,readonly", shared.display());
+    fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["run", "--rm"][..], more, &["busybox", "touch", "/shared/below/made"]].concat()
+    }
+    for client in CLIENTS {
+        for words in [["-v", &bind], ["--mount", &long]] {
+            let finished = client(&host, &run(&words));
+            assert!(finished.stderr.contains("Read-only file system"), "{finished}");
+        }
+        client(&host, &run(&["--mount", &format!("{long},bind-recursive=writable")])).ok();
+        let forced = format!("{long},bind-recursive=readonly,bind-propagation=rprivate");
+        let finished = client(&host, &run(&["--mount", &forced]));
+        assert!(finished.stderr.contains("Read-only file system"), "{finished}");
+    }
+    // Before 1.44 it was the top alone.
+    host.docker_at("1.43", &run(&["-v", &bind])).ok();
+}
+
+#[test]
+fn who_shares_anothers_ipc_shares_its_memory() {
+    let host = host();
+    host.hull(&["run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sleep", "1000"]).ok();
+    host.hull(&["exec", "donor", "sh", "-c", "echo from donor > /dev/shm/word"]).ok();
+    host.hull(&["run", "-d", "--name", "closed", "busybox", "sleep", "1000"]).ok();
+    for client in CLIENTS {
+        let join = ["run", "--rm", "--ipc", "container:donor", "busybox", "sh", "-c"];
+        let script = "cat /dev/shm/word; readlink /proc/self/ns/ipc; grep -c ' /dev/shm ' /proc/mounts; echo back > /dev/shm/answer";
+        let joined = client(&host, &[&join[..], &[script]].concat()).ok().to_owned();
+        let own = host.hull(&[
+            "exec",
+            "donor",
+            "sh",
+            "-c",
+            "cat /dev/shm/word; readlink /proc/self/ns/ipc; echo 1",
+        ]);
+        assert_eq!(joined, own.ok());
+        assert_eq!(host.hull(&["exec", "donor", "cat", "/dev/shm/answer"]).ok(), "back");
+        host.hull(&["exec", "donor", "rm", "/dev/shm/answer"]).ok();
+        client(&host, &["run", "--rm", "--ipc", "container:closed", "busybox", "true"])
+            .fails(125, "non-shareable IPC (hint: use IpcMode:shareable for the donor container)");
+    }
+}
+
+#[test]
+fn dev_core_leads_to_the_kernels_core_where_there_is_one() {
+    let host = host();
+    let there = std::path::Path::new("/proc/kcore").exists();
+    let finished = host.hull(&["run", "--rm", "busybox", "readlink", "/dev/core"]);
+    assert_eq!(finished.stdout.trim_end(), if there { "/proc/kcore" } else { "" }, "{finished}");
+}

@@ -95,3 +95,50 @@ fn an_update_changes_a_running_container() {
         "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
     assert_eq!(host.hull(&["exec", "grows", "sh", "-c", script]).ok(), "67108864");
 }
+
+#[test]
+fn what_the_host_cannot_limit_is_said_once() {
+    let host = host();
+    // As the kernel shows it, in a folder below the root.
+    let kernel_can = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-maxdepth", "3", "-name", "*io.weight", "-o", "-name", "*.bfq.*"])
+        .output()
+        .is_ok_and(|output| !output.stdout.is_empty());
+    for client in CLIENTS {
+        let finished = client(&host, &["create", "--name", "weighty", "--blkio-weight", "100", "busybox"]);
+        finished.ok();
+        let warned = finished.stderr.contains(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
+        );
+        assert_eq!(warned, !kernel_can, "{finished}");
+        let weight = client(&host, &["inspect", "-f", "{{.HostConfig.BlkioWeight}}", "weighty"]);
+        assert_eq!(weight.ok(), if kernel_can { "100" } else { "0" });
+        client(&host, &["rm", "weighty"]).ok();
+        let finished =
+            client(&host, &["run", "--rm", "--network", "none", "--oom-kill-disable", "busybox", "true"]);
+        finished.ok();
+        assert_eq!(finished.stderr.lines().count(), 1, "{finished}");
+    }
+}
+
+#[test]
+fn cpus_are_updated_in_the_way_in_which_they_were_given() {
+    let host = host();
+    let run = ["run", "-d", "--network", "none", "--name"];
+    let sleep = ["busybox", "sleep", "1000"];
+    host.hull(&[&run[..], &["quota", "--cpu-period", "100000", "--cpu-quota", "50000"], &sleep[..]].concat())
+        .ok();
+    host.hull(&[&run[..], &["cpus", "--cpus", "0.5"], &sleep[..]].concat()).ok();
+    host.hull(&[&run[..], &["free"], &sleep[..]].concat()).ok();
+    for client in CLIENTS {
+        client(&host, &["update", "--cpus", "1", "quota"])
+            .fails(1, "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set");
+        client(&host, &["update", "--cpu-quota", "20000", "cpus"])
+            .fails(1, "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set");
+        for name in ["cpus", "free"] {
+            client(&host, &["update", "--cpus", "1", name]).ok();
+            let format = "{{.HostConfig.NanoCpus}} {{.HostConfig.CpuQuota}}";
+            assert_eq!(client(&host, &["inspect", "-f", format, name]).ok(), "1000000000 0");
+        }
+    }
+}

@@ -101,3 +101,37 @@ fn two_clients_attached_see_the_same() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "heard by all\n");
     }
 }
+
+#[test]
+fn details_are_what_the_driver_was_told_to_keep() {
+    let host = host();
+    let words = [
+        "run",
+        "--network",
+        "none",
+        "--name",
+        "kept",
+        "--log-opt",
+        "labels=y,z",
+        "--log-opt",
+        "env=X",
+        "--log-opt",
+        "tag={{.Name}}",
+        "-e",
+        "X=a b",
+        "-l",
+        "y=2",
+        "busybox",
+        "sh",
+        "-c",
+        "echo out; echo err >&2",
+    ];
+    host.hull(&words).ok();
+    host.hull(&["run", "--network", "none", "--name", "plain", "busybox", "echo", "out"]).ok();
+    for client in CLIENTS {
+        let kept = client(&host, &["logs", "--details", "kept"]);
+        assert_eq!((kept.ok(), kept.stderr.as_str()), ("X=a+b,tag=kept,y=2 out", "X=a+b,tag=kept,y=2 err\n"));
+        assert_eq!(client(&host, &["logs", "--details", "plain"]).stdout, " out\n");
+        assert_eq!(client(&host, &["logs", "plain"]).stdout, "out\n");
+    }
+}

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::{Device, Mount, Spec};
-use hull_sys::Errno;
+use hull_sys::error::During;
 use hull_sys::mount::{self, READ_ONLY};
 use hull_sys::root::{Handle, Root};
-use rustix::fs::{AtFlags, FileType, Mode};
+use hull_sys::{Errno, process};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::failure::{OrFail, Result, go_text, invalid};
 use super::mounts::{self, Api, Source};
@@ -25,7 +26,38 @@ pub(super) struct Site<'a> {
     pub(super) cgroup_mode: CgroupMode,
     /// In a user namespace device nodes cannot be made: the host's are bound.
     pub(super) user_namespace: bool,
+    /// A copy of another container's /dev/shm, to be attached instead of a new one.
+    pub(super) shared_memory: Option<&'a OwnedFd>,
 }
+
+/// Where POSIX' shared memory is (shm_overview(7)).
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// A detached copy of the /dev/shm in another mount namespace. Only who is in a namespace may copy
+/// its mounts (open_tree(2)), so this process goes there and comes back.
+///
+/// # Errors
+/// There is none, or what is there is no memory; or the kernel has no such copies.
+pub(super) fn copy_shared_memory(namespace: &OwnedFd) -> Result<OwnedFd> {
+    let own = rustix::fs::open(c"/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .during("open", || "/proc/self/ns/mnt")
+        .or_host()?;
+    process::join_one(namespace).or_invalid(|| "joining the mount namespace of another container".into())?;
+    let copied = Root::open(Path::new("/")).and_then(|root| {
+        let there = root.resolve_nofollow(Path::new(SHARED_MEMORY))?;
+        let kind = rustix::fs::fstatfs(&there).during("fstatfs", || SHARED_MEMORY)?.f_type;
+        if kind != TMPFS_MAGIC {
+            return Err(Errno::NODEV).during("fstatfs", || format!("{SHARED_MEMORY} is no tmpfs"));
+        }
+        mount::copy_of(&there, false)
+    });
+    // Whatever came of it: nothing further is done among the other's files.
+    process::join_one(&own).or_host()?;
+    copied.or_invalid(|| format!("sharing {SHARED_MEMORY} with another container"))
+}
+
+/// statfs(2).
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 const FOLDER: Mode = Mode::from_raw_mode(0o755);
 const FILE: Mode = Mode::from_raw_mode(0o644);
@@ -79,6 +111,9 @@ fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<()> {
         return cgroup_view(site, path, &options);
     }
     let place = site.root.create_dirs(path, FOLDER).or_host()?;
+    if let Some(shared) = site.shared_memory.filter(|_| path == Path::new(SHARED_MEMORY)) {
+        return mount::attach(shared, &place).or_host();
+    }
     if matches!(&*entry.kind, "proc" | "sysfs") {
         // An image may have a symlink here; then what is mounted would not be what later steps and
         // the container's programs take for /proc.
@@ -190,7 +225,9 @@ fn devices(site: &Site<'_>) -> Result<()> {
     for device in asked {
         make_device(site, &dev, device)?;
     }
-    for (name, target) in LINKS {
+    // Kernels without this file have nothing that the link could lead to.
+    let core = Path::new("/proc/kcore").exists();
+    for (name, target) in LINKS.iter().filter(|(name, _)| core || *name != "core") {
         link(&dev, name, target)?;
     }
     Ok(())
@@ -281,7 +318,7 @@ pub(super) fn sysctls(spec: &Spec) -> Result<()> {
     };
     for (key, value) in &spec.linux.sysctl {
         let path = Path::new("sys").join(key.replace('.', "/"));
-        let flags = rustix::fs::OFlags::WRONLY;
+        let flags = OFlags::WRONLY;
         let fd = proc.open_file(&path, flags, Mode::empty()).or_invalid(|| format!("sysctl {key:?}"))?;
         rustix::io::write(&fd, value.as_bytes()).or_invalid(|| format!("sysctl {key:?}={value:?}"))?;
     }

@@ -137,6 +137,7 @@ fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
     let umask = rustix::process::umask(Mode::empty());
     let (propagation, recursive) = rootfs::inherited_propagation(&linux.rootfs_propagation)?;
     let api = mounts::spread(propagation, recursive).or_host()?;
+    let shared_memory = init.options.shared_memory.as_ref().map(files::copy_shared_memory).transpose()?;
     let root = rootfs::make(api, &init.bundle.rootfs)?;
     let site = Site {
         api,
@@ -145,6 +146,7 @@ fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
         cgroup: init.cgroup,
         cgroup_mode: init.cgroup_mode,
         user_namespace: init.made.contains(Namespaces::USER),
+        shared_memory: shared_memory.as_ref(),
     };
     files::build(&site)?;
     let terminal = match init.streams {

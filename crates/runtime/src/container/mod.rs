@@ -64,6 +64,8 @@ pub struct StartOptions {
     /// The program is not executed before this descriptor can be read (a byte or the end of
     /// file); [`start`] returns when everything else is done (OCI create and start).
     pub hold: Option<OwnedFd>,
+    /// The mount namespace of another container, whose /dev/shm takes the place of a new one.
+    pub shared_memory: Option<OwnedFd>,
     /// Descriptors from 3 on that the program keeps.
     pub preserve_fds: u32,
     /// The bundle's folder, which hooks are told; they get no other use of it.

@@ -40,6 +40,7 @@ struct Given {
     target: Option<OwnedFd>,
     seccomp: Option<OwnedFd>,
     hold: Option<OwnedFd>,
+    shared_memory: Option<OwnedFd>,
     attach: Vec<(Attach, OwnedFd)>,
 }
 
@@ -53,6 +54,7 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             Role::Target => given.target = Some(fd),
             Role::Seccomp => given.seccomp = Some(fd),
             Role::Hold => given.hold = Some(fd),
+            Role::SharedMemory => given.shared_memory = Some(fd),
             Role::Attach(attach) => given.attach.push((attach, fd)),
             Role::Control | Role::Archive | Role::Folder => {}
         }
@@ -88,7 +90,8 @@ fn start_container(given: Given) -> Result<Begun, StartError> {
         .any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none())
         && !given.namespaces.iter().any(|(kind, _)| *kind == NamespaceKind::Pid);
     let hierarchies = hierarchies()?;
-    let options = StartOptions { hold: given.hold, ..StartOptions::default() };
+    let options =
+        StartOptions { hold: given.hold, shared_memory: given.shared_memory, ..StartOptions::default() };
     let started =
         container::start(&bundle, &hierarchies, &given.namespaces, &streams, seccomp.as_ref(), &options)?;
     Ok(Begun {

@@ -56,6 +56,8 @@ pub enum Launch<'a> {
         seccomp: Option<BorrowedFd<'a>>,
         /// The program is executed only when this has become readable or was closed.
         hold: Option<BorrowedFd<'a>>,
+        /// The mount namespace of the container whose /dev/shm this one shares.
+        shared_memory: Option<BorrowedFd<'a>>,
         /// Stream sockets attached before the process starts.
         attach: &'a [(Attach, BorrowedFd<'a>)],
     },
@@ -172,12 +174,16 @@ impl Client {
         let mut roles = vec![Role::Control, Role::Document];
         let mut fds = Vec::new();
         let (kind, id, cgroup, document) = match launch {
-            Launch::Container { bundle, namespaces, hold, .. } => {
+            Launch::Container { bundle, namespaces, hold, shared_memory, .. } => {
                 roles.extend(namespaces.iter().map(|(kind, _)| Role::Namespace(*kind)));
                 fds.extend(namespaces.iter().map(|(_, fd)| *fd));
                 if let Some(hold) = hold {
                     roles.push(Role::Hold);
                     fds.push(hold);
+                }
+                if let Some(shared_memory) = shared_memory {
+                    roles.push(Role::SharedMemory);
+                    fds.push(shared_memory);
                 }
                 let cgroup = Some(bundle.spec.linux.cgroups_path.clone()).filter(|path| !path.is_empty());
                 (Kind::Container, &bundle.id, cgroup, document(bundle)?)
