@@ -26,6 +26,8 @@ pub trait Firewall {
 pub enum Error {
     #[error("talk to nftables")]
     Netlink(#[from] hull_sys::Error),
+    #[error("nftables did not say whether a transaction happened")]
+    Unanswered,
     /// The whole transaction did not happen.
     #[error("nftables refused {what}: {}{}", hull_sys::error::describe(*.errno), words(.text))]
     Refused { what: String, errno: hull_sys::Errno, text: Option<String> },

@@ -23,6 +23,7 @@ pub mod firewall;
 pub mod forwarding;
 pub mod macvlan;
 pub mod namespace;
+pub mod nft;
 pub mod pool;
 pub mod ports;
 pub mod reaper;

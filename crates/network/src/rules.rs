@@ -30,6 +30,10 @@
 //!   addresses. Their ports are not published.
 //! - **`icc=false`** is a matter of the bridge table: between two ports that are `closed` only what a
 //!   link opens passes; back comes only what is no opening of a connection.
+//!   Where br_netfilter is on (others need it, Hull never does) the same packets also come through
+//!   `forward`, which therefore knows the links too. Published ports of a neighbour are then
+//!   rewritten while they are bridged: on a closed network that ends at the bridge table, and a
+//!   container reaches its own published port only if its bridge port reflects (hairpin mode).
 //! - **Strangers**: where it was Hull that switched forwarding on, what neither comes from nor goes
 //!   to a bridge of Hull's is dropped as it was before.
 
@@ -109,10 +113,7 @@ pub fn network_elements(network: &Network, options: &Options) -> Elements {
     let link = || Field::Link(bridge.link.clone());
     let mut put = |name, key, value| add(&mut all, Family::Inet, name, key, value);
     put("bridges", vec![link()], Value::None);
-    put("same", vec![link(), link()], Value::None);
-    if bridge.icc {
-        put("open", vec![link(), link()], Value::None);
-    }
+    put(if bridge.icc { "open" } else { "closed" }, vec![link(), link()], Value::None);
     if network.internal {
         put("internal", vec![link()], Value::None);
     }
@@ -191,6 +192,8 @@ fn link(all: &mut Elements, from: &Endpoint, to: &Endpoint) {
                 Field::Protocol(*protocol),
                 Field::Ports(*ports),
             ];
+            // Frames and, where br_netfilter is on, the packets in them.
+            add(all, Family::Inet, name, key.clone(), Value::None);
             add(all, Family::Bridge, name, key, Value::None);
         }
     }

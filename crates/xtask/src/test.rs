@@ -19,6 +19,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "script", package: "bsdutils" },
     Program { name: "zstd", package: "zstd" },
     Program { name: "xz", package: "xz-utils" },
+    Program { name: "nft", package: "nftables" },
     Program { name: "bzip2", package: "bzip2" },
 ];
 

@@ -37,13 +37,14 @@ fn inet_sets() -> BTreeMap<&'static str, Set> {
     let mut sets = BTreeMap::from([
         ("bridges", Set::new(&[Link])),
         ("internal", Set::new(&[Link])),
-        // Pairs of a bridge with itself: of all, and of those whose containers may talk.
-        ("same", Set::new(&[Link, Link])),
+        // Pairs of a bridge with itself: of those whose containers may talk, and of the others.
         ("open", Set::new(&[Link, Link])),
+        ("closed", Set::new(&[Link, Link])),
         ("relay-any", Set::new(&[Protocol, Port])),
         ("relay-at", Set::new(&[Protocol, Type::Address6, Port])),
         ("relay-ranges", Set::interval(&[Protocol, Type::Address6, Port])),
     ]);
+    sets.extend(link_sets());
     for (address, names) in [
         (Type::Address4, ["into4", "home4", "protected4", "masquerade4", "at4", "any4", "ranges4", "open4"]),
         (Type::Address6, ["into6", "home6", "protected6", "masquerade6", "at6", "any6", "ranges6", "open6"]),
@@ -64,12 +65,14 @@ fn inet_sets() -> BTreeMap<&'static str, Set> {
 }
 
 fn bridge_sets() -> BTreeMap<&'static str, Set> {
+    let mut sets = BTreeMap::from([("closed", Set::new(&[Type::Link]))]);
+    sets.extend(link_sets());
+    sets
+}
+
+fn link_sets() -> [(&'static str, Set); 2] {
     let link = |address| Set::interval(&[address, address, Type::Protocol, Type::Port]);
-    BTreeMap::from([
-        ("closed", Set::new(&[Type::Link])),
-        ("links4", link(Type::Address4)),
-        ("links6", link(Type::Address6)),
-    ])
+    [("links4", link(Type::Address4)), ("links6", link(Type::Address6))]
 }
 
 fn inet_chains(options: &Options) -> Vec<Chain> {
@@ -184,7 +187,8 @@ fn publish(options: &Options) -> Vec<Chain> {
     ];
     let relay = |key: &[Subject], set| {
         let port = options.relay?;
-        Some(rule("to the forwarder", vec![ipv6(), is_in(key, set), Statement::Redirect(port)]))
+        let tcp = Statement::Match(TransportProtocol, Test::Number(TCP));
+        Some(rule("to the forwarder", vec![ipv6(), tcp, is_in(key, set), Statement::Redirect(port)]))
     };
     // ::1 before the maps that know any address.
     rules.extend(relay(&at(Destination6), "relay-at"));
@@ -252,6 +256,10 @@ fn forward(options: &Options) -> Vec<Chain> {
     let mut rules = vec![
         rule("known connections", vec![known, accept()]),
         rule("within a network", vec![is_in(&both, "open"), accept()]),
+        rule(
+            "within a closed network",
+            vec![is_in(&both, "closed"), Statement::Verdict(Verdict::Goto("linked"))],
+        ),
         rule("out of an internal network", vec![is_in(&[Subject::InLink], "internal"), drop_it()]),
         rule("into an internal network", vec![is_in(&[Subject::OutLink], "internal"), drop_it()]),
         rule("into a network", vec![ipv4(), into("into4")]),
@@ -264,6 +272,7 @@ fn forward(options: &Options) -> Vec<Chain> {
         }
     }
     vec![
+        plain("linked", linked()),
         plain(
             "into-nat",
             vec![rule("published", vec![translated(), accept()]), rule("not published", vec![drop_it()])],
@@ -274,12 +283,35 @@ fn forward(options: &Options) -> Vec<Chain> {
     ]
 }
 
+/// Between containers of a closed network, as far as their packets come here.
+fn linked() -> Vec<Rule> {
+    let link = |family, source, destination, set| {
+        let key = [source, destination, Subject::TransportProtocol, Subject::DestinationPort];
+        rule("linked", vec![family, is_in(&key, set), accept()])
+    };
+    let translated = Statement::Match(Subject::Status, Test::AnyOf(DNAT));
+    vec![
+        rule("who has this address", [icmp6(NEIGHBOUR_SOLICITATION), vec![accept()]].concat()),
+        rule("who has this address", [icmp6(NEIGHBOUR_ADVERTISEMENT), vec![accept()]].concat()),
+        link(ipv4(), Subject::Source4, Subject::Destination4, "links4"),
+        link(ipv6(), Subject::Source6, Subject::Destination6, "links6"),
+        rule("published", vec![translated, accept()]),
+        rule("closed", vec![drop_it()]),
+    ]
+}
+
 /// Whose address a packet has when it leaves.
 fn leave() -> Chain {
     let loopback = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
     let masquerade = |family, subject, set, home| {
         let abroad = Statement::In { key: vec![subject, Subject::OutLink], set: home, is: false };
         rule("out of a network", vec![family, is_in(&[subject], set), abroad, Statement::Masquerade])
+    };
+    // By addresses: with br_netfilter the link that it came in by is not known here.
+    let hairpin = |family, subject, home| {
+        let translated = Statement::Match(Subject::Status, Test::AnyOf(DNAT));
+        let back = is_in(&[subject, Subject::OutLink], home);
+        rule("a published port, from the same network", vec![family, translated, back, Statement::Masquerade])
     };
     base(
         "leave",
@@ -296,14 +328,8 @@ fn leave() -> Chain {
                     Statement::Masquerade,
                 ],
             ),
-            rule(
-                "a published port, from the same network",
-                vec![
-                    is_in(&[Subject::InLink, Subject::OutLink], "same"),
-                    Statement::Match(Subject::Status, Test::AnyOf(DNAT)),
-                    Statement::Masquerade,
-                ],
-            ),
+            hairpin(ipv4(), Subject::Source4, "home4"),
+            hairpin(ipv6(), Subject::Source6, "home6"),
             masquerade(ipv4(), Subject::Source4, "masquerade4", "home4"),
             masquerade(ipv6(), Subject::Source6, "masquerade6", "home6"),
         ],

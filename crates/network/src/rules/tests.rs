@@ -132,6 +132,9 @@ fn the_frame() {
           set bridges {
             type ifname
           }
+          set closed {
+            type ifname . ifname
+          }
           set home4 {
             type ipv4_addr . ifname
             flags interval
@@ -148,6 +151,14 @@ fn the_frame() {
           }
           map into6 {
             type ifname : verdict
+          }
+          set links4 {
+            type ipv4_addr . ipv4_addr . inet_proto . inet_service
+            flags interval
+          }
+          set links6 {
+            type ipv6_addr . ipv6_addr . inet_proto . inet_service
+            flags interval
           }
           set masquerade4 {
             type ipv4_addr
@@ -194,9 +205,6 @@ fn the_frame() {
             type inet_proto . ipv6_addr . inet_service
             flags interval
           }
-          set same {
-            type ifname . ifname
-          }
           chain confined {
             meta nfproto ipv4 ip daddr . iifname @home4 accept comment "its own network"
             meta nfproto ipv4 ip daddr 224.0.0.0/4 accept comment "stays on the link"
@@ -222,12 +230,12 @@ fn the_frame() {
             meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @at4 comment "published"
             meta nfproto ipv4 dnat ip to meta l4proto . th dport map @any4 comment "published"
             meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @ranges4 comment "published"
-            meta nfproto ipv6 meta l4proto . ip6 daddr . th dport @relay-at redirect to :999 comment "to the forwarder"
-            meta nfproto ipv6 meta l4proto . ip6 daddr . th dport @relay-ranges redirect to :999 comment "to the forwarder"
+            meta nfproto ipv6 meta l4proto 6 meta l4proto . ip6 daddr . th dport @relay-at redirect to :999 comment "to the forwarder"
+            meta nfproto ipv6 meta l4proto 6 meta l4proto . ip6 daddr . th dport @relay-ranges redirect to :999 comment "to the forwarder"
             meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @at6 comment "published"
             meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @any6 comment "published"
             meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @ranges6 comment "published"
-            meta nfproto ipv6 meta l4proto . th dport @relay-any redirect to :999 comment "to the forwarder"
+            meta nfproto ipv6 meta l4proto 6 meta l4proto . th dport @relay-any redirect to :999 comment "to the forwarder"
           }
           chain publish {
             type nat hook prerouting priority -100; policy accept;
@@ -241,6 +249,14 @@ fn the_frame() {
             type filter hook input priority 0; policy accept;
             meta l4proto 6 th dport 999 ct status dnat accept comment "redirected to the forwarder"
             meta l4proto 6 th dport 999 drop comment "the forwarder is nobody's own address"
+          }
+          chain linked {
+            meta nfproto ipv6 meta l4proto 58 icmpv6 type 135 accept comment "who has this address"
+            meta nfproto ipv6 meta l4proto 58 icmpv6 type 136 accept comment "who has this address"
+            meta nfproto ipv4 ip saddr . ip daddr . meta l4proto . th dport @links4 accept comment "linked"
+            meta nfproto ipv6 ip6 saddr . ip6 daddr . meta l4proto . th dport @links6 accept comment "linked"
+            ct status dnat accept comment "published"
+            drop comment "closed"
           }
           chain into-nat {
             ct status dnat accept comment "published"
@@ -260,6 +276,7 @@ fn the_frame() {
             type filter hook forward priority 0; policy accept;
             ct state established,related accept comment "known connections"
             iifname . oifname @open accept comment "within a network"
+            iifname . oifname @closed goto linked comment "within a closed network"
             iifname @internal drop comment "out of an internal network"
             oifname @internal drop comment "into an internal network"
             meta nfproto ipv4 oifname vmap @into4 comment "into a network"
@@ -269,7 +286,8 @@ fn the_frame() {
           chain leave {
             type nat hook postrouting priority 100; policy accept;
             meta nfproto ipv4 ip saddr 127.0.0.0/8 oifname @bridges masquerade comment "a published port, from 127.0.0.1"
-            iifname . oifname @same ct status dnat masquerade comment "a published port, from the same network"
+            meta nfproto ipv4 ct status dnat ip saddr . oifname @home4 masquerade comment "a published port, from the same network"
+            meta nfproto ipv6 ct status dnat ip6 saddr . oifname @home6 masquerade comment "a published port, from the same network"
             meta nfproto ipv4 ip saddr @masquerade4 ip saddr . oifname != @home4 masquerade comment "out of a network"
             meta nfproto ipv6 ip6 saddr @masquerade6 ip6 saddr . oifname != @home6 masquerade comment "out of a network"
           }
@@ -330,15 +348,14 @@ fn one_family_alone() {
         &[web],
         &options,
         expect![[r#"
-        any4: tcp . 80 : 172.17.0.2 . 8080
-        bridges: "br0"
-        home4: 172.17.0.0/16 . "br0"
-        into4: "br0" : goto into-nat
-        masquerade4: 172.17.0.0/16
-        open: "br0" . "br0"
-        protected4: 172.17.0.0/16
-        same: "br0" . "br0"
-    "#]],
+            any4: tcp . 80 : 172.17.0.2 . 8080
+            bridges: "br0"
+            home4: 172.17.0.0/16 . "br0"
+            into4: "br0" : goto into-nat
+            masquerade4: 172.17.0.0/16
+            open: "br0" . "br0"
+            protected4: 172.17.0.0/16
+        "#]],
     );
 }
 
@@ -373,22 +390,21 @@ fn ports_of_an_ipv4_network() {
         &[web],
         &RELAY,
         expect![[r#"
-        any4: tcp . 80 : 172.17.0.2 . 8080
-        any4: tcp . 90 : 172.17.0.2 . 190
-        any4: tcp . 91 : 172.17.0.2 . 191
-        any4: sctp . 7 : 172.17.0.2 . 7
-        at4: tcp . 127.0.0.1 . 81 : 172.17.0.2 . 81
-        bridges: "br0"
-        home4: 172.17.0.0/16 . "br0"
-        into4: "br0" : goto into-nat
-        into6: "br0" : goto into-nat
-        masquerade4: 172.17.0.0/16
-        open: "br0" . "br0"
-        protected4: 172.17.0.0/16
-        relay-any: tcp . 80
-        relay-at: tcp . ::1 . 81
-        same: "br0" . "br0"
-    "#]],
+            any4: tcp . 80 : 172.17.0.2 . 8080
+            any4: tcp . 90 : 172.17.0.2 . 190
+            any4: tcp . 91 : 172.17.0.2 . 191
+            any4: sctp . 7 : 172.17.0.2 . 7
+            at4: tcp . 127.0.0.1 . 81 : 172.17.0.2 . 81
+            bridges: "br0"
+            home4: 172.17.0.0/16 . "br0"
+            into4: "br0" : goto into-nat
+            into6: "br0" : goto into-nat
+            masquerade4: 172.17.0.0/16
+            open: "br0" . "br0"
+            protected4: 172.17.0.0/16
+            relay-any: tcp . 80
+            relay-at: tcp . ::1 . 81
+        "#]],
     );
 }
 
@@ -410,27 +426,26 @@ fn ports_of_both_families_and_ranges_of_them() {
         &[web],
         &RELAY,
         expect![[r#"
-        any4: tcp . 80 : 172.17.0.2 . 8080
-        any6: tcp . 80 : fd00::2 . 8080
-        at6: tcp . 2001:db8::1 . 82 : fd00::2 . 82
-        bridges: "br0"
-        home4: 172.17.0.0/16 . "br0"
-        home6: fd00::/64 . "br0"
-        into4: "br0" : goto into-nat
-        into6: "br0" : goto into-nat
-        masquerade4: 172.17.0.0/16
-        masquerade6: fd00::/64
-        open: "br0" . "br0"
-        protected4: 172.17.0.0/16
-        protected6: fd00::/64
-        ranges4: tcp . 0.0.0.0/0 . 10000-59999 : 172.17.0.2
-        ranges4: udp . 192.0.2.1 . 10000-59999 : 172.17.0.2
-        ranges6: tcp . ::/0 . 10000-59999 : fd00::2
-        relay-at: tcp . ::1 . 80
-        relay-at: tcp . ::1 . 81
-        relay-ranges: tcp . ::1 . 10000-59999
-        same: "br0" . "br0"
-    "#]],
+            any4: tcp . 80 : 172.17.0.2 . 8080
+            any6: tcp . 80 : fd00::2 . 8080
+            at6: tcp . 2001:db8::1 . 82 : fd00::2 . 82
+            bridges: "br0"
+            home4: 172.17.0.0/16 . "br0"
+            home6: fd00::/64 . "br0"
+            into4: "br0" : goto into-nat
+            into6: "br0" : goto into-nat
+            masquerade4: 172.17.0.0/16
+            masquerade6: fd00::/64
+            open: "br0" . "br0"
+            protected4: 172.17.0.0/16
+            protected6: fd00::/64
+            ranges4: tcp . 0.0.0.0/0 . 10000-59999 : 172.17.0.2
+            ranges4: udp . 192.0.2.1 . 10000-59999 : 172.17.0.2
+            ranges6: tcp . ::/0 . 10000-59999 : fd00::2
+            relay-at: tcp . ::1 . 80
+            relay-at: tcp . ::1 . 81
+            relay-ranges: tcp . ::1 . 10000-59999
+        "#]],
     );
 }
 
@@ -452,32 +467,29 @@ fn gateway_modes() {
         &[web, hidden],
         &RELAY,
         expect![[r#"
-        any6: tcp . 80 : fd01::2 . 8080
-        bridges: "br-i"
-        bridges: "br-p"
-        bridges: "br-r"
-        home4: 10.1.0.0/24 . "br-r"
-        home4: 10.2.0.0/24 . "br-i"
-        home4: 10.3.0.0/24 . "br-p"
-        home6: fd01::/64 . "br-r"
-        internal: "br-i"
-        into4: "br-i" : goto into-nat
-        into4: "br-p" : goto into-nat
-        into4: "br-r" : goto into-routed
-        into6: "br-i" : goto into-nat
-        into6: "br-p" : goto into-nat
-        into6: "br-r" : goto into-unprotected
-        masquerade6: fd01::/64
-        open: "br-i" . "br-i"
-        open: "br-p" . "br-p"
-        open: "br-r" . "br-r"
-        open4: tcp . 10.1.0.2 . 8080
-        protected4: 10.3.0.0/24
-        relay-at: tcp . ::1 . 80
-        same: "br-i" . "br-i"
-        same: "br-p" . "br-p"
-        same: "br-r" . "br-r"
-    "#]],
+            any6: tcp . 80 : fd01::2 . 8080
+            bridges: "br-i"
+            bridges: "br-p"
+            bridges: "br-r"
+            home4: 10.1.0.0/24 . "br-r"
+            home4: 10.2.0.0/24 . "br-i"
+            home4: 10.3.0.0/24 . "br-p"
+            home6: fd01::/64 . "br-r"
+            internal: "br-i"
+            into4: "br-i" : goto into-nat
+            into4: "br-p" : goto into-nat
+            into4: "br-r" : goto into-routed
+            into6: "br-i" : goto into-nat
+            into6: "br-p" : goto into-nat
+            into6: "br-r" : goto into-unprotected
+            masquerade6: fd01::/64
+            open: "br-i" . "br-i"
+            open: "br-p" . "br-p"
+            open: "br-r" . "br-r"
+            open4: tcp . 10.1.0.2 . 8080
+            protected4: 10.3.0.0/24
+            relay-at: tcp . ::1 . 80
+        "#]],
     );
 }
 
@@ -497,24 +509,28 @@ fn without_communication_links_open_what_is_exposed() {
         &[db, web, other],
         &Options::default(),
         expect![[r#"
-        bridges: "br0"
-        home4: 172.17.0.0/16 . "br0"
-        home6: fd00::/64 . "br0"
-        into4: "br0" : goto into-nat
-        into6: "br0" : goto into-nat
-        masquerade4: 172.17.0.0/16
-        masquerade6: fd00::/64
-        protected4: 172.17.0.0/16
-        protected6: fd00::/64
-        same: "br0" . "br0"
-        bridge hull closed: "veth-db"
-        bridge hull closed: "veth-other"
-        bridge hull closed: "veth-web"
-        bridge hull links4: 172.17.0.3 . 172.17.0.2 . tcp . 5432
-        bridge hull links4: 172.17.0.3 . 172.17.0.2 . udp . 1-9
-        bridge hull links6: fd00::3 . fd00::2 . tcp . 5432
-        bridge hull links6: fd00::3 . fd00::2 . udp . 1-9
-    "#]],
+            bridges: "br0"
+            closed: "br0" . "br0"
+            home4: 172.17.0.0/16 . "br0"
+            home6: fd00::/64 . "br0"
+            into4: "br0" : goto into-nat
+            into6: "br0" : goto into-nat
+            links4: 172.17.0.3 . 172.17.0.2 . tcp . 5432
+            links4: 172.17.0.3 . 172.17.0.2 . udp . 1-9
+            links6: fd00::3 . fd00::2 . tcp . 5432
+            links6: fd00::3 . fd00::2 . udp . 1-9
+            masquerade4: 172.17.0.0/16
+            masquerade6: fd00::/64
+            protected4: 172.17.0.0/16
+            protected6: fd00::/64
+            bridge hull closed: "veth-db"
+            bridge hull closed: "veth-other"
+            bridge hull closed: "veth-web"
+            bridge hull links4: 172.17.0.3 . 172.17.0.2 . tcp . 5432
+            bridge hull links4: 172.17.0.3 . 172.17.0.2 . udp . 1-9
+            bridge hull links6: fd00::3 . fd00::2 . tcp . 5432
+            bridge hull links6: fd00::3 . fd00::2 . udp . 1-9
+        "#]],
     );
 }
 

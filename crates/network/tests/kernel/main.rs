@@ -5,6 +5,9 @@
 //! machine's own network.
 
 mod bridge;
+mod fire_matrix;
+mod fire_tables;
+mod fire_world;
 mod links;
 mod pool;
 mod wire;

@@ -108,6 +108,14 @@ impl Messages {
         self.pad();
     }
 
+    /// Has the message that was written last answered, whatever becomes of it.
+    pub fn acknowledge(&mut self) {
+        if let Some(flags) = self.bytes.get_mut(self.start + 6..self.start + 8) {
+            let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
+            flags.copy_from_slice(&asked.to_ne_bytes());
+        }
+    }
+
     /// Numbers the messages `first`, `first + 1` …: their answers carry the same numbers. Without
     /// this they count from 0.
     pub fn number_from(&mut self, first: u32) {
