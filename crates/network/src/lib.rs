@@ -19,6 +19,7 @@ pub mod bridge;
 pub mod dns;
 pub mod driver;
 pub mod etc;
+pub mod explain;
 pub mod firewall;
 pub mod forwarding;
 pub mod macvlan;

@@ -226,14 +226,20 @@ fn publish6(all: &mut Elements, bridge: &Bridge, endpoint: &Endpoint, published:
     }
 }
 
-/// What the forwarder has to take: ::1 always, for no other address can send to it or answer it;
-/// every address where the container has no IPv6.
-fn relay(all: &mut Elements, published: &Published, translated: bool) {
-    let everywhere = published.address.is_unspecified();
-    if translated && !everywhere && !published.address.is_loopback() {
-        return;
+/// The address at which the forwarder has to take a publication: ::1 always, for no other address
+/// can send to it or answer it; every address where the container has no IPv6.
+fn relay_address(published: &Published, translated: bool) -> Option<IpAddr> {
+    let localhost = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    match published.address {
+        IpAddr::V4(_) => None,
+        address if !translated => Some(address),
+        address if address.is_unspecified() || address == localhost => Some(localhost),
+        _ => None,
     }
-    let address = if translated { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { published.address };
+}
+
+fn relay(all: &mut Elements, published: &Published, translated: bool) {
+    let Some(address) = relay_address(published, translated) else { return };
     let (protocol, ports) = (Field::Protocol(published.protocol), Field::Ports(published.host));
     let (name, key) = if published.host.count() > 1 {
         ("relay-ranges", vec![protocol, addresses(address), ports])
@@ -243,6 +249,24 @@ fn relay(all: &mut Elements, published: &Published, translated: bool) {
         ("relay-at", vec![protocol, Field::Address(address), ports])
     };
     add(all, Family::Inet, name, key, Value::None);
+}
+
+/// What the forwarder is to be told of an endpoint: ports at an address of the host, and the
+/// container's address and ports that they lead to.
+pub fn relayed(network: &Network, endpoint: &Endpoint, options: &Options) -> Vec<(Published, IpAddr)> {
+    let Driver::Bridge(bridge) = &network.driver else { return Vec::new() };
+    let target = endpoint.address6.map(|net| IpAddr::from(net.addr()));
+    let reached = target.or(endpoint.address4.map(|net| net.addr().into()));
+    let (Some(reached), false, true) = (reached, network.internal, options.ipv6) else { return Vec::new() };
+    if bridge.mode6 == GatewayMode::Routed {
+        return Vec::new();
+    }
+    let ports = endpoint.published.iter().filter(|one| one.protocol == Protocol::Tcp);
+    ports
+        .filter_map(|one| {
+            Some((Published { address: relay_address(one, target.is_some())?, ..*one }, reached))
+        })
+        .collect()
 }
 
 /// The elements by which packets for `published` get to `target`.
@@ -298,4 +322,4 @@ fn add(all: &mut Elements, family: Family, name: &'static str, key: Vec<Field>, 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,7 @@
 //! machine's own network.
 
 mod bridge;
+mod fire_conntrack;
 mod fire_matrix;
 mod fire_tables;
 mod fire_world;
