@@ -5,6 +5,7 @@
 //!
 //! - its root is the one folder it works on, its mount namespace holds nothing else (no /proc, no
 //!   /dev, no host); set-user-id bits and device files on it are dead, and nothing executes;
+//! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
 //! - it has no network, no System V objects, and no descriptor but the archive, the folder, the
 //!   control socket and /dev/null;
 //! - of the capabilities only those remain that give files their owners, modes, device numbers and

@@ -6,14 +6,19 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::error::{During, Result};
-use crate::process::{Child, Forked, exit_now, fork, last_error};
+use crate::process::{Child, CloneOptions, Forked, Namespaces, clone, exit_now, last_error};
 
-/// Forks a child that has the descriptors 0, 1, 2 and `keep` and no others, runs `life` in it and
-/// ends with the code that `life` returns. EBUSY with more than one thread.
+/// Forks a child that has the descriptors 0, 1, 2 and `keep` and no others and is in the `new`
+/// namespaces, runs `life` in it and ends with the code that `life` returns. EBUSY with more than
+/// one thread.
 ///
 /// `life` must get descriptors through its argument alone: any that it captured is closed.
-pub fn fork_with(keep: Vec<OwnedFd>, life: impl FnOnce(Vec<OwnedFd>) -> i32) -> Result<Child> {
-    match fork()? {
+pub fn fork_with(
+    keep: Vec<OwnedFd>,
+    new: Namespaces,
+    life: impl FnOnce(Vec<OwnedFd>) -> i32,
+) -> Result<Child> {
+    match clone(&CloneOptions { new, ..CloneOptions::default() })? {
         Forked::Parent(child) => Ok(child),
         Forked::Child => {
             let numbers = keep.iter().map(AsRawFd::as_raw_fd).collect();

@@ -71,6 +71,14 @@ fn a_worker_dies_with_its_requester() {
     drop(read);
     let children = format!("/proc/{0}/task/{0}/children", house.client.pid);
     until("the worker", || !std::fs::read_to_string(&children).unwrap().is_empty());
+    let pid = std::fs::read_to_string(&children).unwrap().trim().to_owned();
+    for kind in ["pid", "mnt", "net", "ipc", "uts"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+        // It is in some of them only when it has come so far.
+        until(&format!("a {kind} namespace of its own"), || {
+            of(&pid).is_some_and(|own| Some(own) != of("self"))
+        });
+    }
     drop(job);
     until("the worker's end", || std::fs::read_to_string(&children).unwrap().is_empty());
     assert!(write.write_all(b"x").is_err(), "nobody reads the archive any more");

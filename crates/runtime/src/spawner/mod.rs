@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_sys::offspring::fork_with;
-use hull_sys::process::{self, Ended, Forked};
+use hull_sys::process::{self, Ended, Forked, Namespaces};
 use hull_sys::signal::SignalFd;
 use hull_sys::{During, Errno, memfd};
 use rustix::event::epoll;
@@ -293,9 +293,14 @@ impl Spawner {
             ChildRole::Shim { kind, id, .. } => Some((*kind, id.clone())),
             ChildRole::Worker => None,
         };
+        // A worker sees, and may signal, nobody but itself.
+        let new = match &role {
+            ChildRole::Shim { .. } => Namespaces::empty(),
+            ChildRole::Worker => Namespaces::PID,
+        };
         let exec_root = self.options.exec_root.clone();
         let open_files = self.open_files;
-        let forked = fork_with(fds, |fds| {
+        let forked = fork_with(fds, new, |fds| {
             let given = roles.iter().copied().zip(fds).collect();
             match (order, work) {
                 (Some((kind, id)), _) => {
