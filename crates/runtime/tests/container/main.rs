@@ -6,6 +6,7 @@ mod attack;
 mod errors;
 mod fallback;
 mod joined;
+mod theft;
 mod userns;
 mod view;
 mod world;
@@ -23,6 +24,9 @@ pub(crate) use tests;
 
 fn main() {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    if std::env::args().nth(1).is_some_and(|word| word == theft::THIEF) {
+        theft::lie_in_wait();
+    }
     process::unshare(Namespaces::MOUNT).unwrap();
     rustix::mount::mount_change(
         "/",
@@ -32,8 +36,16 @@ fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let world = World::new();
     let mut failed = Vec::new();
-    for (name, test) in
-        [view::TESTS, errors::TESTS, joined::TESTS, userns::TESTS, attack::TESTS, fallback::TESTS].concat()
+    for (name, test) in [
+        view::TESTS,
+        errors::TESTS,
+        joined::TESTS,
+        userns::TESTS,
+        attack::TESTS,
+        theft::TESTS,
+        fallback::TESTS,
+    ]
+    .concat()
     {
         if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
             continue;
