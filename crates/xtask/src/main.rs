@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod demo;
 mod machine;
+mod soak;
 mod test;
 mod tidy;
 mod vm;
@@ -28,6 +29,7 @@ Commands:
   test    Install what the tests need and run all of them (as root)
   bench   Measure Hull beside the peers of this machine (as root)
   vm      Run privileged tests in a virtual machine with cgroup v2 and Debian's kernel (as root)
+  soak    Run the races that chance decides for long, all or those named (as root)
   unit    Run the tests that need no privileges, and the style checks
   tidy    Check the arrows between crates and the house rules
   ci      fmt, clippy, tidy, test: what continuous integration runs";
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "test" => test::all(&rest),
         "bench" => bench::run(&rest),
         "vm" => vm::run(&rest),
+        "soak" => soak::run(&rest),
         "unit" => test::unit(),
         "tidy" => tidy::run(),
         "ci" => test::ci(),
