@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_sys::Errno;
 use ipnet::IpNet;
 
 use crate::driver::{self, DefaultRoute, Error, Result, check_name, random_name};
@@ -130,7 +131,11 @@ impl driver::Driver for Driver {
         check_name(&endpoint.host_link)?;
         let mut socket = rtnl::Socket::open()?;
         let master = index(&mut socket, network, bridge)?;
-        let (outer, made) = match socket.link(&endpoint.host_link)? {
+        let mut found = socket.link(&endpoint.host_link)?;
+        if let Some(old) = found.take_if(|link| Reaper::has_condemned(link)) {
+            self.reaper.condemn_and_rename(&mut socket, old.index)?;
+        }
+        let (outer, made) = match found {
             Some(found) if found.kind.as_deref() != Some("veth") => {
                 return Err(other_kind(&found, "one end of a pair"));
             }
@@ -189,18 +194,19 @@ impl Driver {
     fn cut(&self, socket: &mut rtnl::Socket, host_link: &str, namespace: Option<&Namespace>) -> Result<()> {
         let found = socket.link(host_link)?;
         let Some(outer) = found.filter(|link| link.kind.as_deref() == Some("veth")) else { return Ok(()) };
-        if let Some(namespace) = namespace
-            && let Ok(inner) = inner(&outer, namespace)
-        {
-            // The container lives on, and may be given another link of this name at once.
-            let mut batch = Batch::new();
-            batch.down(inner.index);
-            batch.change(inner.index, &Change { name: Some(&random_name("gone")), ..Change::default() });
-            namespace.rtnl()?.run(batch)?;
-        }
-        Ok(self.reaper.condemn(socket, outer.index)?)
+        let inner = namespace.and_then(|namespace| Some((namespace, inner(&outer, namespace).ok()?)));
+        let Some((namespace, inner)) = inner else { return Ok(self.reaper.condemn(socket, outer.index)?) };
+        // The container lives on: what it is told to have lost, it must not see any more.
+        let mut watch = namespace.enter(Watch::links)??;
+        self.reaper.condemn(socket, outer.index)?;
+        let mut rtnl = namespace.rtnl()?;
+        watch.until(&mut rtnl, inner.index, DELETION, |_| false)?;
+        Ok(())
     }
 }
+
+/// How long a link may take to be deleted: until those before it are, which is some 20 ms.
+const DELETION: Duration = Duration::from_secs(2);
 
 /// The number of the network's bridge, which must be there.
 pub(crate) fn index(socket: &mut rtnl::Socket, network: &Network, bridge: &Bridge) -> Result<u32> {
@@ -256,11 +262,28 @@ fn pair(
     namespace: &Namespace,
 ) -> Result<Link> {
     check_name(&endpoint.link)?;
-    if namespace.rtnl()?.link(&endpoint.link)?.is_some() {
-        return Err(Error::Taken(endpoint.link.clone()));
-    }
+    free(socket, namespace, &endpoint.link)?;
     let peer = Peer { name: &endpoint.link, mac: None, namespace: Some(namespace.as_fd()) };
     make_pair(socket, bridge, &endpoint.host_link, peer, master)
+}
+
+/// Sees to it that no link of the container has this name. One whose pair is being deleted gives its
+/// name up.
+fn free(socket: &mut rtnl::Socket, namespace: &Namespace, name: &str) -> Result<()> {
+    let mut rtnl = namespace.rtnl()?;
+    let Some(found) = rtnl.link(name)? else { return Ok(()) };
+    let taken = || Error::Taken(name.to_owned());
+    let outer = found.lower.filter(|_| found.kind.as_deref() == Some("veth")).ok_or_else(taken)?;
+    if !socket.link(outer)?.is_none_or(|outer| Reaper::has_condemned(&outer)) {
+        return Err(taken());
+    }
+    let mut batch = Batch::new();
+    batch.down(found.index);
+    batch.change(found.index, &Change { name: Some(&random_name("gone")), ..Change::default() });
+    match rtnl.run(batch) {
+        Err(error) if error.errno() != Errno::NODEV => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn make_pair(

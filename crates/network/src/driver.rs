@@ -84,7 +84,8 @@ pub trait Driver: Send + Sync {
     ) -> Result<()>;
 
     /// Cuts the link off: when this returns no packet passes and the addresses may be used again.
-    /// `namespace` is `None` where it is gone or about to go. A link that has gone is no error.
+    /// With the `namespace` of a container that lives on, the link is gone from it too; `None` where
+    /// the namespace is gone or about to go, and nobody looks. A link that has gone is no error.
     fn detach(&self, network: &Network, endpoint: &Endpoint, namespace: Option<&Namespace>) -> Result<()>;
 }
 

@@ -10,6 +10,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hull_sys::Errno;
 
@@ -17,7 +18,7 @@ use crate::driver::{self, DefaultRoute, Error, Result, check_name, random_name};
 use crate::namespace::Namespace;
 use crate::reaper::Reaper;
 use crate::record::{self, Endpoint, Macvlan, MacvlanMode, Network, NetworkId};
-use crate::rtnl::{self, Batch, Change, Kind, Link, NewLink, Peer};
+use crate::rtnl::{self, Batch, Change, Kind, Link, NewLink, Peer, Watch};
 use crate::sysctl::{self, Family, Key};
 
 #[derive(Debug)]
@@ -146,7 +147,7 @@ impl driver::Driver for Driver {
         let v6 = driver::speaks_v6(endpoint);
         let finish = || {
             if made {
-                namespace.enter(|| driver::prepare_sysctls(&endpoint.link, v6))??;
+                connect(namespace, &link, v6)?;
             }
             driver::configure(namespace, &link, endpoint, default, v6)
         };
@@ -215,6 +216,25 @@ fn make(
     })?;
     let made = namespace.rtnl()?.link(&endpoint.link)?;
     made.ok_or_else(|| Error::Elsewhere { name: endpoint.link.clone() })
+}
+
+/// How long a new link may take to pass packets: it takes the kernel's next work item.
+const RUNNING: Duration = Duration::from_secs(1);
+
+/// Sets a new link up and waits until packets get through: those sent before would be lost, the
+/// announcement of its addresses first of all.
+fn connect(namespace: &Namespace, link: &Link, v6: bool) -> Result<()> {
+    let mut watch = namespace.enter(|| -> Result<Watch> {
+        driver::prepare_sysctls(&link.name, v6)?;
+        Ok(Watch::links()?)
+    })??;
+    let mut rtnl = namespace.rtnl()?;
+    let mut batch = Batch::new();
+    let own_link_local = v6.then_some(false);
+    batch.change(link.index, &Change { up: Some(true), own_link_local, ..Change::default() });
+    rtnl.run(batch)?;
+    watch.until(&mut rtnl, link.index, RUNNING, |link| link.running)?;
+    Ok(())
 }
 
 fn delete(namespace: &Namespace, link: &str) -> Result<()> {

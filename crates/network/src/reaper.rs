@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use hull_sys::Errno;
 
 use crate::driver::random_name;
-use crate::rtnl::{self, Batch, Change};
+use crate::rtnl::{self, Batch, Change, Link};
 
 /// The group of links to be deleted ("HULL").
 const CONDEMNED: u32 = 0x4855_4c4c;
@@ -65,6 +65,11 @@ impl Reaper {
                 errno: Errno::from_io_error(&error).unwrap_or(Errno::AGAIN),
             })?;
         Ok(Reaper { shared })
+    }
+
+    /// Whether the link is about to be deleted.
+    pub fn has_condemned(link: &Link) -> bool {
+        link.group == CONDEMNED
     }
 
     /// Cuts a link off and condemns it; when this returns it passes no packets. One that has gone is

@@ -18,6 +18,7 @@ pub use observe::{Address, Counters, Link};
 pub use watch::Watch;
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use hull_sys::Errno;
 use hull_sys::netlink::message::{self, Messages};
@@ -60,11 +61,16 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// some 900 bytes of the buffer's 208 KiB (socket(7), `rmem_default`), however short it is.
 const PART: usize = 64;
 
-#[derive(Debug)]
 pub struct Socket {
     socket: netlink::Socket,
     sequence: u32,
     buffer: Box<[u8]>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Socket").field(&self.socket).finish()
+    }
 }
 
 impl Socket {

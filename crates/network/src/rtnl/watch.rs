@@ -1,5 +1,6 @@
 //! Waiting for a link to change, without asking again and again.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hull_sys::netlink::{self, Family};
@@ -12,10 +13,15 @@ use super::{Link, Result, Socket};
 const RTNLGRP_LINK: u32 = 1;
 
 /// Notifications of changes to links of one namespace, from its making on.
-#[derive(Debug)]
 pub struct Watch {
     socket: netlink::Socket,
     buffer: Box<[u8]>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&self.socket).finish()
+    }
 }
 
 impl Watch {

@@ -4,7 +4,7 @@ use hull_network::driver::{DefaultRoute, Driver, Error};
 use hull_network::namespace::Namespace;
 use hull_network::rtnl::{Batch, Kind, NewLink};
 
-use crate::world::{bridge, bridge_of, connect, endpoint, host, ping, read, rtnl};
+use crate::world::{bridge, bridge_of, connect, endpoint, host, ping, reaches, read, rtnl};
 
 const BOTH: DefaultRoute = DefaultRoute { v4: true, v6: true };
 
@@ -25,7 +25,7 @@ fn containers_of_a_network_talk_to_each_other_and_to_the_host() {
     };
     for (from, to, target) in [(one, two, second), (two, one, first), (&here, two, second)] {
         let (v4, v6) = of(target);
-        assert!(ping(from, v4) && ping(from, v6));
+        assert!(reaches(from, v4) && reaches(from, v6));
         assert!(connect(from, to, v4).is_some() && connect(from, to, v6).is_some());
     }
     let (v4, v6) = of(first);
@@ -135,7 +135,8 @@ fn attaching_again_does_what_is_missing() {
     assert_eq!(error.to_string(), "network net7 uses link br7, which does not exist");
     drivers.bridge.setup(&network).unwrap();
     drivers.bridge.attach(&network, &endpoint, &container, BOTH).unwrap();
-    assert!(ping(&container, endpoint.gateway4.unwrap()) && ping(&container, endpoint.gateway6.unwrap()));
+    assert!(reaches(&container, endpoint.gateway4.unwrap()));
+    assert!(reaches(&container, endpoint.gateway6.unwrap()));
     // The default route moves to another network.
     drivers.bridge.attach(&network, &endpoint, &container, DefaultRoute { v4: false, v6: true }).unwrap();
     let gateways: Vec<_> = state().2.iter().filter_map(|route| route.gateway).collect();
@@ -197,10 +198,68 @@ fn a_running_container_is_connected_and_disconnected() {
         };
         assert_eq!(gateways(&container), of(&comes));
         drivers.bridge.detach(&second, &comes, Some(&container)).unwrap();
-        assert!(container.rtnl().unwrap().link("eth1").unwrap().is_none(), "its name is free at once");
+        let left = container.rtnl().unwrap().links().unwrap();
+        assert_eq!(left.len(), 2, "gone when it is said to be: {left:?}");
         drivers.bridge.attach(&first, &stays, &container, BOTH).unwrap();
         assert_eq!(gateways(&container), of(&stays));
+        // Both names are free at once, though nobody waits here.
+        drivers.bridge.attach(&second, &comes, &container, BOTH).unwrap();
+        drivers.bridge.detach(&second, &comes, None).unwrap();
+        drivers.bridge.attach(&second, &comes, &container, BOTH).unwrap();
+        assert!(connect(&container, &here, comes.gateway6.unwrap()).is_some());
+        drivers.bridge.detach(&second, &comes, Some(&container)).unwrap();
+        drivers.bridge.attach(&first, &stays, &container, BOTH).unwrap();
     }
+}
+
+/// Router advertisements that were heard (snmp counter of RFC 2466).
+fn advertisements(namespace: &Namespace) -> u64 {
+    let text = read(namespace, "/proc/thread-self/net/snmp6");
+    let line = text.lines().find(|line| line.starts_with("Icmp6InRouterAdvertisements")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn no_container_becomes_the_router_of_others() {
+    let drivers = host();
+    let network = bridge(7, true);
+    drivers.bridge.setup(&network).unwrap();
+    let [liar, other] = [2, 3].map(|number| {
+        let container = Namespace::new().unwrap();
+        let endpoint = endpoint(&network, number);
+        drivers.bridge.attach(&network, &endpoint, &container, DefaultRoute::default()).unwrap();
+        container
+    });
+    let here = Namespace::current().unwrap();
+    let learnt = |namespace: &Namespace| {
+        let routes = namespace.rtnl().unwrap().routes().unwrap();
+        routes.iter().any(|route| route.gateway.is_some())
+    };
+    let heard = |namespace: &Namespace| advertisements(namespace) > 0;
+    let end = std::time::Instant::now() + crate::world::LIMIT;
+    while !heard(&here) || !heard(&other) {
+        assert!(std::time::Instant::now() < end, "advertisements arrive");
+        crate::wire::advertise(&liar);
+    }
+    assert!(!learnt(&here) && !learnt(&other), "heard, and not believed");
+}
+
+#[test]
+fn what_a_killed_daemon_has_condemned_goes_with_the_next() {
+    let drivers = host();
+    drop(drivers);
+    // Links in the group of the condemned, as after a kill between cutting and deleting.
+    let mut batch = Batch::new();
+    for name in ["one", "two"] {
+        batch.add_link(&NewLink::new(name, Kind::Bridge));
+        let change = hull_network::rtnl::Change { group: Some(0x4855_4c4c), ..Default::default() };
+        batch.change(name, &change);
+    }
+    batch.add_link(&NewLink::new("other", Kind::Bridge));
+    rtnl().run(batch).unwrap();
+    let _next = hull_network::driver::Drivers::new().unwrap();
+    crate::pool::until("the condemned are deleted", |links| links.len() == 2);
+    assert!(rtnl().link("other").unwrap().is_some());
 }
 
 #[test]

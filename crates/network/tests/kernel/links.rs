@@ -32,7 +32,7 @@ fn a_panic_inside_a_namespace_comes_out() {
     let namespace = Namespace::new().unwrap();
     let inside = std::panic::AssertUnwindSafe(|| namespace.enter(|| assert_eq!(1, 2, "inside")));
     assert!(std::panic::catch_unwind(inside).is_err());
-    assert!(read(&namespace, "/proc/net/dev").contains("lo:"));
+    assert!(read(&namespace, "/proc/thread-self/net/dev").contains("lo:"));
 }
 
 #[test]
