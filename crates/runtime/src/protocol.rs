@@ -33,9 +33,17 @@
 //!     │── connects ─────────────────────────────────────────────►│  any number of times
 //!     │◄── started ──────────────────────────────────────────────│  + pidfd + root descriptor
 //!     │── attach, resize ───────────────────────────────────────►│
+//!     │── keep, drop ───────────────────────────────────────────►│  (since 3)
+//!     │── give-kept ────────────────────────────────────────────►│  (since 3)
+//!     │◄── kept {more: true} ────────────────────────────────────│  + descriptors
+//!     │◄── kept {more: false} ───────────────────────────────────│  + the last of them, if any
 //!     │◄── exited ───────────────────────────────────────────────│
 //!   If this connection closes without `exited`: the pidfd tells when the process is gone, and
 //!   c/<id>/exit how it ended, for the record is always written before anybody is told.
+//!
+//! Descriptors are kept by a shim under names for as long as its process lives: what must outlive
+//! the daemon and belongs to one container, as the sockets of its resolver or the reservations of
+//! its ports. They come with the launch or later, and every daemon can have copies.
 //!
 //! A spawner leaves when told so and its last child has ended:
 //!     │── retire ────────────────►│  (it unlinks its socket and takes no more launches)
@@ -68,9 +76,15 @@ use crate::bundle::{Exit, StartError};
 use crate::seccomp::Program;
 
 /// Counts the additions to this page.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The first version whose shims keep descriptors.
+pub const VERSION_KEEPS: u32 = 3;
 /// Bytes of the longest message.
 pub const MESSAGE_MAX: usize = 32 * 1024;
+/// Descriptors that one shim keeps; more are closed.
+pub const KEPT_MAX: usize = 256;
+/// Bytes of the longest name under which descriptors are kept.
+pub const KEPT_NAME_MAX: usize = 64;
 /// Bytes of the longest document (a bundle or exec) beside a message.
 pub const DOCUMENT_MAX: u64 = 4 * 1024 * 1024;
 
@@ -122,7 +136,7 @@ pub struct Attach {
 }
 
 /// What a descriptor beside a launch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Role {
     /// The shim's or worker's end of the control socket.
@@ -145,6 +159,8 @@ pub(crate) enum Role {
     Archive,
     /// A worker's folder: becomes its root.
     Folder,
+    /// To be kept under this name.
+    Keep(String),
 }
 
 /// What a worker does.
@@ -207,6 +223,12 @@ pub(crate) enum ToShim {
     Attach(Attach),
     /// Of the terminal, in characters.
     Resize { rows: u16, columns: u16 },
+    /// With descriptors, which join those that are kept under this name.
+    Keep { name: String },
+    /// Closes those of this name.
+    Drop { name: String },
+    /// Asks for copies of all that are kept.
+    GiveKept,
     #[serde(other)]
     Unknown,
 }
@@ -228,6 +250,13 @@ pub(crate) enum FromShim {
     },
     StartFailed(StartError),
     Exited(Exit),
+    /// With as many descriptors as names, at most [`socket::MAX_FDS`].
+    Kept {
+        names: Vec<String>,
+        /// Another such message follows.
+        #[serde(default)]
+        more: bool,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -348,6 +377,11 @@ pub(crate) fn filter_from_bytes(bytes: &[u8]) -> Option<Program> {
     Some(Program { flags: u64::from_le_bytes(*flags), filter })
 }
 
+/// Whether descriptors can be kept under `name`.
+pub(crate) fn valid_kept(name: &str) -> bool {
+    (1..=KEPT_NAME_MAX).contains(&name.len())
+}
+
 /// Ids become names of folders: ASCII letters, digits, `_`, `.`, `-`, at most 128, no leading dot.
 pub(crate) fn valid_id(id: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
@@ -412,6 +446,14 @@ mod tests {
             &FromShim::Started { pid: 7, at: 5, version: 1, warnings: Vec::new() },
             expect![[r#"{"say":"started","pid":7,"at":5,"version":1,"warnings":[]}"#]],
         );
+        check(&ToShim::Keep { name: "dns".to_owned() }, expect![[r#"{"say":"keep","name":"dns"}"#]]);
+        check(&ToShim::Drop { name: "dns".to_owned() }, expect![[r#"{"say":"drop","name":"dns"}"#]]);
+        check(&ToShim::GiveKept, expect![[r#"{"say":"give-kept"}"#]]);
+        check(
+            &FromShim::Kept { names: vec!["dns".to_owned()], more: true },
+            expect![[r#"{"say":"kept","names":["dns"],"more":true}"#]],
+        );
+        check(&Role::Keep("dns".to_owned()), expect![[r#"{"keep":"dns"}"#]]);
         check(
             &FromShim::Exited(Exit { code: 137, oom: true, at: 9 }),
             expect![[r#"{"say":"exited","code":137,"oom":true,"at":9}"#]],

@@ -54,6 +54,7 @@ pub(crate) async fn container(
         hold: None,
         shared_memory: prepared.shared_memory.as_ref().map(|fd| fd.as_fd()),
         attach: &attach,
+        keep: &[],
     };
     let connection = services.spawner.launch(launch).await?;
     hull_runtime::failpoint!("engine.start.after-launch");

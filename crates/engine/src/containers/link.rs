@@ -73,9 +73,11 @@ impl Link {
         loop {
             let Ok(mut guard) = self.socket.readable().await else { return Word::Closed };
             match self.socket.get_ref().0.receive() {
-                Ok(Heard::Event(Event::Started { pid, at, pidfd, root: _, warnings })) => {
+                Ok(Heard::Event(Event::Started { pid, at, pidfd, warnings, .. })) => {
                     return Word::Started { pid, at, pidfd, warnings };
                 }
+                // Asked for on connections of their own.
+                Ok(Heard::Event(Event::Kept { .. })) => {}
                 Ok(Heard::Event(Event::StartFailed(error))) => return Word::StartFailed(error),
                 Ok(Heard::Event(Event::Exited(exit))) => return Word::Exited(exit),
                 Ok(Heard::Nothing) => guard.clear_ready(),

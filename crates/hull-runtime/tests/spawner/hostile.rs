@@ -13,7 +13,7 @@ use rustix::net::{SocketFlags, SocketType};
 
 use crate::house::{House, RAW, descriptors, exited, kill, until};
 
-const NONSENSE: [&[u8]; 10] = [
+const NONSENSE: [&[u8]; 13] = [
     b"{",
     b"\xff\0",
     b"null",
@@ -24,6 +24,9 @@ const NONSENSE: [&[u8]; 10] = [
     br#"{"say":"shim","kind":"container","id":"a","roles":["control","document"]}"#,
     br#"{"say":"worker","work":"diff","roles":["folder"]}"#,
     br#"{"say":"attach","stdin":true}"#,
+    br#"{"say":"keep"}"#,
+    br#"{"say":"keep","name":""}"#,
+    br#"{"say":"drop","name":"nothing"}"#,
 ];
 
 fn connect(path: &Path) -> OwnedFd {

@@ -1,6 +1,6 @@
 //! A spawner with an exec root of its own, and what tests do with it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -82,6 +82,15 @@ impl House {
     }
 
     pub(crate) fn launch(&self, bundle: &Bundle, attach: &[(Attach, &UnixStream)]) -> Connection {
+        self.launch_keeping(bundle, attach, &[])
+    }
+
+    pub(crate) fn launch_keeping(
+        &self,
+        bundle: &Bundle,
+        attach: &[(Attach, &UnixStream)],
+        keep: &[(&str, BorrowedFd<'_>)],
+    ) -> Connection {
         let attach: Vec<_> = attach.iter().map(|(attach, socket)| (*attach, socket.as_fd())).collect();
         let launch = Launch::Container {
             bundle,
@@ -90,6 +99,7 @@ impl House {
             hold: None,
             shared_memory: None,
             attach: &attach,
+            keep,
         };
         self.client.launch(launch).unwrap()
     }

@@ -9,5 +9,6 @@ mod exec;
 mod failpoints;
 mod hostile;
 mod house;
+mod keep;
 mod life;
 mod work;

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use hull_sys::Errno;
+use hull_sys::{During, Errno};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SocketFlags, SocketType};
 
 use super::record;
@@ -17,6 +18,14 @@ pub enum Request<'a> {
     Attach { attach: Attach, socket: BorrowedFd<'a> },
     /// Sets the terminal's size in characters.
     Resize { rows: u16, columns: u16 },
+    /// Has the shim keep copies under a name (1 to 64 bytes), beside what it keeps there already;
+    /// at most [`hull_sys::socket::MAX_FDS`] at a time and [`protocol::KEPT_MAX`] in all. Shims
+    /// before [`protocol::VERSION_KEEPS`] do not listen.
+    Keep { name: &'a str, fds: &'a [BorrowedFd<'a>] },
+    /// Has it close what it keeps under a name.
+    Drop { name: &'a str },
+    /// Asks for everything it keeps: one or more [`Event::Kept`].
+    GiveKept,
 }
 
 /// What a shim tells.
@@ -34,6 +43,14 @@ pub enum Event {
         root: Option<OwnedFd>,
         /// What could not be done and was left out, one line each.
         warnings: Vec<String>,
+        /// Of the shim's protocol.
+        version: u32,
+    },
+    /// Answers [`Request::GiveKept`]: names and copies of what is kept under them.
+    Kept {
+        kept: Vec<(String, OwnedFd)>,
+        /// Another one follows.
+        more: bool,
     },
     StartFailed(StartError),
     Exited(Exit),
@@ -76,6 +93,13 @@ impl Connection {
             Request::Resize { rows, columns } => {
                 protocol::send(&self.socket, &ToShim::Resize { rows, columns }, &[])
             }
+            Request::Keep { name, fds } => {
+                protocol::send(&self.socket, &ToShim::Keep { name: name.to_owned() }, fds)
+            }
+            Request::Drop { name } => {
+                protocol::send(&self.socket, &ToShim::Drop { name: name.to_owned() }, &[])
+            }
+            Request::GiveKept => protocol::send(&self.socket, &ToShim::GiveKept, &[]),
         }
     }
 
@@ -88,14 +112,22 @@ impl Connection {
                 Received::Closed => return Ok(Heard::Closed),
             };
             match message {
-                FromShim::Started { pid, at, version: _, warnings } => {
+                FromShim::Started { pid, at, version, warnings } => {
                     let got = fds.len();
                     let mut fds = fds.into_iter();
                     let Some(pidfd) = fds.next() else {
                         return Err(Error::Descriptors { message: "started", wanted: 1, got });
                     };
                     let root = fds.next();
-                    return Ok(Heard::Event(Event::Started { pid, at, pidfd, root, warnings }));
+                    return Ok(Heard::Event(Event::Started { pid, at, pidfd, root, warnings, version }));
+                }
+                FromShim::Kept { names, more } => {
+                    let (wanted, got) = (names.len(), fds.len());
+                    if wanted != got {
+                        return Err(Error::Descriptors { message: "kept", wanted, got });
+                    }
+                    let kept = names.into_iter().zip(fds).collect();
+                    return Ok(Heard::Event(Event::Kept { kept, more }));
                 }
                 FromShim::StartFailed(error) => return Ok(Heard::Event(Event::StartFailed(error))),
                 FromShim::Exited(exit) => return Ok(Heard::Event(Event::Exited(exit))),
@@ -126,5 +158,39 @@ pub fn find(exec_root: &Path, kind: Kind, id: &str) -> Result<Found, hull_sys::E
             Ok(record::read(&folder)?.map_or(Found::Gone, Found::Ended))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// How long a living shim may take to give what it keeps.
+const GIVE_LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Copies of everything that the shim of `id` keeps, with their names; nothing if there is no
+/// living shim, or only one that is older than the word. For a daemon that comes back: it asks on a
+/// connection of its own and waits for the answer.
+pub fn kept(exec_root: &Path, kind: Kind, id: &str) -> Result<Vec<(String, OwnedFd)>, Error> {
+    let found = find(exec_root, kind, id).map_err(|source| Error::Send { source })?;
+    let Found::Living(connection) = found else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    loop {
+        match connection.receive()? {
+            Heard::Event(Event::Started { version, .. }) if version < protocol::VERSION_KEEPS => {
+                return Ok(all);
+            }
+            Heard::Event(Event::Started { .. }) => connection.send(Request::GiveKept)?,
+            Heard::Event(Event::Kept { kept, more }) => {
+                all.extend(kept);
+                if !more {
+                    return Ok(all);
+                }
+            }
+            // It ended meanwhile, and nothing is kept any more.
+            Heard::Event(Event::StartFailed(_) | Event::Exited(_)) | Heard::Closed => return Ok(Vec::new()),
+            Heard::Nothing => {
+                let mut wait = [PollFd::new(&connection, PollFlags::IN)];
+                let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut wait, Some(&GIVE_LIMIT)));
+                let ready = ready.and_then(|ready| if ready == 0 { Err(Errno::TIMEDOUT) } else { Ok(()) });
+                ready.during("poll", || "a shim's socket").map_err(|source| Error::Receive { source })?;
+            }
+        }
     }
 }

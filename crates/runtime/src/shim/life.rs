@@ -19,6 +19,7 @@ use rustix::termios::Winsize;
 
 use super::client::{BACKLOG_MAX, Client, Gone, Sent};
 use super::input::{Input, PENDING_MAX};
+use super::keep::Keep;
 use super::record;
 use crate::bundle::Exit;
 use crate::failpoint;
@@ -67,6 +68,7 @@ pub(super) struct Life {
     pub(super) clients: BTreeMap<u64, Client>,
     pub(super) connections: BTreeMap<u64, OwnedFd>,
     pub(super) next: u64,
+    pub(super) kept: Keep,
     pub(super) buffer: Vec<u8>,
     /// Some client is too far behind.
     pub(super) paused: bool,
@@ -164,6 +166,8 @@ impl Life {
         let _ = record::write(record, exit);
         let _ = rustix::fs::unlink(folder.join("shim.sock"));
         failpoint!("shim.exit.before-announce");
+        // Whoever hears of the exit finds what was kept free: ports, for one.
+        self.kept = Keep::default();
         // Who connected and was not yet accepted must hear it too.
         self.accept();
         for connection in std::mem::take(&mut self.connections).into_values() {
@@ -260,6 +264,11 @@ impl Life {
         }
         while let Some(connection) = self.connections.get(&number) {
             match protocol::receive(connection) {
+                // Who does not take what was asked for has gone, or does not read.
+                Ok(Received::Message(ToShim::GiveKept, _)) if self.kept.give(connection).is_err() => {
+                    self.unwatch(connection);
+                    self.connections.remove(&number);
+                }
                 Ok(Received::Message(message, fds)) => self.heed(message, fds),
                 Ok(Received::Nothing) => return,
                 Ok(Received::Closed) | Err(_) => {
@@ -286,7 +295,9 @@ impl Life {
                     let _ = rustix::termios::tcsetwinsize(terminal, size);
                 }
             }
-            ToShim::Unknown => {}
+            ToShim::Keep { name } => fds.into_iter().for_each(|fd| self.kept.add(&name, fd)),
+            ToShim::Drop { name } => self.kept.drop(&name),
+            ToShim::GiveKept | ToShim::Unknown => {}
         }
     }
 

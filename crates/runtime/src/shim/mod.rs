@@ -19,6 +19,7 @@
 mod client;
 mod connection;
 mod input;
+mod keep;
 mod life;
 pub(crate) mod record;
 mod start;
@@ -31,7 +32,7 @@ use hull_sys::process::Ended;
 use hull_sys::{socket, time};
 use rustix::net::{SocketFlags, SocketType};
 
-pub use connection::{Connection, Event, Found, Heard, Request, find};
+pub use connection::{Connection, Event, Found, Heard, Request, find, kept};
 pub use record::{expect, forget, list};
 
 use crate::bundle::{Exit, StartError, StartErrorKind};

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::client::Client;
 use super::input::Input;
+use super::keep::Keep;
 use super::life::{FIRST_NUMBER, Life, Output};
 use super::{Order, host};
 use crate::bundle::{Bundle, Exec, LogSettings, StartError, StartErrorKind, Stdio};
@@ -42,6 +43,7 @@ struct Given {
     hold: Option<OwnedFd>,
     shared_memory: Option<OwnedFd>,
     attach: Vec<(Attach, OwnedFd)>,
+    keep: Vec<(String, OwnedFd)>,
 }
 
 pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartError> {
@@ -56,15 +58,21 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             Role::Hold => given.hold = Some(fd),
             Role::SharedMemory => given.shared_memory = Some(fd),
             Role::Attach(attach) => given.attach.push((attach, fd)),
+            Role::Keep(name) => given.keep.push((name, fd)),
             Role::Control | Role::Archive | Role::Folder => {}
         }
     }
     let attached = std::mem::take(&mut given.attach);
+    let keep = std::mem::take(&mut given.keep);
     let begun = match order.kind {
         Kind::Container => start_container(given)?,
         Kind::Exec => start_exec(given)?,
     };
-    assemble(begun, attached, listener)
+    let mut running = assemble(begun, attached, listener)?;
+    for (name, fd) in keep {
+        running.life.kept.add(&name, fd);
+    }
+    Ok(running)
 }
 
 /// What the two kinds of start have in common.
@@ -179,6 +187,7 @@ fn assemble(
         clients,
         connections: BTreeMap::new(),
         next,
+        kept: Keep::default(),
         buffer: Vec::new(),
         paused: false,
     };

@@ -60,6 +60,9 @@ pub enum Launch<'a> {
         shared_memory: Option<BorrowedFd<'a>>,
         /// Stream sockets attached before the process starts.
         attach: &'a [(Attach, BorrowedFd<'a>)],
+        /// Descriptors that the shim keeps under names, as [`crate::shim::Request::Keep`]. All
+        /// descriptors of a launch together are at most [`socket::MAX_FDS`].
+        keep: &'a [(&'a str, BorrowedFd<'a>)],
     },
     Exec {
         exec: &'a Exec,
@@ -174,9 +177,11 @@ impl Client {
         let mut roles = vec![Role::Control, Role::Document];
         let mut fds = Vec::new();
         let (kind, id, cgroup, document) = match launch {
-            Launch::Container { bundle, namespaces, hold, shared_memory, .. } => {
+            Launch::Container { bundle, namespaces, hold, shared_memory, keep, .. } => {
                 roles.extend(namespaces.iter().map(|(kind, _)| Role::Namespace(*kind)));
                 fds.extend(namespaces.iter().map(|(_, fd)| *fd));
+                roles.extend(keep.iter().map(|(name, _)| Role::Keep((*name).to_owned())));
+                fds.extend(keep.iter().map(|(_, fd)| *fd));
                 if let Some(hold) = hold {
                     roles.push(Role::Hold);
                     fds.push(hold);

@@ -301,7 +301,7 @@ impl Spawner {
         let exec_root = self.options.exec_root.clone();
         let open_files = self.open_files;
         let forked = fork_with(fds, new, |fds| {
-            let given = roles.iter().copied().zip(fds).collect();
+            let given = roles.iter().cloned().zip(fds).collect();
             match (order, work) {
                 (Some((kind, id)), _) => {
                     let _ = rustix::process::setrlimit(Resource::Nofile, open_files);
