@@ -95,3 +95,16 @@ fn messages_and_logs() {
     drive("fuzz_messages", &[br#"{"version":1}"#], time(), hull_runtime::protocol::fuzz::fuzz_messages);
     drive("fuzz_frames", &[&[0; 64]], time(), hull_runtime::log::fuzz::fuzz_frames);
 }
+
+/// A query for the address of `web` that offers EDNS, and a server's reply to one.
+const QUERY: &[u8] = b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\x01\x03web\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0";
+const POINTER: &[u8] =
+    b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x012\x010\x011\x0210\x07in-addr\x04arpa\0\0\x0c\0\x01";
+const REPLY: &[u8] =
+    b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x01a\x01b\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
+
+#[test]
+fn names() {
+    let resolv = b"nameserver fe80::1%lo\noptions ndots:2\n";
+    drive("fuzz_query", &[QUERY, POINTER, REPLY, resolv], time(), hull_network::dns::fuzz::fuzz_query);
+}

@@ -22,6 +22,7 @@ mod answer;
 mod connection;
 mod forward;
 mod message;
+mod redirect;
 mod server;
 mod sockets;
 mod table;
@@ -29,6 +30,90 @@ mod upstreams;
 
 pub use answer::{Answer, Asker, answer};
 pub use message::Transport;
+pub use redirect::redirect;
 pub use server::{Options, Server};
 pub use sockets::{ADDRESS, Sockets};
 pub use table::{HOST_NAMES, Table, table};
+
+/// Any bytes as a query, as what a server answers, and as a resolv.conf.
+#[doc(hidden)]
+pub mod fuzz {
+    use std::collections::BTreeMap;
+
+    use super::{Answer, Asker, Table, Transport, answer, message, table, upstreams};
+    use crate::record::{Driver, Endpoint, Mac, Macvlan, MacvlanMode, Network, Subnet};
+
+    /// Two networks, of which `back` is internal; `web` is on the first, `job` on the second.
+    fn world() -> Table {
+        let network = |id: &str, internal, pool: &str| Network {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            driver: Driver::Macvlan(Macvlan {
+                parent: String::new(),
+                mode: MacvlanMode::Bridge,
+                made_parent: false,
+            }),
+            subnets: pool
+                .parse()
+                .into_iter()
+                .map(|pool| Subnet {
+                    pool,
+                    range: None,
+                    gateway: None,
+                    reserved: BTreeMap::new(),
+                    asked: true,
+                })
+                .collect(),
+            ipv4: true,
+            ipv6: true,
+            internal,
+            attachable: false,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            ipam_options: BTreeMap::new(),
+            created: 0,
+        };
+        let endpoint = |network: &str, container: &str, v4: &str, v6: &str| Endpoint {
+            id: String::new(),
+            network: network.to_owned(),
+            container: container.to_owned(),
+            link: String::new(),
+            host_link: String::new(),
+            mac: Mac::default(),
+            address4: v4.parse().ok(),
+            address6: v6.parse().ok(),
+            link_local: Vec::new(),
+            gateway4: None,
+            gateway6: None,
+            sysctls: Vec::new(),
+            names: vec![container.to_owned(), "all".to_owned()],
+            links: BTreeMap::new(),
+            published: Vec::new(),
+            exposed: Vec::new(),
+        };
+        table(
+            &[network("front", false, "10.1.0.0/16"), network("back", true, "10.2.0.0/16")],
+            &[
+                endpoint("front", "web", "10.1.0.2/16", "fd00::2/64"),
+                endpoint("back", "job", "10.2.0.2/16", ""),
+            ],
+        )
+    }
+
+    pub fn fuzz_query(data: &[u8]) {
+        let table = world();
+        let mut out = Vec::new();
+        for transport in [Transport::Udp, Transport::Tcp] {
+            for container in ["web", "job", "nobody"] {
+                let asker = Asker { container, transport, turn: 1, keeps_bare_names: true };
+                let answer = answer(&table, &asker, data, &mut out);
+                assert!(container == "web" || answer != Answer::Forward, "an internal network asks outside");
+                if answer == Answer::Reply {
+                    assert!(out.len() >= message::HEADER && out[..2] == data[..2] && out[2] & 0x80 != 0);
+                }
+            }
+        }
+        message::answers(data, data);
+        upstreams::servers(&String::from_utf8_lossy(data));
+    }
+}

@@ -10,6 +10,7 @@ mod fire_matrix;
 mod fire_tables;
 mod fire_world;
 mod links;
+mod names;
 mod pool;
 mod wire;
 mod world;
