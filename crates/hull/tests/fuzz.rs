@@ -93,6 +93,12 @@ fn templates() {
 #[test]
 fn messages_and_logs() {
     drive("fuzz_messages", &[br#"{"version":1}"#], time(), hull_runtime::protocol::fuzz::fuzz_messages);
+    drive(
+        "fuzz_forwarder",
+        &[br#"{"say":"open","targets":[{"address":"::1","first":80,"last":81,"to":"10.0.0.2","port":80}]}"#],
+        time(),
+        hull_runtime::forwarder::fuzz::fuzz_messages,
+    );
     drive("fuzz_frames", &[&[0; 64]], time(), hull_runtime::log::fuzz::fuzz_frames);
 }
 

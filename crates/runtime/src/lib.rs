@@ -4,6 +4,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod container;
 pub mod failpoint;
+pub mod forwarder;
 pub mod log;
 pub mod processes;
 pub mod protocol;

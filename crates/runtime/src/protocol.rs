@@ -25,7 +25,8 @@
 //!     │◄── on C: exited ──────────│  (exited without started: killed while it was starting;
 //!     │                           │   exited twice: killed after it had said so)
 //!
-//! A worker says one thing, `outcome`; it is killed when C is closed.
+//! A worker says one thing, `outcome`; it is killed when C is closed. The forwarder is launched in
+//! the same way, says nothing on C and is found at a socket of its own (see [`crate::forwarder`]).
 //!
 //! A new daemon finds a living shim at c/<id>/shim.sock (x/<id>/shim.sock for an exec):
 //!
@@ -161,6 +162,10 @@ pub(crate) enum Role {
     Folder,
     /// To be kept under this name.
     Keep(String),
+    /// The listening socket that the forwarder takes connections from.
+    Relay,
+    /// The listening path socket at which the forwarder is found.
+    Service,
 }
 
 /// What a worker does.
@@ -193,6 +198,10 @@ pub(crate) enum ToSpawner {
     },
     Worker {
         work: Work,
+        roles: Vec<Role>,
+    },
+    /// See [`crate::forwarder`].
+    Forwarder {
         roles: Vec<Role>,
     },
     Retire,
@@ -432,6 +441,10 @@ mod tests {
             ]],
         );
         check(&ToSpawner::Retire, expect![[r#"{"say":"retire"}"#]]);
+        check(
+            &ToSpawner::Forwarder { roles: vec![Role::Control, Role::Relay, Role::Service] },
+            expect![[r#"{"say":"forwarder","roles":["control","relay","service"]}"#]],
+        );
         check(
             &ToShim::Attach(attach),
             expect![[

@@ -7,6 +7,7 @@ mod death;
 mod exec;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod forwarder;
 mod hostile;
 mod house;
 mod keep;

@@ -225,6 +225,15 @@ impl Client {
         Ok(Job { socket: ours })
     }
 
+    /// Has the forwarder started, with the socket that connections are redirected to and the one at
+    /// which it is found.
+    pub(crate) fn forwarder(&self, relay: BorrowedFd<'_>, service: BorrowedFd<'_>) -> Result<(), Error> {
+        let (_, theirs) = control()?;
+        let roles = vec![Role::Control, Role::Relay, Role::Service];
+        protocol::send(&self.socket, &ToSpawner::Forwarder { roles }, &[theirs.as_fd(), relay, service])?;
+        Ok(())
+    }
+
     /// Tells the spawner to leave with its last shim.
     pub fn retire(&self) -> Result<(), Error> {
         Ok(protocol::send(&self.socket, &ToSpawner::Retire, &[])?)

@@ -35,7 +35,7 @@ pub use client::{Client, Error, Job, Launch, filter_document};
 
 use crate::failpoint;
 use crate::protocol::{self, FromSpawner, Kind, Outcome, Received, Role, ToSpawner, Work};
-use crate::{shim, worker};
+use crate::{forwarder, shim, worker};
 
 /// Where a spawner works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ fn watch(epoll: &OwnedFd, fd: impl AsFd, data: u64) -> hull_sys::Result<()> {
         .during("epoll_ctl", || "EPOLL_CTL_ADD")
 }
 
-fn inode(path: &Path) -> Option<u64> {
+pub(crate) fn inode(path: &Path) -> Option<u64> {
     rustix::fs::lstat(path).ok().map(|stat| stat.st_ino)
 }
 
@@ -147,7 +147,7 @@ fn mount_namespace() -> Option<u64> {
 }
 
 /// An inotify descriptor for removals from the folder that `socket` is in (inotify(7)).
-fn watch_folder(socket: &Path) -> hull_sys::Result<OwnedFd> {
+pub(crate) fn watch_folder(socket: &Path) -> hull_sys::Result<OwnedFd> {
     use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
     let folder = socket.parent().unwrap_or(Path::new("/"));
     let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).during("inotify_init1", || "")?;
@@ -169,6 +169,7 @@ struct Child {
 enum ChildRole {
     Shim { kind: Kind, id: String, cgroup: Option<String> },
     Worker,
+    Forwarder,
 }
 
 struct Spawner {
@@ -264,6 +265,7 @@ impl Spawner {
             ToSpawner::Worker { work, roles } => {
                 self.launch(ChildRole::Worker, &roles, fds, Some(work));
             }
+            ToSpawner::Forwarder { roles } => self.launch(ChildRole::Forwarder, &roles, fds, None),
             ToSpawner::Retire => {
                 // In this order: once nobody listens, a successor may bind the same path.
                 if self.listener.is_some() {
@@ -291,11 +293,11 @@ impl Spawner {
         };
         let order = match &role {
             ChildRole::Shim { kind, id, .. } => Some((*kind, id.clone())),
-            ChildRole::Worker => None,
+            ChildRole::Worker | ChildRole::Forwarder => None,
         };
         // A worker sees, and may signal, nobody but itself.
         let new = match &role {
-            ChildRole::Shim { .. } => Namespaces::empty(),
+            ChildRole::Shim { .. } | ChildRole::Forwarder => Namespaces::empty(),
             ChildRole::Worker => Namespaces::PID,
         };
         let exec_root = self.options.exec_root.clone();
@@ -308,7 +310,7 @@ impl Spawner {
                     shim::run(shim::Order { kind, id, exec_root, given })
                 }
                 (None, Some(work)) => worker::run(work, given),
-                (None, None) => 125,
+                (None, None) => forwarder::run(forwarder::socket_path(&exec_root), given),
             }
         });
         failpoint!("spawner.launch.after-fork");
@@ -354,7 +356,7 @@ impl Spawner {
                     let message = reaper::worker_end(ended);
                     let _ = protocol::send(&child.control, &Outcome::Failed { message }, &[]);
                 }
-                ChildRole::Shim { .. } | ChildRole::Worker => {}
+                ChildRole::Shim { .. } | ChildRole::Worker | ChildRole::Forwarder => {}
             }
         }
         if !self.lost.is_empty() && !reaper::kill_strangers(&self.children)? {

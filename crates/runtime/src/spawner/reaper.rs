@@ -94,6 +94,8 @@ pub(super) fn refuse(role: &ChildRole, control: &OwnedFd, error: &hull_sys::Erro
             let refused = StartError { kind: StartErrorKind::Host, message };
             protocol::send(control, &FromShim::StartFailed(refused), &[])
         }
+        // Its requester finds nobody at its socket.
+        ChildRole::Forwarder => Ok(()),
         ChildRole::Worker => protocol::send(control, &Outcome::Failed { message }, &[]),
     };
 }
