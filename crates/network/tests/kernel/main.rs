@@ -7,6 +7,7 @@
 mod bridge;
 mod fire_conntrack;
 mod fire_matrix;
+mod fire_relay;
 mod fire_tables;
 mod fire_world;
 mod links;
