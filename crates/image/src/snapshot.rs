@@ -196,6 +196,22 @@ impl Snapshots {
         }
     }
 
+    /// Takes away the mark that a volatile mount of this writable layer has left (`work/incompat`
+    /// in its work folder; overlayfs.rst, "Volatile mount"): the kernel refuses to mount what has
+    /// one, as it may have lost bytes with the machine's power. To be called for a layer of which
+    /// nothing is promised after that.
+    pub fn forget_volatile(&self, key: &str) -> Result<()> {
+        let forget = || {
+            let work = folder::open(folder::open(folder::open(&self.active, key)?, "work")?, "work")?;
+            folder::empty(folder::open(&work, "incompat")?.as_fd())?;
+            rustix::fs::unlinkat(&work, "incompat", rustix::fs::AtFlags::REMOVEDIR)
+        };
+        match forget() {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("forget the volatile mount of", key)(errno)),
+        }
+    }
+
     /// Removes a writable layer; one that is not there is gone already.
     pub fn remove(&self, key: &str) -> Result<()> {
         let trash = self.discard(&self.active, key)?;
@@ -370,6 +386,11 @@ mod tests {
             assert!(matches!(snapshots.prepare(bad, &[]), Err(SnapshotError::Key { .. })), "{bad}");
         }
         assert_eq!(snapshots.keys().unwrap(), ["key"]);
+        snapshots.forget_volatile("key").unwrap();
+        std::fs::create_dir_all(rootfs.work.join("work/incompat/volatile")).unwrap();
+        std::fs::write(rootfs.work.join("work/incompat/volatile/dirty"), "").unwrap();
+        snapshots.forget_volatile("key").unwrap();
+        assert_eq!(std::fs::read_dir(rootfs.work.join("work")).unwrap().count(), 0);
         snapshots.remove("key").unwrap();
         snapshots.remove("key").unwrap();
         assert!(!rootfs.upper.exists());

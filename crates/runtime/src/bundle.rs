@@ -48,6 +48,11 @@ pub enum Rootfs {
 pub struct Upper {
     pub upper: PathBuf,
     pub work: PathBuf,
+    /// Nothing of this layer has to survive a power cut: fsync(2) inside does nothing, and the
+    /// mount's end does not write the host's whole file system to its disk (overlayfs.rst,
+    /// "Volatile mount"). Without the new mount API it is mounted as ever.
+    #[serde(default)]
+    pub volatile: bool,
 }
 
 /// What the process has as its standard streams. Whether it is a terminal says

@@ -114,6 +114,11 @@ fn prepare(services: &Services, record: &Record) -> Result<Prepared<Bundle>> {
     let settings = &record.settings;
     create::make_bind_sources(settings)?;
     files::write_etc(&services.config, &record.id, settings)?;
+    if settings.auto_remove {
+        // Of an earlier run: a restart.
+        let forgotten = services.images.snapshots().forget_volatile(&record.id);
+        forgotten.map_err(|source| Error::Snapshot { source })?;
+    }
     let mut found = devices::find(&settings.devices).map_err(Error::Start)?;
     if settings.security.privileged {
         let asked: Vec<_> = found.iter().map(|device| device.node.path.clone()).collect();
@@ -170,7 +175,12 @@ fn inputs<'a>(
         files: files::etc(data_root, names),
         rootfs: Rootfs::Overlay {
             lower: paths.lower,
-            upper: Some(Upper { upper: paths.upper, work: paths.work }),
+            upper: Some(Upper {
+                upper: paths.upper,
+                work: paths.work,
+                // It goes with the run. After a power cut recovery removes it, unread.
+                volatile: record.settings.auto_remove,
+            }),
         },
         devices,
         seccomp: None,

@@ -47,6 +47,22 @@ fn a_life_from_create_to_rm() {
 }
 
 #[test]
+fn a_layer_that_goes_with_its_run_is_volatile_and_lives_through_a_restart() {
+    let host = host();
+    let script = "echo again >> /file; sync; sleep 1000";
+    for (words, volatile) in [(&["run", "-d", "--rm"][..], "1"), (&["run", "-d"][..], "0")] {
+        host.hull(&[words, &["--name", "one", "busybox", "sh", "-c", script]].concat()).ok();
+        let options = ["exec", "one", "sh", "-c", "grep ' / overlay ' /proc/mounts | grep -c volatile; true"];
+        assert_eq!(host.hull(&options).ok(), volatile);
+        host.hull(&["restart", "-t", "0", "one"]).ok();
+        let lines = ["exec", "one", "sh", "-c", "until [ $(wc -l < /file) = 2 ]; do sleep 0.1; done; cat /file"];
+        assert_eq!(host.hull(&lines).ok(), "again\nagain");
+        assert_eq!(host.hull(&options).ok(), volatile);
+        host.hull(&["rm", "-f", "one"]).ok();
+    }
+}
+
+#[test]
 fn stop_waits_then_kills() {
     let host = host();
     host.hull(&[

@@ -66,12 +66,13 @@ pub(super) fn make(api: Api, rootfs: &Rootfs) -> Result<Root> {
 /// their number but overlayfs' own 500. Before that they are one string, which does for as many as
 /// fit into it; `None` when they do not.
 fn overlay(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Option<OwnedFd>> {
+    let volatile = upper.is_some_and(|upper| upper.volatile);
     if !layers_come_one_by_one(rustix::system::uname().release()) {
         let Joined { values, kept } = Joined::new(lower, upper)?;
         if values.iter().any(|(_, value)| value.len() > MAX_STRING) {
             return Ok(None);
         }
-        let made = overlay_of(&values);
+        let made = overlay_of(&values, volatile);
         drop(kept);
         return made.map(Some);
     }
@@ -92,11 +93,11 @@ fn overlay(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Option<
     for layer in lower {
         values.push(("lowerdir+", short(layer)?));
     }
-    if let Some(Upper { upper, work }) = upper {
-        values.push(("upperdir", short(upper)?));
-        values.push(("workdir", short(work)?));
+    if let Some(upper) = upper {
+        values.push(("upperdir", short(&upper.upper)?));
+        values.push(("workdir", short(&upper.work)?));
     }
-    overlay_of(&values).map(Some)
+    overlay_of(&values, volatile).map(Some)
 }
 
 /// Whether this release of Linux knows `lowerdir+`. Asked by trying, older ones would write a line
@@ -107,9 +108,10 @@ fn layers_come_one_by_one(release: &CStr) -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(8))
 }
 
-fn overlay_of(values: &[(&str, String)]) -> hull_sys::Result<OwnedFd> {
+fn overlay_of(values: &[(&str, String)], volatile: bool) -> hull_sys::Result<OwnedFd> {
     let mut options = vec![("source", Some("overlay"))];
     options.extend(values.iter().map(|(key, value)| (*key, Some(value.as_str()))));
+    options.extend(volatile.then_some(("volatile", None)));
     mount::new("overlay", &options, 0)
 }
 
@@ -126,7 +128,7 @@ impl Joined {
     /// hundred layers are two thousand bytes then.
     fn new(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Joined> {
         let mut parts: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
-        if let Some(Upper { upper, work }) = upper {
+        if let Some(Upper { upper, work, .. }) = upper {
             parts.extend([upper.as_path(), work.as_path()]);
         }
         let texts: Option<Vec<_>> = parts.iter().map(|path| Some(escape(path.to_str()?))).collect();

@@ -88,7 +88,7 @@ impl World {
         self.next.set(number);
         let id = format!("hull-test-{}-{number}", rustix::process::getpid().as_raw_nonzero());
         let own = self.dir.path().join(&id);
-        let upper = Upper { upper: own.join("upper"), work: own.join("work") };
+        let upper = Upper { upper: own.join("upper"), work: own.join("work"), volatile: false };
         std::fs::create_dir_all(&upper.upper).unwrap();
         std::fs::create_dir_all(&upper.work).unwrap();
         let rootfs = Rootfs::Overlay { lower: vec![self.lower()], upper: Some(upper) };
