@@ -3,25 +3,28 @@
 //! A forked child holds a copy of every descriptor of its parent. [`fork_with`] gives it exactly
 //! those that it is meant to have, and never lets it return into its parent's code.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::error::{During, Result};
 use crate::process::{Child, CloneOptions, Forked, Namespaces, clone, exit_now, last_error};
 
-/// Forks a child that has the descriptors 0, 1, 2 and `keep` and no others and is in the `new`
-/// namespaces, runs `life` in it and ends with the code that `life` returns. EBUSY with more than
-/// one thread.
+/// Forks a child that has the descriptors 0, 1, 2, `keep` and `shared` and no others and is in the
+/// `new` namespaces, runs `life` in it and ends with the code that `life` returns. EBUSY with more
+/// than one thread.
 ///
-/// `life` must get descriptors through its argument alone: any that it captured is closed.
+/// `life` must get descriptors through its argument alone, but for those in `shared`, which it may
+/// have captured: any other is closed.
 pub fn fork_with(
     keep: Vec<OwnedFd>,
+    shared: &[BorrowedFd<'_>],
     new: Namespaces,
     life: impl FnOnce(Vec<OwnedFd>) -> i32,
 ) -> Result<Child> {
     match clone(&CloneOptions { new, ..CloneOptions::default() })? {
         Forked::Parent(child) => Ok(child),
         Forked::Child => {
-            let numbers = keep.iter().map(AsRawFd::as_raw_fd).collect();
+            let given = keep.iter().map(AsRawFd::as_raw_fd);
+            let numbers = given.chain(shared.iter().map(AsRawFd::as_raw_fd)).collect();
             let code = match close_others(numbers) {
                 Ok(()) => life(keep),
                 Err(_) => 125,

@@ -34,7 +34,7 @@ mod stats;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hull_oci::runtime::Resources;
@@ -136,6 +136,12 @@ impl Hierarchies {
 
     pub fn mode(&self) -> Mode {
         self.roots.mode
+    }
+
+    /// The descriptors of all roots: who forks a child that goes on to use these keeps them open.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let trees = self.roots.v1.iter().chain(&self.roots.v2);
+        trees.map(|(_, fd)| fd.as_fd()).collect()
     }
 
     /// Whether some hierarchy has the controller.

@@ -36,6 +36,7 @@ pub use connection::{Connection, Event, Found, Heard, Request, find, kept};
 pub use record::{expect, forget, list};
 
 use crate::bundle::{Exit, StartError, StartErrorKind};
+use crate::cgroup::Hierarchies;
 use crate::failpoint;
 use crate::protocol::{self, FromShim, Kind, Role};
 
@@ -45,6 +46,8 @@ pub(crate) struct Order {
     pub(crate) id: String,
     pub(crate) exec_root: PathBuf,
     pub(crate) given: Vec<(Role, OwnedFd)>,
+    /// As the spawner has found them, if it could.
+    pub(crate) cgroups: Option<Hierarchies>,
 }
 
 /// The whole life of a shim, in a fresh fork of the spawner; gives the exit code: 0 unless the

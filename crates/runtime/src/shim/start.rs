@@ -64,9 +64,13 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
     }
     let attached = std::mem::take(&mut given.attach);
     let keep = std::mem::take(&mut given.keep);
+    let hierarchies = match order.cgroups {
+        Some(found) => found,
+        None => Hierarchies::detect().map_err(|error| broken(&error.to_string()))?,
+    };
     let begun = match order.kind {
-        Kind::Container => start_container(given)?,
-        Kind::Exec => start_exec(given)?,
+        Kind::Container => start_container(given, &hierarchies)?,
+        Kind::Exec => start_exec(given, &hierarchies)?,
     };
     let mut running = assemble(begun, attached, listener)?;
     for (name, fd) in keep {
@@ -85,7 +89,7 @@ struct Begun {
     shared_pids: bool,
 }
 
-fn start_container(given: Given) -> Result<Begun, StartError> {
+fn start_container(given: Given, hierarchies: &Hierarchies) -> Result<Begun, StartError> {
     let bundle: Bundle = document(given.document.as_ref())?;
     let seccomp = program(given.seccomp.as_ref(), &bundle.spec.linux)?;
     let terminal = bundle.spec.process.as_ref().is_some_and(|process| process.terminal);
@@ -97,11 +101,10 @@ fn start_container(given: Given) -> Result<Begun, StartError> {
         .iter()
         .any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none())
         && !given.namespaces.iter().any(|(kind, _)| *kind == NamespaceKind::Pid);
-    let hierarchies = hierarchies()?;
     let options =
         StartOptions { hold: given.hold, shared_memory: given.shared_memory, ..StartOptions::default() };
     let started =
-        container::start(&bundle, &hierarchies, &given.namespaces, &streams, seccomp.as_ref(), &options)?;
+        container::start(&bundle, hierarchies, &given.namespaces, &streams, seccomp.as_ref(), &options)?;
     Ok(Begun {
         started,
         kept,
@@ -112,7 +115,7 @@ fn start_container(given: Given) -> Result<Begun, StartError> {
     })
 }
 
-fn start_exec(given: Given) -> Result<Begun, StartError> {
+fn start_exec(given: Given, hierarchies: &Hierarchies) -> Result<Begun, StartError> {
     let exec: Exec = document(given.document.as_ref())?;
     let seccomp = program(given.seccomp.as_ref(), &exec.linux)?;
     let Some(target) = given.target else {
@@ -120,7 +123,7 @@ fn start_exec(given: Given) -> Result<Begun, StartError> {
     };
     let (streams, kept) = streams(exec.stdio, exec.process.terminal).map_err(host)?;
     let options = StartOptions::default();
-    let started = container::exec(&exec, &hierarchies()?, &target, &streams, seccomp.as_ref(), &options)?;
+    let started = container::exec(&exec, hierarchies, &target, &streams, seccomp.as_ref(), &options)?;
     Ok(Begun {
         started,
         kept,
@@ -257,10 +260,6 @@ fn program(fd: Option<&OwnedFd>, linux: &Linux) -> Result<Option<Program>, Start
         },
         (None, None) => Ok(None),
     }
-}
-
-fn hierarchies() -> Result<Hierarchies, StartError> {
-    Hierarchies::detect().map_err(|error| broken(&error.to_string()))
 }
 
 fn broken(message: &str) -> StartError {

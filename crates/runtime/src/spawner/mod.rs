@@ -33,6 +33,7 @@ use rustix::process::{Pid, Resource, Rlimit};
 
 pub use client::{Client, Error, Job, Launch, filter_document};
 
+use crate::cgroup::Hierarchies;
 use crate::failpoint;
 use crate::protocol::{self, FromSpawner, Kind, Outcome, Received, Role, ToSpawner, Work};
 use crate::{forwarder, shim, worker};
@@ -77,6 +78,8 @@ pub fn run(options: Options) -> hull_sys::Result<Infallible> {
         connections: HashMap::new(),
         next: FIRST_CONNECTION,
         children: HashMap::new(),
+        // A failure is a shim's to tell, which tries again.
+        cgroups: Hierarchies::detect().ok(),
         lost: Vec::new(),
     };
     spawner.serve()
@@ -187,6 +190,8 @@ struct Spawner {
     connections: HashMap<u64, OwnedFd>,
     next: u64,
     children: HashMap<Pid, Child>,
+    /// In the memory and among the descriptors of each shim.
+    cgroups: Option<Hierarchies>,
     /// Shims that were killed, until all that they left behind is reaped.
     lost: Vec<reaper::Lost>,
 }
@@ -302,12 +307,15 @@ impl Spawner {
         };
         let exec_root = self.options.exec_root.clone();
         let open_files = self.open_files;
-        let forked = fork_with(fds, new, |fds| {
+        let cgroups = self.cgroups.clone().filter(|_| order.is_some());
+        // Only a shim has them: a worker is in a jail.
+        let shared = cgroups.as_ref().map(Hierarchies::descriptors).unwrap_or_default();
+        let forked = fork_with(fds, &shared, new, |fds| {
             let given = roles.iter().cloned().zip(fds).collect();
             match (order, work) {
                 (Some((kind, id)), _) => {
                     let _ = rustix::process::setrlimit(Resource::Nofile, open_files);
-                    shim::run(shim::Order { kind, id, exec_root, given })
+                    shim::run(shim::Order { kind, id, exec_root, given, cgroups: cgroups.clone() })
                 }
                 (None, Some(work)) => worker::run(work, given),
                 (None, None) => forwarder::run(forwarder::socket_path(&exec_root), given),
