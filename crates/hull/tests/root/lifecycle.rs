@@ -55,7 +55,8 @@ fn a_layer_that_goes_with_its_run_is_volatile_and_lives_through_a_restart() {
         let options = ["exec", "one", "sh", "-c", "grep ' / overlay ' /proc/mounts | grep -c volatile; true"];
         assert_eq!(host.hull(&options).ok(), volatile);
         host.hull(&["restart", "-t", "0", "one"]).ok();
-        let lines = ["exec", "one", "sh", "-c", "until [ $(wc -l < /file) = 2 ]; do sleep 0.1; done; cat /file"];
+        let lines =
+            ["exec", "one", "sh", "-c", "until [ $(wc -l < /file) = 2 ]; do sleep 0.1; done; cat /file"];
         assert_eq!(host.hull(&lines).ok(), "again\nagain");
         assert_eq!(host.hull(&options).ok(), volatile);
         host.hull(&["rm", "-f", "one"]).ok();

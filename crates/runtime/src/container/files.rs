@@ -1,6 +1,6 @@
 //! What a container finds in its file system: the mounts of its spec, /dev, the view of its cgroup.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -82,11 +82,16 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// All mounts of the spec in their order, then /dev.
+/// All mounts of the spec in their order, kernel settings, then /dev.
 pub(super) fn build(site: &Site<'_>) -> Result<()> {
+    let mut settings = Settings::of(site.spec);
     for entry in &site.spec.mounts {
-        mount_entry(site, entry)?;
+        let made = mount_entry(site, entry)?;
+        if let (Some(made), "proc") = (made, &*entry.kind) {
+            settings.try_through(made);
+        }
     }
+    settings.write()?;
     // A /dev that is bound from the host is the host's: nothing is made in it.
     let dev = site.spec.mounts.iter().rev().find(|entry| entry.destination == Path::new("/dev"));
     if dev.is_none_or(|dev| options::parse(&dev.kind, &dev.options).bind.is_none()) {
@@ -95,7 +100,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<()> {
     Ok(())
 }
 
-fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<()> {
+/// Gives the root folder of a new file system.
+fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<Option<Handle>> {
     let options = options::parse(&entry.kind, &entry.options);
     let path = entry.destination.as_path();
     if !entry.uid_mappings.is_empty() || !entry.gid_mappings.is_empty() {
@@ -105,14 +111,14 @@ fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<()> {
         return Err(invalid(format!("mount {}: tmpcopyup is not supported", path.display())));
     }
     if options.bind.is_some() {
-        return bind_entry(site, entry, &options);
+        return bind_entry(site, entry, &options).map(|()| None);
     }
     if matches!(&*entry.kind, "cgroup" | "cgroup2") {
-        return cgroup_view(site, path, &options);
+        return cgroup_view(site, path, &options).map(|()| None);
     }
     let place = site.root.create_dirs(path, FOLDER).or_host()?;
     if let Some(shared) = site.shared_memory.filter(|_| path == Path::new(SHARED_MEMORY)) {
-        return mount::attach(shared, &place).or_host();
+        return mount::attach(shared, &place).or_host().map(|()| None);
     }
     if matches!(&*entry.kind, "proc" | "sysfs") {
         // An image may have a symlink here; then what is mounted would not be what later steps and
@@ -133,8 +139,9 @@ fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<()> {
         Err(error) if error.errno == Errno::PERM && site.user_namespace && entry.kind == "sysfs" => {
             let all = Options { bind: Some(true), recursive: options.change, ..Options::default() };
             mounts::bind(site.api, site.root, (&place, path), Source::Host(Path::new("/sys")), &all)
+                .map(|()| None)
         }
-        made => made,
+        made => made.map(Some),
     };
     made.or_invalid(|| format!("error mounting {:?} to rootfs at {:?}", entry.source, path.to_string_lossy()))
 }
@@ -186,8 +193,8 @@ fn cgroup_view(site: &Site<'_>, path: &Path, asked: &Options) -> Result<()> {
     let data = vec!["mode=755".to_owned(), "size=64k".to_owned()];
     let writable = Change { set: asked.change.set & !READ_ONLY, clear: asked.change.clear };
     let tmpfs = Options { change: writable, data, ..Options::default() };
-    mounts::file_system(site.api, site.root, (&place, path), ("tmpfs", "tmpfs"), &tmpfs).or_host()?;
-    let top = site.root.resolve(path).or_host()?;
+    let top =
+        mounts::file_system(site.api, site.root, (&place, path), ("tmpfs", "tmpfs"), &tmpfs).or_host()?;
     for (point, folder, _) in site.cgroup.folders().filter(|(.., v2)| !*v2) {
         let Some(name) = Path::new(point).file_name() else { continue };
         let inside = path.join(name);
@@ -301,22 +308,43 @@ pub(super) fn bind_console(site: &Site<'_>, slave: impl AsFd) -> Result<()> {
     mounts::bind(site.api, site.root, (&place, path), Source::Fd(slave.as_fd()), &options).or_host()
 }
 
-/// Writes kernel settings through a /proc of our own that is nowhere attached: the container's
-/// /proc, or what its image has there, is not believed.
-pub(super) fn sysctls(spec: &Spec) -> Result<()> {
-    if spec.linux.sysctl.is_empty() {
-        return Ok(());
+/// The kernel settings of a spec, as long as they are not written. They are written through a /proc
+/// that is sure to be one: the container's own at the moment it is mounted, when nothing can lie on
+/// any part of it; else one that is nowhere attached, whose end waits for an RCU grace period. What
+/// the image has at /proc is not believed.
+struct Settings<'a> {
+    left: Option<&'a BTreeMap<String, String>>,
+}
+
+impl<'a> Settings<'a> {
+    fn of(spec: &'a Spec) -> Settings<'a> {
+        let settings = &spec.linux.sysctl;
+        Settings { left: (!settings.is_empty()).then_some(settings) }
     }
-    let proc = match mount::new("proc", &[], 0) {
-        Ok(fd) => Root { fd },
-        // Without the new mount API: the host's own, which is still at its place. What it shows
-        // below sys is of the namespaces of who opens it.
-        Err(error) if matches!(error.errno, Errno::NOSYS | Errno::PERM) => {
-            Root::open(Path::new("/proc")).or_host()?
-        }
-        Err(error) => return Err(error).or_host(),
-    };
-    for (key, value) in &spec.linux.sysctl {
+
+    /// A /proc may have been asked for read-only, or without `sys`.
+    fn try_through(&mut self, proc: Handle) {
+        let proc = Root { fd: proc.fd };
+        self.left = self.left.filter(|settings| write_settings(&proc, settings).is_err());
+    }
+
+    fn write(self) -> Result<()> {
+        let Some(settings) = self.left else { return Ok(()) };
+        let proc = match mount::new("proc", &[], 0) {
+            Ok(fd) => Root { fd },
+            // Without the new mount API: the host's own, which is still at its place. What it shows
+            // below sys is of the namespaces of who opens it.
+            Err(error) if matches!(error.errno, Errno::NOSYS | Errno::PERM) => {
+                Root::open(Path::new("/proc")).or_host()?
+            }
+            Err(error) => return Err(error).or_host(),
+        };
+        write_settings(&proc, settings)
+    }
+}
+
+fn write_settings(proc: &Root, settings: &BTreeMap<String, String>) -> Result<()> {
+    for (key, value) in settings {
         let path = Path::new("sys").join(key.replace('.', "/"));
         let flags = OFlags::WRONLY;
         let fd = proc.open_file(&path, flags, Mode::empty()).or_invalid(|| format!("sysctl {key:?}"))?;

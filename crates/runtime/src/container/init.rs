@@ -153,7 +153,6 @@ fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
         Streams::Terminal => Some(make_terminal(&site, init.process)?),
         Streams::Files { .. } => None,
     };
-    files::sysctls(spec)?;
     let mut empty = None;
     for path in &linux.masked_paths {
         rootfs::mask(api, &root, path, &mut empty)?;

@@ -84,14 +84,14 @@ pub(super) fn split(data: &[String]) -> Vec<(&str, Option<&str>)> {
         .collect()
 }
 
-/// A new file system at `place`, whose path in `root` is `path`.
+/// A new file system at `place`, whose path in `root` is `path`. Gives its root folder.
 pub(super) fn file_system(
     api: Api,
     root: &Root,
     (place, path): (&Handle, &Path),
     (kind, source): (&str, &str),
     options: &Options,
-) -> hull_sys::Result<()> {
+) -> hull_sys::Result<Handle> {
     match api {
         Api::Descriptors => {
             let mut data = split(&options.data);
@@ -100,7 +100,8 @@ pub(super) fn file_system(
             }
             let made = mount::new(kind, &data, options.change.set)?;
             change(&made, &Options { change: Change::default(), ..options.clone() })?;
-            mount::attach(&made, place)
+            mount::attach(&made, place)?;
+            Ok(Handle { fd: made })
         }
         Api::Classic => {
             let data = std::ffi::CString::new(options.data.join(",")).unwrap_or_default();
@@ -108,9 +109,10 @@ pub(super) fn file_system(
             rustix::mount::mount(source, place.magic_path(), kind, flags, &*data)
                 .during("mount", || format!("{source:?}, {path:?}, {kind}, {flags:?}, {data:?}"))?;
             let there = root.resolve(path)?;
-            options.propagation.iter().try_for_each(|(propagation, recursive)| {
-                classic_spread(Path::new(&there.magic_path()), *propagation, *recursive)
-            })
+            for (propagation, recursive) in &options.propagation {
+                classic_spread(Path::new(&there.magic_path()), *propagation, *recursive)?;
+            }
+            Ok(there)
         }
     }
 }

@@ -258,8 +258,8 @@ pub(super) fn mask(api: Api, root: &Root, path: &str, empty: &mut Option<OwnedFd
     }
     let data = vec!["nr_blocks=1".to_owned(), "nr_inodes=1".to_owned()];
     let options = Options { change: read_only, data, ..Options::default() };
-    super::mounts::file_system(api, root, (&place, path), ("tmpfs", "tmpfs"), &options).or_host()?;
-    *empty = Some(root.resolve(path).or_host()?.fd);
+    let made = super::mounts::file_system(api, root, (&place, path), ("tmpfs", "tmpfs"), &options);
+    *empty = Some(made.or_host()?.fd);
     Ok(())
 }
 
