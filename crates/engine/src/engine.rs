@@ -4,6 +4,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hull_runtime::cgroup::Hierarchies;
 use hull_runtime::processes;
@@ -29,6 +30,9 @@ use crate::images::{Images, Setup, Unpack, Use, Uses};
 use crate::seccomp::Profiles;
 use crate::store::Store;
 use crate::{Config, Error, Result, names, signals};
+
+/// How long an engine that is being closed goes on freeing what removed containers left.
+const FREEING: Duration = Duration::from_secs(1);
 
 /// All containers and images of one data root. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -60,6 +64,8 @@ impl Engine {
                 handle.commands.closed().await;
             }
         }
+        // What is not freed by then is swept at the next start.
+        tokio::time::timeout(FREEING, services.freeing.lock()).await.ok();
         // The writer works in order: when this is answered, everything before it is written.
         if let Err(error) = services.store.commit(Vec::new()).await {
             tracing::error!(%error, "the last changes were not written");
@@ -352,6 +358,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     }
     let lock = lock(&root)?;
     files::private_dir(&root.join("containers"))?;
+    files::private_dir(&files::trash(&root))?;
     files::private_dir(&root.join("image"))?;
     let (store, _writer, rows) = Store::open(&root.join("state.db"))?;
     let cgroups = match Hierarchies::detect() {
@@ -374,7 +381,9 @@ fn open_blocking(config: Config) -> Result<Opened> {
     };
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
-    let services = Services { config, facts, store, events, images, registry, spawner, cgroups, seccomp };
+    let freeing = tokio::sync::Mutex::default();
+    let services =
+        Services { config, facts, store, events, images, registry, spawner, cgroups, seccomp, freeing };
     Ok(Opened { services, lock, containers: rows.containers })
 }
 

@@ -214,8 +214,14 @@ impl Snapshots {
 
     /// Removes a writable layer; one that is not there is gone already.
     pub fn remove(&self, key: &str) -> Result<()> {
-        let trash = self.discard(&self.active, key)?;
+        let trash = self.discard_writable(key)?;
         trash.map_or(Ok(()), |trash| self.empty_trash(&trash))
+    }
+
+    /// Takes a writable layer's name away, at once; the files are removed by
+    /// [`Self::empty_trash`]. `None`: there is no such layer.
+    pub fn discard_writable(&self, key: &str) -> Result<Option<Trash>> {
+        self.discard(&self.active, key)
     }
 
     /// Takes a layer's name away, at once; the files are removed by

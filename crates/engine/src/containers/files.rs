@@ -4,6 +4,7 @@
 //! <data-root>/containers/<id>/      0700
 //!   hostname hosts resolv.conf      bound into /etc
 //!   log/                            the shim's segments
+//! <data-root>/trash/<id>/           the same, of a container that is gone
 //! ```
 
 use std::fs;
@@ -63,6 +64,26 @@ pub(crate) fn remove(data_root: &Path, id: &str) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("remove", &folder)(error)),
     }
+}
+
+/// Takes the folder out of sight, at once. Gives what [`empty_trash`] removes; nothing there is no
+/// error.
+pub(crate) fn discard(data_root: &Path, id: &str) -> Result<Option<PathBuf>> {
+    let (from, to) = (folder(data_root, id), trash(data_root).join(id));
+    match fs::rename(&from, &to) {
+        Ok(()) => Ok(Some(to)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("rename", &from)(error)),
+    }
+}
+
+pub(crate) fn trash(data_root: &Path) -> PathBuf {
+    data_root.join("trash")
+}
+
+/// Removes what was discarded.
+pub(crate) fn empty_trash(discarded: &Path) -> Result<()> {
+    fs::remove_dir_all(discarded).map_err(failed("remove", discarded))
 }
 
 /// Writes the three files of `/etc` anew, as at every start; they are made once and then only
@@ -191,8 +212,14 @@ mod tests {
             (mode(&files.hosts), fs::read_to_string(&files.hostname).unwrap()),
             (0o644, "h\n".to_owned())
         );
+        private_dir(&trash(root.path())).unwrap();
+        let discarded = discard(root.path(), "abc").unwrap().unwrap();
+        assert!(discarded.join("hosts").exists() && !folder(root.path(), "abc").exists());
+        assert_eq!(discard(root.path(), "abc").unwrap(), None);
+        empty_trash(&discarded).unwrap();
+        make(root.path(), "abc").unwrap();
         remove(root.path(), "abc").unwrap();
         remove(root.path(), "abc").unwrap();
-        assert!(!folder(root.path(), "abc").exists());
+        assert!(!folder(root.path(), "abc").exists() && !discarded.exists());
     }
 }

@@ -181,16 +181,22 @@ fn sweep_data(services: &Services, known: &BTreeSet<String>) -> Result<()> {
         tracing::info!(container = key, "removing a writable layer without a record");
         snapshots.remove(&key).map_err(failed)?;
     }
-    let containers = services.config.data_root.join("containers");
-    let failed = |source| Error::Io { call: "read", path: containers.clone(), source };
-    for entry in std::fs::read_dir(&containers).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+    for name in names(&files::trash(&services.config.data_root))? {
+        files::empty_trash(&files::trash(&services.config.data_root).join(name))?;
+    }
+    for name in names(&services.config.data_root.join("containers"))? {
         if !known.contains(&name) {
             tracing::info!(container = name, "removing files without a record");
             files::remove(&services.config.data_root, &name)?;
         }
     }
     Ok(())
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let failed = |source| Error::Io { call: "read", path: folder.to_owned(), source };
+    let entries = std::fs::read_dir(folder).map_err(failed)?;
+    entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 fn list(exec_root: &Path, kind: Kind) -> Result<Vec<String>> {

@@ -1,11 +1,13 @@
 //! What a container's task works with.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hull_image::snapshot::Trash;
 use hull_runtime::cgroup::{Cgroup, Hierarchies};
 
+use super::files;
 use super::registry::Registry;
 use super::settings::Settings;
 use super::spawner::Spawner;
@@ -28,6 +30,15 @@ pub(crate) struct Services {
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) cgroups: Option<Hierarchies>,
     pub(crate) seccomp: Profiles,
+    /// Held by who frees the disk of what removed containers left: one at a time.
+    pub(crate) freeing: tokio::sync::Mutex<()>,
+}
+
+/// What a removed container has left on the disk, out of sight.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    pub(crate) layer: Option<Trash>,
+    pub(crate) files: Option<PathBuf>,
 }
 
 impl Services {
@@ -38,6 +49,31 @@ impl Services {
     ) -> Result<T> {
         // A panic in the work is reported by the runtime; the caller sees an engine that leaves.
         tokio::task::spawn_blocking(work).await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Frees the disk of a removed container, behind everybody's back: that can take long (each
+    /// folder's block is given back, on some disks with a command of its own) and changes nothing
+    /// that anybody sees. What is not done when the daemon ends is swept by the next one.
+    pub(crate) fn free(self: &Arc<Self>, remains: Remains) {
+        let services = Arc::clone(self);
+        tokio::spawn(async move {
+            let _turn = services.freeing.lock().await;
+            let shared = Arc::clone(&services);
+            let freed = services
+                .blocking(move || {
+                    let snapshots = shared.images.snapshots();
+                    let layer = remains.layer.map(|trash| snapshots.empty_trash(&trash)).transpose();
+                    remains.files.map(|files| files::empty_trash(&files)).transpose()?;
+                    layer.map(drop).map_err(|source| Error::Snapshot { source })
+                })
+                .await;
+            if let Err(error) = freed {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a removed container still takes space"
+                );
+            }
+        });
     }
 
     /// An event of a container, with the attributes that all of its events have.

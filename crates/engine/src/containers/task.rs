@@ -29,7 +29,7 @@ use super::launch::{self, Stream};
 use super::link::{self, Link, Word};
 use super::phase::{self, Effect, Exit, Input, Live, Observed, Phase, Policy, Refused, Time, Wish};
 use super::requests::{Condition, WaitResult};
-use super::services::Services;
+use super::services::{Remains, Services};
 use super::view::{Failure, Record, RootfsPaths, View};
 use super::{create, files, recover};
 use crate::store::Change;
@@ -424,7 +424,7 @@ impl Task {
         self.link = None;
         let (services, id) = (Arc::clone(&self.services), self.record.id.clone());
         let path = services.cgroup_path(&self.record);
-        self.services.blocking(move || take_apart(&services, &id, &path)).await?;
+        let remains = self.services.blocking(move || take_apart(&services, &id, &path)).await?;
         hull_runtime::failpoint!("engine.remove.before-row");
         self.services.store.commit(vec![Change::DeleteContainer { id: self.record.id.clone() }]).await?;
         hull_runtime::failpoint!("engine.remove.row-gone");
@@ -439,6 +439,7 @@ impl Task {
         for waiter in self.waiting.gone.drain(..).chain(self.waiting.exits.drain(..)) {
             waiter.send(result.clone()).ok();
         }
+        self.services.free(remains);
         Ok(())
     }
 
@@ -509,18 +510,21 @@ impl Task {
     }
 }
 
-/// Kills what is left and removes cgroup, exec-root folder, writable layer, log and files.
-fn take_apart(services: &Services, id: &str, cgroup: &str) -> Result<()> {
+/// Kills what is left and removes cgroup and exec-root folder; takes the writable layer, the log
+/// and the files out of sight.
+fn take_apart(services: &Services, id: &str, cgroup: &str) -> Result<Remains> {
     if let Some(cgroup) = services.cgroup(cgroup) {
         let failed = |source| Error::Cgroup { source };
         cgroup.kill().map_err(failed)?;
         cgroup.remove().map_err(failed)?;
     }
-    services.images.snapshots().remove(id).map_err(|source| Error::Snapshot { source })?;
+    let layer = services.images.snapshots().discard_writable(id);
+    let layer = layer.map_err(|source| Error::Snapshot { source })?;
     hull_runtime::failpoint!("engine.remove.half-way");
-    files::remove(&services.config.data_root, id)?;
+    let files = files::discard(&services.config.data_root, id)?;
     shim::forget(services.exec_root(), Kind::Container, id)
-        .map_err(|source| Error::System { doing: "remove a shim's folder".to_owned(), source })
+        .map_err(|source| Error::System { doing: "remove a shim's folder".to_owned(), source })?;
+    Ok(Remains { layer, files })
 }
 
 async fn hear(link: Option<&Link>) -> Word {
