@@ -37,6 +37,11 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
+/// Where run-time files are: a tmpfs.
+pub(crate) fn run_folder(work: &Path) -> PathBuf {
+    work.join("run")
+}
+
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
 }
@@ -86,7 +91,7 @@ impl Engine {
         let mut command = Command::new(&program);
         command.args(["daemon", "-H", &socket]);
         command.arg("--data-root").arg(home.join("data"));
-        command.arg("--exec-root").arg(home.join("exec"));
+        command.arg("--exec-root").arg(run_folder(work).join("hull"));
         command.arg("--pidfile").arg(home.join("pid"));
         engine.daemon = Some(daemon(command, &home.join("log"), || engine.quiet(&["version"]))?);
         Ok(engine)
@@ -113,7 +118,7 @@ impl Engine {
         let mut command = Command::new(server);
         command.args(["-H", &socket, "--storage-driver", "overlay2"]);
         command.arg("--data-root").arg(home.join("data"));
-        command.arg("--exec-root").arg(home.join("exec"));
+        command.arg("--exec-root").arg(run_folder(work).join("docker"));
         command.arg("--pidfile").arg(home.join("pid"));
         engine.daemon = Some(daemon(command, &home.join("log"), || engine.quiet(&["version"]))?);
         Ok(engine)
@@ -125,8 +130,9 @@ impl Engine {
         };
         let home = work.join("podman");
         fs::create_dir_all(&home).context("create podman's folder")?;
-        let folder = |name: &str| home.join(name).display().to_string();
-        let mut prefix = strings(&["--root", &folder("data"), "--runroot", &folder("run")]);
+        let (data, run) = (home.join("data"), run_folder(work).join("podman"));
+        let mut prefix =
+            strings(&["--root", &data.display().to_string(), "--runroot", &run.display().to_string()]);
         prefix.extend(strings(&["--cgroup-manager", "cgroupfs", "--events-backend", "file"]));
         prefix.extend(strings(&["--storage-driver", "overlay"]));
         let environment = vec![("PODMAN_IGNORE_CGROUPSV1_WARNING", "1".to_owned())];

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use hull_sys::process::{Namespaces, unshare};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 use crate::build;
 use engines::{Engine, Runtime, on_path};
@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let work = build::target_folder().join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     let fixture = fixture::make(&work)?;
-    own_world()?;
+    own_world(&work)?;
     let before = parent_cgroups();
     let done = measure_all(&options, &dist, &fixture);
     if let Err(error) = clean_up(&work, &before) {
@@ -101,8 +101,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     done
 }
 
-/// Namespaces of our own, with a loopback link and only v1's cgroups in sight.
-fn own_world() -> Result<()> {
+/// Namespaces of our own, with a loopback link, only v1's cgroups in sight, and a tmpfs for the
+/// engines' run-time files, as /run is one.
+fn own_world(work: &Path) -> Result<()> {
     unshare(Namespaces::MOUNT | Namespaces::NETWORK)?;
     let recursive = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", recursive).context("make the mounts private")?;
@@ -111,7 +112,9 @@ fn own_world() -> Result<()> {
     if unified.join("cgroup.controllers").exists() {
         unmount(unified, UnmountFlags::DETACH).context("hide the v2 cgroups")?;
     }
-    Ok(())
+    let run = engines::run_folder(work);
+    fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
+    mount("tmpfs", &run, "tmpfs", MountFlags::empty(), c"mode=755").context("mount a tmpfs")
 }
 
 fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> {
