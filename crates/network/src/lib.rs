@@ -22,6 +22,7 @@ pub mod etc;
 pub mod explain;
 pub mod firewall;
 pub mod forwarding;
+pub mod ipam;
 pub mod macvlan;
 pub mod namespace;
 pub mod nft;
