@@ -24,7 +24,7 @@ pub(crate) static INSPECT: Command = Command {
     flags: &[&[
         FORMAT,
         Flag::switch("size", "Show sizes of containers, too").short('s'),
-        Flag::text("type", "Look among these only: container, image"),
+        Flag::text("type", "Look among these only: container, image, network"),
     ]],
     run: |session, given| Box::pin(any(session, given)) as Outcome<'_>,
 };
@@ -47,6 +47,16 @@ pub(crate) static IMAGE: Command = Command {
     stop_at_argument: false,
     flags: &[&[FORMAT, Flag::text("platform", "The platform to show, as os[/arch[/variant]]")]],
     run: |session, given| Box::pin(of_kind(session, given, "image")) as Outcome<'_>,
+};
+
+pub(crate) static NETWORK: Command = Command {
+    paths: &["network inspect"],
+    usage: "[OPTIONS] NETWORK [NETWORK...]",
+    summary: "Show all about networks",
+    arguments: Arguments::AtLeast(1),
+    stop_at_argument: false,
+    flags: &[&[FORMAT, Flag::switch("verbose", "Show what helps to find faults, too").short('v')]],
+    run: |session, given| Box::pin(of_kind(session, given, "network")) as Outcome<'_>,
 };
 
 const FORMAT: Flag = Flag::text("format", "Show as 'json', or by a Go template").short('f');

@@ -25,6 +25,7 @@ mod help;
 mod image;
 mod inspect;
 mod moment;
+mod network;
 mod progress;
 mod prune;
 mod run;
@@ -65,7 +66,7 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 23] = [
+const LATER: [&str; 22] = [
     "build",
     "builder",
     "buildx",
@@ -79,7 +80,6 @@ const LATER: [&str; 23] = [
     "login",
     "logout",
     "manifest",
-    "network",
     "node",
     "plugin",
     "push",
@@ -95,6 +95,7 @@ const LATER: [&str; 23] = [
 static TREE: &[Entry] = &[
     Entry::Group(&CONTAINER),
     Entry::Group(&IMAGE),
+    Entry::Group(&NETWORK),
     Entry::Group(&SYSTEM),
     Entry::Command("attach", &start::ATTACH),
     Entry::Command("create", &create::CREATE),
@@ -172,6 +173,20 @@ static IMAGE: Group = Group {
         ("rm", &["remove"], &names::REMOVE),
         ("save", &[], &archive::SAVE),
         ("tag", &[], &names::TAG),
+    ],
+};
+
+static NETWORK: Group = Group {
+    name: "network",
+    summary: "Manage networks",
+    commands: &[
+        ("connect", &[], &network::change::CONNECT),
+        ("create", &[], &network::create::CREATE),
+        ("disconnect", &[], &network::change::DISCONNECT),
+        ("inspect", &[], &inspect::NETWORK),
+        ("ls", &["list"], &network::list::LIST),
+        ("prune", &[], &network::change::PRUNE),
+        ("rm", &["remove"], &network::change::REMOVE),
     ],
 };
 
