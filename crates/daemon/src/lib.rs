@@ -119,6 +119,10 @@ async fn serve_until_told(options: &Options, log: &LogHandle) -> anyhow::Result<
         exec_root: options.exec_root.clone(),
         runtime: options.runtime.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
+        network: options.network.clone(),
+        dns: options.names.servers.clone(),
+        dns_search: options.names.search.clone(),
+        dns_options: options.names.options.clone(),
         ..Config::default()
     })
     .await
@@ -198,6 +202,7 @@ fn reload(before: &Options, log: &LogHandle, server: &Server) {
         ("group", before.group == after.group),
         ("cgroup-parent", before.cgroup_parent == after.cgroup_parent),
         ("runtime-executable", before.runtime == after.runtime),
+        ("the keys of networks", before.network == after.network && before.names == after.names),
     ] {
         if !same {
             tracing::warn!(key, "changed in the file; it takes a restart");

@@ -70,6 +70,7 @@ impl Daemon {
             exec_root: folder.path().join("exec"),
             runtime,
             cgroup_parent: format!("hull-test-wire-{}", std::process::id()),
+            network: hull_engine::networks::Defaults::none(),
             ..Config::default()
         })
         .await

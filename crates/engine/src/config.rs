@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::containers::settings::LogDriver;
+use crate::networks::Defaults;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +28,7 @@ pub struct Config {
     pub default_shm_bytes: u64,
     /// `--init` for all containers.
     pub init: bool,
+    pub network: Defaults,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -45,6 +47,7 @@ impl Default for Config {
             default_rlimits: BTreeMap::new(),
             default_shm_bytes: 64 << 20,
             init: false,
+            network: Defaults::default(),
             stop_timeout: 10,
         }
     }

@@ -22,11 +22,12 @@ use crate::containers::settings::Create;
 use crate::containers::spawner::Spawner;
 use crate::containers::stats::{self, Stats};
 use crate::containers::view::View;
-use crate::containers::{create, files, logs, recover};
-
+use crate::containers::{create, files, logs, networking, recover};
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
 use crate::images::{Images, Setup, Unpack, Use, Uses};
+use crate::networks::wiring::{self, Wiring};
+use crate::networks::{self, Networks, change};
 use crate::seccomp::Profiles;
 use crate::store::Store;
 use crate::{Config, Error, Result, names, signals};
@@ -102,6 +103,39 @@ impl Engine {
     /// What happens from now on, and with `since` what the ring still holds from there.
     pub fn events(&self, since: Option<i64>) -> Subscription {
         self.0.services.events.subscribe(since)
+    }
+
+    /// By id.
+    pub fn networks(&self) -> Vec<networks::View> {
+        self.0.services.networks.views()
+    }
+
+    /// By id, name or unambiguous prefix of an id.
+    pub fn network(&self, key: &str) -> Result<networks::View> {
+        self.0.services.networks.view(key)
+    }
+
+    pub async fn network_create(&self, request: networks::Create) -> Result<networks::Created> {
+        change::create(&self.0.services, request).await
+    }
+
+    pub async fn network_remove(&self, key: &str) -> Result<()> {
+        change::remove(&self.0.services, key).await
+    }
+
+    /// Connects a container, by its name or id, to a network.
+    pub async fn network_connect(&self, container: &str, join: networks::Join) -> Result<()> {
+        networking::connect(&self.0.services, container, join).await
+    }
+
+    /// With `force` also where the container is not known.
+    pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        networking::disconnect(&self.0.services, network, container, force).await
+    }
+
+    /// Removes every network that nobody is on and that `wanted` accepts; gives their names.
+    pub async fn prune_networks(&self, wanted: impl Fn(&networks::Record) -> bool) -> Vec<String> {
+        change::prune(&self.0.services, wanted).await
     }
 
     pub async fn create(&self, request: Create) -> Result<Created> {
@@ -382,9 +416,43 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
     let freeing = tokio::sync::Mutex::default();
-    let services =
-        Services { config, facts, store, events, images, registry, spawner, cgroups, seccomp, freeing };
+    let observed = change::observe()?;
+    let (networks, changes) =
+        Networks::open(config.network.clone(), host_prefix(), &rows.networks, &observed)?;
+    store.commit_blocking(changes)?;
+    let wiring = Wiring::open(&config.network)?;
+    let services = Services {
+        config,
+        facts,
+        store,
+        events,
+        images,
+        networks,
+        wiring,
+        registry,
+        spawner,
+        cgroups,
+        seccomp,
+        freeing,
+    };
+    wiring::adopt(&services)?;
+    change::reconcile(&services)?;
     Ok(Opened { services, lock, containers: rows.containers })
+}
+
+/// The 40 bits that make this host's unique local addresses its own (RFC 4193, 3.2.2): the same
+/// at every start, made from what identifies the machine.
+fn host_prefix() -> [u8; 5] {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let machine = match text("/etc/machine-id") {
+        id if id.trim().is_empty() => text("/etc/hostname"),
+        id => id,
+    };
+    let digest = hull_oci::Digest::sha256(format!("hull unique local {}", machine.trim()).as_bytes());
+    let byte = |index: usize| {
+        digest.hex().get(index * 2..index * 2 + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())
+    };
+    std::array::from_fn(|index| byte(index).unwrap_or(0))
 }
 
 /// Archives are unpacked by jailed workers of the spawner.

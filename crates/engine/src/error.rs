@@ -42,6 +42,17 @@ pub enum Error {
     NoSuchProcess(String),
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    #[error("network {0} not found")]
+    NoSuchNetwork(String),
+    /// Something else that a request names and that is not there; the complete sentence.
+    #[error("{0}")]
+    NotFound(String),
+    /// The complete sentence: what is not allowed, and why.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What the host could not do for a network; the complete sentence. 500 in the reference.
+    #[error("{0}")]
+    Network(String),
     /// Several ids begin with the prefix.
     #[error("multiple IDs found with provided prefix: {0}")]
     AmbiguousId(String),
@@ -119,7 +130,10 @@ impl Error {
             Error::NoSuchContainer(_)
             | Error::NoSuchExec(_)
             | Error::NoSuchProcess(_)
-            | Error::NoSuchImage(_) => Class::NotFound,
+            | Error::NoSuchImage(_)
+            | Error::NoSuchNetwork(_)
+            | Error::NotFound(_) => Class::NotFound,
+            Error::Forbidden(_) => Class::Forbidden,
             Error::AmbiguousId(_) | Error::Invalid(_) => Class::Invalid,
             Error::Conflict(_) => Class::Conflict,
             Error::NotImplemented(_) => Class::NotImplemented,
@@ -132,6 +146,7 @@ impl Error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Class::Unavailable,
             Error::NotPaused { .. }
             | Error::Ps(_)
+            | Error::Network(_)
             | Error::Io { .. }
             | Error::System { .. }
             | Error::Database { .. }

@@ -18,6 +18,7 @@ pub const KEPT: usize = 4096;
 pub enum Kind {
     Container,
     Image,
+    Network,
 }
 
 impl Kind {
@@ -25,6 +26,7 @@ impl Kind {
         match self {
             Kind::Container => "container",
             Kind::Image => "image",
+            Kind::Network => "network",
         }
     }
 }
@@ -34,7 +36,7 @@ pub struct Event {
     pub kind: Kind,
     /// Docker's word: `create`, `die`, `exec_start: sh -c x`, …
     pub action: String,
-    /// Of the container or image.
+    /// Of the container, image or network.
     pub id: String,
     pub attributes: BTreeMap<String, String>,
     /// Nanoseconds since the epoch; strictly growing.

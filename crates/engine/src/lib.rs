@@ -1,4 +1,4 @@
-//! The containers and images of one host, and the rules by which they change.
+//! The containers, images and networks of one host, and the rules by which they change.
 //!
 //! Knows no HTTP, no Docker JSON and no command line: commands flow down as values
 //! ([`containers::settings::Create`]), events and exits flow up.
@@ -12,6 +12,7 @@ pub mod events;
 pub mod host;
 pub mod images;
 pub mod names;
+pub mod networks;
 pub mod rootfs;
 mod seccomp;
 pub mod signals;

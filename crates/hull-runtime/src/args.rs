@@ -64,18 +64,43 @@ pub(crate) struct Update {
 pub(crate) enum Command {
     Create(Create),
     Run(Create),
-    Start { id: String },
-    State { id: String },
-    Kill { id: String, signal: String, all: bool },
-    Delete { id: String, force: bool },
+    Start {
+        id: String,
+    },
+    State {
+        id: String,
+    },
+    Kill {
+        id: String,
+        signal: String,
+        all: bool,
+    },
+    Delete {
+        id: String,
+        force: bool,
+    },
     Exec(ExecCommand),
-    List { json: bool, quiet: bool },
-    Ps { id: String, json: bool, options: String },
-    Pause { id: String },
-    Resume { id: String },
+    List {
+        json: bool,
+        quiet: bool,
+    },
+    /// `options` are words for ps.
+    Ps {
+        id: String,
+        json: bool,
+        options: String,
+    },
+    Pause {
+        id: String,
+    },
+    Resume {
+        id: String,
+    },
     Update(Update),
     Features,
-    Spec { bundle: PathBuf },
+    Spec {
+        bundle: PathBuf,
+    },
     Version,
     Help,
 }

@@ -40,6 +40,18 @@
 //! | `engine.remove.half-way` | daemon: cgroup and writable layer have gone, its files have not |
 //! | `engine.remove.before-row` | daemon: all has gone but the record |
 //! | `engine.remove.row-gone` | daemon: the record has gone, nobody was told |
+//! | `engine.network.claimed` | daemon: a container's addresses are chosen, nothing is noted |
+//! | `engine.network.noted` | daemon: what a container gets is on record, no link is made |
+//! | `engine.network.attached` | daemon: a container's links are made, no shim is asked for |
+//! | `engine.network.joining` | daemon: a running container has an address on one more network, and no link |
+//! | `engine.network.joined` | daemon: it is connected, nobody was told |
+//! | `engine.network.leaving` | daemon: a running container is on a network no more, its link is still there |
+//! | `engine.network.left` | daemon: it is disconnected, nobody was told |
+//! | `engine.network-create.committed` | daemon: the network's record is durable, its links are not made |
+//! | `engine.network-create.made` | daemon: the network is ready, nobody was told |
+//! | `engine.network-remove.before` | daemon: nobody can join the network any more, all is still there |
+//! | `engine.network-remove.before-row` | daemon: its links have gone, its record has not |
+//! | `engine.network-remove.row-gone` | daemon: its record has gone, nobody was told |
 
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "HULL_FAILPOINTS";

@@ -13,7 +13,8 @@ use hull_api::system::Usage;
 use hull_engine::Error;
 use hull_engine::containers::phase::Time;
 use hull_engine::containers::settings::{Below, Mount};
-use hull_engine::containers::view::View;
+use hull_engine::containers::view::{Place, View};
+use hull_network::record::{PortRange, Protocol};
 use hull_oci::Platform;
 
 use super::{show, system};
@@ -139,7 +140,7 @@ async fn summary(call: &Call, view: &View, size: bool) -> Summary {
         image_id: view.image.id.to_string(),
         command: show::command(view),
         created: view.created.div_euclid(1_000_000_000),
-        ports: Vec::new(),
+        ports: show::ports(view),
         size_rw,
         size_root_fs,
         labels: view.settings.labels.clone(),
@@ -218,6 +219,9 @@ struct Wanted<'a> {
     since: Option<Time>,
     /// Ids of the images named; `None` without that filter.
     ancestors: Option<BTreeSet<String>>,
+    /// Ports of the host, and of the container.
+    published: Vec<(Protocol, PortRange)>,
+    exposed_ports: Vec<(Protocol, PortRange)>,
 }
 
 impl<'a> Wanted<'a> {
@@ -262,6 +266,18 @@ impl<'a> Wanted<'a> {
             before: created("before")?,
             since: created("since")?,
             ancestors,
+            published: port_filter(filters, "publish")?,
+            exposed_ports: port_filter(filters, "expose")?,
+        })
+    }
+
+    fn has_port(&self, view: &View, wanted: &[(Protocol, PortRange)], public: bool) -> bool {
+        show::ports(view).iter().any(|port| {
+            let number = if public { port.public_port } else { port.private_port };
+            number != 0
+                && wanted
+                    .iter()
+                    .any(|(protocol, range)| protocol.name() == port.kind && range.contains(number))
         })
     }
 
@@ -281,7 +297,12 @@ impl<'a> Wanted<'a> {
             && any("health", &|health| health == "none")
             && any("is-task", &|flag| matches!(flag, "false" | "0"))
             && any("network", &|network| {
-                show::networks(view).keys().any(|name| name == network || show::network_id(name) == network)
+                let is = |place: &Place| {
+                    let id =
+                        place.id.as_ref().is_some_and(|id| !network.is_empty() && id.starts_with(network));
+                    id || place.attachment.network == network
+                };
+                view.places.iter().any(is)
             })
             && any("volume", &|volume| {
                 view.settings.mounts.iter().any(|mount| match mount {
@@ -289,11 +310,24 @@ impl<'a> Wanted<'a> {
                     Mount::Tmpfs { target, .. } => target == volume,
                 })
             })
-            // No port is published, nor opened by a name.
-            && !filters.has("publish")
-            && !filters.has("expose")
+            && (self.published.is_empty() || self.has_port(view, &self.published, true))
+            && (self.exposed_ports.is_empty() || self.has_port(view, &self.exposed_ports, false))
             && filters.labels_match("label", &view.settings.labels)
     }
+}
+
+/// `80`, `80/udp`, `80-90/tcp`.
+fn port_filter(filters: &Filters, name: &str) -> Result<Vec<(Protocol, PortRange)>, Failure> {
+    let parse = |text: &str| {
+        hull_engine::networks::exposed_port(text).ok_or_else(|| {
+            // 500 in the reference.
+            Failure::internal(format!(
+                "error while looking up for {name} {text}: strconv.ParseUint: parsing {:?}: invalid syntax",
+                text.split('/').next().unwrap_or_default()
+            ))
+        })
+    };
+    filters.values(name).map(parse).collect()
 }
 
 /// The reference matches a regular expression against the name with and without its slash; here

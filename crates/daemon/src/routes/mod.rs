@@ -4,6 +4,7 @@
 //! reference allows in the middle of a path, and everything unknown (a wrong method too) is its
 //! `404 page not found`.
 
+mod absent;
 mod archives;
 mod capture;
 mod containers;
@@ -123,8 +124,8 @@ async fn route(call: Call, path: &[&str]) -> Handled {
             _ => Err(Failure::no_page()),
         },
         ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
-        ["networks", rest @ ..] => networks::networks(&call, &method, rest),
-        ["volumes", rest @ ..] => networks::volumes(&call, &method, rest),
+        ["networks", rest @ ..] => networks::networks(call, &method, rest).await,
+        ["volumes", rest @ ..] => absent::volumes(&call, &method, rest),
         _ => system_route(call, &method, path).await,
     }
 }
@@ -141,7 +142,7 @@ async fn system_route(call: Call, method: &Method, path: &[&str]) -> Handled {
         ("POST", ["build", "prune"]) => Ok(system::nothing_to_prune()),
         ("POST", ["commit"]) => Err(Failure::later("committing containers comes in a later build")),
         ("GET", ["distribution", .., "json"]) => Err(Failure::later("registries come in a later build")),
-        _ => networks::swarm(method, path),
+        _ => absent::swarm(method, path),
     }
 }
 

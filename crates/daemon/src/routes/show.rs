@@ -1,16 +1,18 @@
 //! The engine's views in Docker's words: states, times, names, networks, mounts.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use hull_api::container::{Inspect, MountPoint, NetworkSettings, State};
+use hull_api::container::{Inspect, MountPoint, NetworkSettings, Port, State};
 use hull_api::create::Config;
-use hull_api::hostconfig::HostConfig;
-use hull_api::image::GraphDriver;
-use hull_api::network::EndpointSettings;
+use hull_api::hostconfig::{HostConfig, PortBinding};
+use hull_api::image::{Empty, GraphDriver};
+use hull_api::network::{EndpointIpam, EndpointSettings};
 use hull_engine::containers::phase::{Phase, Time};
 use hull_engine::containers::settings::{Mount, NetworkMode, RestartPolicy, Settings};
-use hull_engine::containers::view::View;
+use hull_engine::containers::view::{Place, View};
+use hull_network::record::Protocol;
 
 use crate::translate::Echo;
 
@@ -93,28 +95,136 @@ pub(super) fn echo(view: &View) -> Echo {
 /// The mode as inspect and list name it.
 pub(super) fn network_mode(mode: &NetworkMode) -> String {
     match mode {
-        NetworkMode::Default | NetworkMode::None => "none".to_owned(),
+        NetworkMode::Default => "bridge".to_owned(),
+        NetworkMode::None => "none".to_owned(),
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::Container(id) => format!("container:{id}"),
+        NetworkMode::Named(name) => name.clone(),
     }
 }
 
-/// The ids of the two networks that every host has; made from their names, so that they stay.
-pub(super) fn network_id(name: &str) -> String {
-    hull_oci::Digest::sha256(format!("hull network {name}").as_bytes()).hex().to_owned()
-}
-
+/// A container's ends of its networks, by their names.
 pub(super) fn networks(view: &View) -> BTreeMap<String, EndpointSettings> {
-    let name = match view.settings.network {
-        NetworkMode::Default | NetworkMode::None => "none",
-        NetworkMode::Host => "host",
-        NetworkMode::Container(_) => return BTreeMap::new(),
+    view.places.iter().map(|place| (place.attachment.network.clone(), endpoint(view, place))).collect()
+}
+
+fn endpoint(view: &View, place: &Place) -> EndpointSettings {
+    let asked = &place.attachment;
+    let text = |address: Option<String>| address.unwrap_or_default();
+    let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    let ipam = EndpointIpam {
+        ipv4_address: text(asked.address4.map(|address| address.to_string())),
+        ipv6_address: text(asked.address6.map(|address| address.to_string())),
+        link_local_ips: asked.link_local.iter().map(ToString::to_string).collect(),
     };
-    let mut endpoint = EndpointSettings::default();
+    let mut shown = EndpointSettings {
+        ipam_config: Some(ipam).filter(|ipam| *ipam != EndpointIpam::default()),
+        links: some(&asked.links),
+        aliases: some(&asked.aliases),
+        mac_address: text(asked.mac.map(|mac| mac.to_string())),
+        driver_opts: (!asked.driver_options.is_empty()).then(|| asked.driver_options.clone()),
+        gw_priority: asked.gateway_priority,
+        ..EndpointSettings::default()
+    };
     if view.started.is_some() {
-        endpoint.network_id = network_id(name);
+        shown.network_id = place.id.clone().unwrap_or_default();
     }
-    BTreeMap::from([(name.to_owned(), endpoint)])
+    let Some(has) = &place.endpoint else { return shown };
+    shown.endpoint_id.clone_from(&has.id);
+    shown.mac_address = has.mac.to_string();
+    shown.gateway = text(has.gateway4.map(|gateway| gateway.to_string()));
+    shown.ipv6_gateway = text(has.gateway6.map(|gateway| gateway.to_string()));
+    if let Some(net) = has.address4 {
+        shown.ip_address = net.addr().to_string();
+        shown.ip_prefix_len = net.prefix_len().into();
+    }
+    if let Some(net) = has.address6 {
+        shown.global_ipv6_address = net.addr().to_string();
+        shown.global_ipv6_prefix_len = net.prefix_len().into();
+    }
+    shown.dns_names = some(&has.names);
+    shown
+}
+
+/// Ports of the container and where they are published; none while it does not run.
+type Open = BTreeMap<(u16, Protocol), Vec<(IpAddr, u16)>>;
+
+fn open_ports(view: &View) -> Open {
+    let mut open = Open::new();
+    if !view.is_running() || view.places.iter().all(|place| place.endpoint.is_none()) {
+        return open;
+    }
+    for (protocol, range) in &view.settings.exposed {
+        for port in range.first..=range.last {
+            open.entry((port, *protocol)).or_default();
+        }
+    }
+    for published in
+        view.places.iter().filter_map(|place| place.endpoint.as_ref()).flat_map(|has| &has.published)
+    {
+        for (step, port) in (published.container.first..=published.container.last).enumerate() {
+            let step = u16::try_from(step).unwrap_or(0);
+            // Of a routed network no port of the host is used.
+            let host = if published.host.first == 0 { 0 } else { published.host.first + step };
+            open.entry((port, published.protocol)).or_default().push((published.address, host));
+        }
+    }
+    for places in open.values_mut() {
+        places.sort_unstable();
+    }
+    open
+}
+
+/// As inspect shows them.
+fn port_map(view: &View) -> BTreeMap<String, Option<Vec<PortBinding>>> {
+    let binding = |(address, port): &(IpAddr, u16)| PortBinding {
+        host_ip: address.to_string(),
+        host_port: if *port == 0 { String::new() } else { port.to_string() },
+    };
+    let bindings = |places: &Vec<(IpAddr, u16)>| {
+        (!places.is_empty()).then(|| places.iter().map(binding).collect::<Vec<_>>())
+    };
+    let open = open_ports(view);
+    open.iter()
+        .map(|((port, protocol), places)| (format!("{port}/{}", protocol.name()), bindings(places)))
+        .collect()
+}
+
+/// As a list shows them.
+pub(super) fn ports(view: &View) -> Vec<Port> {
+    let mut ports = Vec::new();
+    for ((private_port, protocol), places) in open_ports(view) {
+        let port = Port { private_port, kind: protocol.name().to_owned(), ..Port::default() };
+        if places.is_empty() {
+            ports.push(port.clone());
+        }
+        ports.extend(places.into_iter().map(|(address, public_port)| Port {
+            ip: address.to_string(),
+            public_port,
+            ..port.clone()
+        }));
+    }
+    ports
+}
+
+/// Names one run's network namespace.
+fn sandbox_id(view: &View) -> String {
+    match view.phase.live() {
+        Some(live) if !matches!(view.settings.network, NetworkMode::Container(_)) => {
+            let run = format!("sandbox {} {}", view.id, live.started);
+            hull_oci::Digest::sha256(run.as_bytes()).hex().to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// `80/tcp` and so on, each by itself.
+fn exposed(view: &View) -> Option<BTreeMap<String, Empty>> {
+    let each = view.settings.exposed.iter().flat_map(|(protocol, range)| {
+        (range.first..=range.last).map(move |port| (format!("{port}/{}", protocol.name()), Empty::default()))
+    });
+    let all: BTreeMap<_, _> = each.collect();
+    (!all.is_empty()).then_some(all)
 }
 
 pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
@@ -176,6 +286,7 @@ fn config(view: &View, asked: Config) -> Config {
         tty: settings.tty,
         open_stdin: settings.open_stdin,
         stdin_once: settings.stdin_once,
+        exposed_ports: exposed(view),
         volumes: asked.volumes.clone().filter(|volumes| !volumes.is_empty()),
         ..asked
     }
@@ -228,9 +339,10 @@ pub(super) fn inspect(view: &View) -> Inspect {
             .collect(),
         config: config(view, asked),
         network_settings: NetworkSettings {
+            sandbox_id: sandbox_id(view),
             sandbox_key: sandbox,
+            ports: port_map(view),
             networks: networks(view),
-            ..NetworkSettings::default()
         },
         ..Inspect::default()
     }

@@ -241,7 +241,8 @@ fn admits(filters: &Filters, event: &Event) -> bool {
             is("image", value) || name == value || name.split(':').next() == Some(value)
         })
         && filters.admits("scope", "local")
-        && ["volume", "network", "daemon", "plugin", "node", "service", "secret", "config"]
+        && any("network", &|value| is("network", value))
+        && ["volume", "daemon", "plugin", "node", "service", "secret", "config"]
             .iter()
             .all(|other| !filters.has(other))
         && filters.labels_match("label", &event.attributes)

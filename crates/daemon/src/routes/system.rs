@@ -104,7 +104,7 @@ fn info_of(call: &Call) -> Info {
         driver_status: vec![["Supports d_type".to_owned(), "true".to_owned()]],
         plugins: Plugins {
             volume: Vec::new(),
-            network: words(&["host", "null"]),
+            network: words(&["bridge", "host", "macvlan", "null"]),
             authorization: None,
             log: words(&["json-file", "local"]),
         },

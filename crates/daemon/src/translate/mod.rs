@@ -5,20 +5,21 @@
 //! line that says so, or, where the container runs well without it, becomes a warning.
 
 mod mounts;
+mod network;
 mod resources;
 mod security;
 
 use hull_api::create::{Config, CreateRequest};
 use hull_api::hostconfig::{HostConfig, LogConfig, RestartPolicy as ApiRestart};
 use hull_engine::containers::settings::{
-    Below, Create, Device, IpcMode, LogDriver, NetworkMode, PidMode, RestartPolicy, Settings,
+    Below, Create, Device, IpcMode, LogDriver, PidMode, RestartPolicy, Settings,
 };
-use hull_engine::spec;
 use hull_oci::runtime::{DeviceRule, Rlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::http::Failure;
 
+pub(crate) use network::join;
 pub(crate) use resources::update;
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -42,9 +43,6 @@ pub(crate) struct Echo {
 /// Bytes of /dev/shm where nobody says otherwise.
 const SHM_BYTES: i64 = 64 << 20;
 
-const NO_BRIDGE: &str =
-    "This build has no bridge networks yet: the container has a loopback only, as with --network none";
-
 /// The engine's value and the warnings for the caller. `below` is what a read-only bind does to
 /// mounts below it unless the request says otherwise: it depends on the API's version.
 pub(crate) fn create(
@@ -53,12 +51,13 @@ pub(crate) fn create(
     facts: &Facts,
     below: Below,
 ) -> Result<(Create, Vec<String>)> {
-    let CreateRequest { mut config, mut host_config, networking_config: _ } = request;
+    let CreateRequest { mut config, mut host_config, networking_config } = request;
     let host = &mut host_config;
     let mut warnings = Vec::new();
     check_config(&config)?;
     not_yet(&config, host)?;
-    let network = network(&config, host, &mut warnings)?;
+    let network::Wanted { mode, joins, ports, exposed } =
+        network::wanted(&config, host, networking_config, &mut warnings)?;
     let resources = resources::resources(host, facts)?;
     if config
         .healthcheck
@@ -68,7 +67,10 @@ pub(crate) fn create(
         warnings.push("Health checks are not run by this build yet".to_owned());
     }
     let mut settings = Settings {
-        network,
+        network: mode,
+        ports,
+        publish_all: host.publish_all_ports,
+        exposed,
         pid: pid_mode(&host.pid_mode)?,
         ipc: ipc_mode(&host.ipc_mode)?,
         uts_host: two_modes(&host.uts_mode, "UTS")?,
@@ -90,7 +92,7 @@ pub(crate) fn create(
     let image = config.image.clone();
     let echo = Echo { config, host: host_config };
     let request = serde_json::to_string(&echo).map_err(|error| Failure::internal(error.to_string()))?;
-    Ok((Create { name, image, settings, request }, warnings))
+    Ok((Create { name, image, settings, networks: joins, request }, warnings))
 }
 
 /// What is taken over as it stands.
@@ -177,12 +179,8 @@ fn check_config(config: &Config) -> Result<()> {
 
 /// What a later build will have.
 fn not_yet(config: &Config, host: &HostConfig) -> Result<()> {
-    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if config.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()) {
         return Err(Failure::later(mounts::NO_VOLUMES));
-    }
-    if some(&host.links) {
-        return Err(Failure::later("links come with networks in a later build"));
     }
     if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
         return Err(Failure::later(
@@ -214,69 +212,6 @@ fn not_yet(config: &Config, host: &HostConfig) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn network(config: &Config, host: &mut HostConfig, warnings: &mut Vec<String>) -> Result<NetworkMode> {
-    let published = host.publish_all_ports
-        || host
-            .port_bindings
-            .iter()
-            .flatten()
-            .any(|(_, bindings)| bindings.iter().flatten().next().is_some());
-    for (port, bindings) in host.port_bindings.iter().flatten() {
-        let bad = |text: &str| Failure::invalid(format!("invalid port specification: {text:?}"));
-        let number = |text: &str| text.is_empty() || text.split('-').all(|part| part.parse::<u16>().is_ok());
-        let private = port.split('/').next().unwrap_or_default();
-        if private.is_empty() || !number(private) {
-            return Err(bad(private));
-        }
-        if let Some(binding) = bindings.iter().flatten().find(|binding| !number(&binding.host_port)) {
-            return Err(bad(&binding.host_port));
-        }
-    }
-    let wanted = if config.network_disabled { "none" } else { host.network_mode.as_str() };
-    let mode = match wanted {
-        "" | "default" | "bridge" => NetworkMode::Default,
-        "none" => NetworkMode::None,
-        "host" => NetworkMode::Host,
-        other => match other.strip_prefix("container:") {
-            Some("") => return Err(Failure::invalid("invalid container format container:<name|id>")),
-            Some(container) => NetworkMode::Container(container.to_owned()),
-            None => {
-                return Err(Failure::invalid(format!(
-                    "network {other} not found: this build has none, host and container:NAME; others come later"
-                )));
-            }
-        },
-    };
-    match &mode {
-        NetworkMode::Default if published => {
-            return Err(Failure::later(
-                "publishing ports comes with bridge networks in a later build: use --network host, where the \
-                 container's ports are the host's",
-            ));
-        }
-        NetworkMode::Default => {
-            host.network_mode = "none".to_owned();
-            warnings.push(NO_BRIDGE.to_owned());
-        }
-        NetworkMode::Host if published => {
-            warnings.push("Published ports are discarded when using host network mode".to_owned());
-        }
-        NetworkMode::Container(_) if published => {
-            return Err(Failure::invalid(
-                "conflicting options: port publishing and the container type network mode",
-            ));
-        }
-        NetworkMode::Container(_) if !config.hostname.is_empty() => {
-            return Err(Failure::invalid("conflicting options: hostname and the network mode"));
-        }
-        _ => {}
-    }
-    if !config.mac_address.is_empty() {
-        warnings.push("There is no network interface to give a MAC address: it is ignored".to_owned());
-    }
-    Ok(mode)
 }
 
 fn pid_mode(text: &str) -> Result<PidMode> {
@@ -475,10 +410,10 @@ fn normalise(config: &mut Config, host: &mut HostConfig) {
     host.security_opt.take_if(|options| options.is_empty());
     if !host.privileged {
         if host.masked_paths.is_none() {
-            host.masked_paths = Some(spec::MASKED.iter().map(|path| (*path).to_owned()).collect());
+            host.masked_paths = Some(security::MASKED.iter().map(|path| (*path).to_owned()).collect());
         }
         if host.readonly_paths.is_none() {
-            host.readonly_paths = Some(spec::READONLY.iter().map(|path| (*path).to_owned()).collect());
+            host.readonly_paths = Some(security::READONLY.iter().map(|path| (*path).to_owned()).collect());
         }
     }
     config.labels.get_or_insert_default();

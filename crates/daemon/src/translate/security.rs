@@ -6,6 +6,71 @@ use hull_engine::containers::settings::{SeccompChoice, Security};
 use super::Result;
 use crate::http::Failure;
 
+/// Hidden from a container that asks for nothing else, as inspect shows them.
+pub(super) const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Read-only in the same way.
+pub(super) const READONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Every capability of this kernel generation, without the prefix (capabilities(7)).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
 pub(super) fn security(host: &HostConfig) -> Result<Security> {
     let userns = match host.userns_mode.as_str() {
         "" => String::new(),
@@ -31,8 +96,7 @@ fn capabilities(list: &Option<Vec<String>>, what: &str) -> Result<Vec<String>> {
     let check = |name: &String| {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let known = || hull_sys::cred::NAMES.iter().any(|name| name.strip_prefix("CAP_") == Some(bare));
-        if bare == "ALL" || known() {
+        if bare == "ALL" || CAPABILITIES.contains(&bare) {
             Ok(bare.to_owned())
         } else {
             Err(Failure::invalid(format!("invalid {what}: unknown capability: \"CAP_{bare}\"")))

@@ -117,9 +117,6 @@ fn what_comes_later_is_said_with_its_own_status() {
     for host in [
         r#"{"Binds":["named:/x"]}"#,
         r#"{"Binds":["/x"]}"#,
-        r#"{"Links":["a:b"]}"#,
-        r#"{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}"#,
-        r#"{"PublishAllPorts":true}"#,
         r#"{"LogConfig":{"Type":"syslog"}}"#,
         r#"{"DeviceRequests":[{"Count":-1}]}"#,
     ] {
@@ -129,12 +126,12 @@ fn what_comes_later_is_said_with_its_own_status() {
 }
 
 #[test]
-fn the_default_network_is_none_with_one_warning() {
+fn the_default_network_is_the_bridge() {
     let (create, warnings) = run(r#"{"Image":"busybox","HostConfig":{"NetworkMode":"default"}}"#).unwrap();
-    assert_eq!(create.settings.network, NetworkMode::Default);
-    assert_eq!(warnings, [NO_BRIDGE]);
+    assert_eq!(create.settings.network, hull_engine::containers::settings::NetworkMode::Default);
+    assert!(warnings.is_empty(), "{warnings:?}");
     let echo: Echo = serde_json::from_str(&create.request).unwrap();
-    assert_eq!(echo.host.network_mode, "none");
+    assert_eq!(echo.host.network_mode, "bridge");
     assert!(run(r#"{"Image":"b","HostConfig":{"NetworkMode":"none"}}"#).unwrap().1.is_empty());
 }
 
@@ -213,6 +210,6 @@ fn the_echo_shows_what_was_filled_in() {
     assert_eq!(echo.host.shm_size, 64 << 20);
     assert_eq!(echo.host.memory_swappiness, None);
     assert_eq!(echo.host.pids_limit, None);
-    assert_eq!(echo.host.masked_paths.unwrap().len(), spec::MASKED.len());
+    assert_eq!(echo.host.masked_paths.unwrap().len(), security::MASKED.len());
     assert_eq!(echo.host.ipc_mode, "private");
 }

@@ -32,6 +32,8 @@ impl Task {
                 self.answer(outcome, "unpause", reply);
             }
             Command::Rename { name, reply } => drop(reply.send(self.rename(name).await)),
+            Command::Connect { join, reply } => drop(reply.send(self.connect(&join.network, &join).await)),
+            Command::Disconnect { network, reply } => drop(reply.send(self.disconnect(&network).await)),
             Command::Update { update, reply } => drop(reply.send(self.update(*update).await)),
             Command::Remove { key, options, reply } => self.remove(&key, options, reply).await,
             Command::Wait { condition, exit, reply } => {
@@ -151,6 +153,7 @@ impl Task {
             return Err(error);
         }
         self.services.registry.release(&old, &self.record.id);
+        self.rename_places().await;
         self.show();
         self.publish("rename", &[("oldName", &format!("/{old}"))]);
         Ok(())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hull_image::lease::Lease;
+use hull_network::record::{Attachment, Driver};
 use hull_oci::image::RunConfig;
 
 use super::requests::Created;
@@ -13,6 +14,7 @@ use super::settings::{Create, ImageRef, IpcMode, Mount, NetworkMode, PidMode, Se
 use super::view::{Record, short};
 use super::{files, task, validate};
 use crate::images::Image;
+use crate::networks::{self, Join, join, wiring};
 use crate::store::Change;
 use crate::{Error, Result, names, spec};
 
@@ -28,10 +30,15 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     let mut settings = request.settings;
     merge(&mut settings, &image.config.config);
     resolve_sharing(services, &mut settings)?;
+    join_networks(services, &mut settings, &request.networks)?;
     let id = new_id();
     fill_defaults(services, &mut settings, &id);
     let mut warnings = validate::discard(&mut settings.resources, &services.facts);
     warnings.extend(validate::settings(&settings, &services.facts)?);
+    if settings.publish_all || !settings.ports.is_empty() {
+        let (shared, own) = (Arc::clone(services), settings.clone());
+        warnings.extend(services.blocking(move || Ok(wiring::obstacles(&shared, &own))).await?);
+    }
     let name = reserve_name(services, request.name.as_deref(), &id)?;
     let record = Record {
         id: id.clone(),
@@ -106,6 +113,9 @@ fn merge(settings: &mut Settings, image: &RunConfig) {
         settings.user.clone_from(&image.user);
     }
     settings.env = spec::merge_env(&settings.env, &image.env);
+    // What an image says badly opens nothing.
+    let exposed = image.exposed_ports.iter().filter_map(|text| networks::exposed_port(text));
+    settings.exposed = networks::joined(settings.exposed.iter().copied().chain(exposed).collect());
     let entrypoint_given = settings.entrypoint.as_ref().is_some_and(|words| !words.is_empty());
     if !entrypoint_given {
         if settings.cmd.as_ref().is_none_or(Vec::is_empty) {
@@ -204,6 +214,50 @@ fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
     Ok(())
 }
 
+/// The wishes for networks, checked against those that exist by now. One that does not exist yet
+/// may come before the start.
+fn join_networks(services: &Services, settings: &mut Settings, joins: &[Join]) -> Result<()> {
+    let mut attachments: Vec<Attachment> = Vec::new();
+    for (index, join) in joins.iter().enumerate() {
+        let found = services.networks.find(&join.network).ok();
+        let name = found.as_ref().map_or(&join.network, |record| &record.network.name);
+        let attachment = join::attachment(found.as_deref(), join).map_err(|error| match error {
+            Error::Invalid(text) => Error::Invalid(format!("invalid config for network {name}: {text}")),
+            other => other,
+        })?;
+        // An id that means one of the three.
+        let driver = found.as_ref().map(|record| (&record.network.driver, record.predefined));
+        match driver {
+            Some((Driver::Host, true)) if index == 0 => settings.network = NetworkMode::Host,
+            Some((Driver::Null, true)) if index == 0 => settings.network = NetworkMode::None,
+            Some((Driver::Bridge(_), true)) if index == 0 => settings.network = NetworkMode::Default,
+            _ => {}
+        }
+        if matches!(driver, Some((Driver::Host | Driver::Null, true))) {
+            continue;
+        }
+        if attachments.iter().any(|other| other.network == attachment.network) {
+            return Err(Error::Invalid(format!("network {} is named twice", attachment.network)));
+        }
+        attachments.push(attachment);
+    }
+    // Without a default network there is nothing to be on.
+    if settings.network == NetworkMode::Default && services.networks.find("bridge").is_err() {
+        settings.network = NetworkMode::None;
+        attachments.clear();
+    }
+    if settings.network == NetworkMode::Default {
+        for link in attachments.first().iter().flat_map(|own| &own.links) {
+            let name = link.split(':').next().unwrap_or_default();
+            if let Err(error) = services.registry.find(name) {
+                return Err(Error::Invalid(format!("could not get container for {name}: {error}")));
+            }
+        }
+    }
+    settings.attachments = attachments;
+    Ok(())
+}
+
 fn reserve_name(services: &Services, asked: Option<&str>, id: &str) -> Result<String> {
     if let Some(name) = asked {
         let name = name.strip_prefix('/').unwrap_or(name);
@@ -235,7 +289,7 @@ fn chance() -> u64 {
     u64::from_ne_bytes(random::<8>())
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0u8; N];
     let mut filled = 0;
     while filled < N {

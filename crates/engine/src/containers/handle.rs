@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::requests::{Attach, Attachment, Condition, ExecSettings, Remove, Update, WaitResult};
 use super::view::View;
+use crate::networks::Join;
 use crate::{Error, Result};
 
 /// Where an answer goes. A caller that has left is no error.
@@ -39,6 +40,15 @@ pub(crate) enum Command {
     /// The new name is reserved in the registry already.
     Rename {
         name: String,
+        reply: Reply<()>,
+    },
+    Connect {
+        join: Box<Join>,
+        reply: Reply<()>,
+    },
+    /// By the network's id.
+    Disconnect {
+        network: String,
         reply: Reply<()>,
     },
     Update {

@@ -13,9 +13,10 @@ use hull_runtime::spawner::Launch;
 use super::link::Link;
 use super::requests::ExecSettings;
 use super::services::Services;
-use super::settings::{IpcMode, NetworkMode, PidMode};
+use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use super::view::Record;
 use super::{create, files};
+use crate::networks::{links, wiring};
 use crate::spec::identity::{self, Identity};
 use crate::spec::{self, devices};
 use crate::{Error, Result, rootfs};
@@ -43,7 +44,7 @@ pub(crate) async fn container(
     streams: &[Stream],
 ) -> Result<(Link, Vec<String>)> {
     let (shared, owned) = (Arc::clone(services), record.clone());
-    let prepared = services.blocking(move || prepare(&shared, &owned)).await?;
+    let prepared = services.blocking(move || prepare(&shared, owned)).await?;
     hull_runtime::failpoint!("engine.start.before-launch");
     let namespaces: Vec<_> = prepared.namespaces.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
     let attach = borrowed(streams);
@@ -110,7 +111,14 @@ fn borrowed(streams: &[Stream]) -> Vec<(Attach, BorrowedFd<'_>)> {
     streams.iter().map(|(attach, fd)| (*attach, fd.as_fd())).collect()
 }
 
-fn prepare(services: &Services, record: &Record) -> Result<Prepared<Bundle>> {
+fn prepare(services: &Services, mut record: Record) -> Result<Prepared<Bundle>> {
+    let linked = links::environment(services, &record)?;
+    if !linked.is_empty() {
+        let mut settings = Settings::clone(&record.settings);
+        settings.env.splice(0..0, linked);
+        record.settings = Arc::new(settings);
+    }
+    let record = &record;
     let settings = &record.settings;
     create::make_bind_sources(settings)?;
     files::write_etc(&services.config, &record.id, settings)?;
@@ -125,13 +133,20 @@ fn prepare(services: &Services, record: &Record) -> Result<Prepared<Bundle>> {
         found.extend(devices::of_the_host().into_iter().filter(|device| !asked.contains(&device.node.path)));
     }
     let identity = identity(services, record, &settings.user)?;
-    let namespaces = joined(services, record)?;
+    let mut namespaces = joined(services, record)?;
     let shared_memory = shared_memory(services, record)?;
     let (given, _) = spec::given_capabilities(settings, &services.facts)?;
     let seccomp = services.seccomp.filter(&settings.security, &given).map_err(Error::Start)?;
     let (document, warnings) = spec::compile(inputs(services, record, &identity, &found)?)?;
     shim::expect(services.exec_root(), Kind::Container, &record.id)
         .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
+    if matches!(settings.network, NetworkMode::Default | NetworkMode::Named(_)) {
+        let namespace = wiring::plug(services, record).inspect_err(|_| {
+            // Nobody was asked for: there is nothing that could come. Left behind, it is swept.
+            let _ = shim::forget(services.exec_root(), Kind::Container, &record.id);
+        })?;
+        namespaces.push((NamespaceKind::Network, namespace));
+    }
     Ok(Prepared { document, warnings, namespaces, seccomp, shared_memory })
 }
 

@@ -5,7 +5,7 @@
 //! settings requests view   values: what is asked, what is answered, what is seen
 //! phase                    the pure step
 //! create validate          a record is made
-//! task commands attach execs   the task of each container
+//! task commands attach execs networking   the task of each container
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
 //! logs details stats       reading, past the task
@@ -21,6 +21,7 @@ pub(crate) mod handle;
 mod launch;
 pub(crate) mod link;
 pub(crate) mod logs;
+pub(crate) mod networking;
 pub mod phase;
 pub(crate) mod recover;
 pub(crate) mod registry;

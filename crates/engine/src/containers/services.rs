@@ -15,6 +15,8 @@ use super::view::{Record, View};
 use crate::events::{Events, Kind};
 use crate::host::HostFacts;
 use crate::images::Images;
+use crate::networks::Networks;
+use crate::networks::wiring::Wiring;
 use crate::seccomp::Profiles;
 use crate::store::Store;
 use crate::{Config, Error, Result};
@@ -26,6 +28,8 @@ pub(crate) struct Services {
     pub(crate) store: Store,
     pub(crate) events: Events,
     pub(crate) images: Images,
+    pub(crate) networks: Networks,
+    pub(crate) wiring: Wiring,
     pub(crate) registry: Arc<Registry>,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) cgroups: Option<Hierarchies>,

@@ -5,10 +5,14 @@
 //! [`Create::request`], opaque to the engine: one place decides, one place echoes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use hull_network::record::{Attachment, PortRange, Protocol};
 use hull_oci::Digest;
 use hull_oci::runtime::{Resources, Rlimit};
 use serde::{Deserialize, Serialize};
+
+use crate::networks::Join;
 
 /// A request to create a container.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct Create {
     /// As asked: name, id, or digest. Resolved by the engine.
     pub image: String,
     pub settings: Settings,
+    /// Networks to be on, the mode's own first; empty where the mode allows none.
+    pub networks: Vec<Join>,
     /// The API's own document, kept and given back as it is, never read by the engine.
     pub request: String,
 }
@@ -52,6 +58,13 @@ pub struct Settings {
     /// Seconds; -1 waits for ever; `None` is ten.
     pub stop_timeout: Option<i32>,
     pub network: NetworkMode,
+    /// The networks to be on, the mode's own first.
+    pub attachments: Vec<Attachment>,
+    pub ports: Vec<PortRequest>,
+    /// Every exposed port on a random one of the host's.
+    pub publish_all: bool,
+    /// By `EXPOSE`, `--expose` and `-p`.
+    pub exposed: Vec<(Protocol, PortRange)>,
     pub pid: PidMode,
     pub ipc: IpcMode,
     /// Share the host's UTS namespace.
@@ -87,13 +100,26 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
-    /// Asked for nothing, or for `default`/`bridge`: until bridges exist this is `none`.
+    /// Asked for nothing, or for `default`/`bridge`.
     #[default]
     Default,
     None,
     Host,
     /// Another container's, by id (resolved at create).
     Container(String),
+    /// A network that somebody made, as the caller named it.
+    Named(String),
+}
+
+/// One `-p`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRequest {
+    pub protocol: Protocol,
+    /// `None`: where the network publishes.
+    pub address: Option<IpAddr>,
+    /// `None`: any free port. As many as the container's, or any one of them for a single port.
+    pub host: Option<PortRange>,
+    pub container: PortRange,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

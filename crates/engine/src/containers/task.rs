@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_network::record::Attachment;
 use hull_runtime::bundle::{StartError, StartErrorKind};
 use hull_runtime::protocol::Kind;
 use hull_runtime::shim;
@@ -30,8 +31,10 @@ use super::link::{self, Link, Word};
 use super::phase::{self, Effect, Exit, Input, Live, Observed, Phase, Policy, Refused, Time, Wish};
 use super::requests::{Condition, WaitResult};
 use super::services::{Remains, Services};
-use super::view::{Failure, Record, RootfsPaths, View};
+use super::settings::NetworkMode;
+use super::view::{Failure, Place, Record, RootfsPaths, View};
 use super::{create, files, recover};
+use crate::networks::wiring;
 use crate::store::Change;
 use crate::{Error, Result, spec};
 
@@ -202,6 +205,7 @@ impl Task {
         for (wanted, stream) in std::mem::take(&mut self.streams) {
             self.join(wanted, stream);
         }
+        self.publish_places(&self.services.networks.places(&self.record.id), "connect");
         self.publish("start", &[]);
         for reply in self.waiting.starts.drain(..) {
             reply.send(Ok(())).ok();
@@ -233,6 +237,7 @@ impl Task {
             Error::Start(StartError { kind: StartErrorKind::NotExecutable, .. }) => 126,
             _ => 128,
         };
+        wiring::unplug_later(&self.services, &self.record.id);
         self.record.failure = Some(Failure { message: error.to_string(), code });
         self.streams.clear();
         self.start_error = Some(error);
@@ -395,6 +400,7 @@ impl Task {
         self.end_execs();
         let nanos = exit.at.saturating_sub(self.record.started.unwrap_or(exit.at)).max(0);
         let (code, seconds) = (exit.code.to_string(), (nanos / 1_000_000_000).to_string());
+        self.give_up_places();
         if exit.oom {
             self.publish("oom", &[]);
         }
@@ -518,6 +524,7 @@ fn take_apart(services: &Services, id: &str, cgroup: &str) -> Result<Remains> {
         cgroup.kill().map_err(failed)?;
         cgroup.remove().map_err(failed)?;
     }
+    wiring::unplug(services, id);
     let layer = services.images.snapshots().discard_writable(id);
     let layer = layer.map_err(|source| Error::Snapshot { source })?;
     hull_runtime::failpoint!("engine.remove.half-way");
@@ -578,5 +585,25 @@ fn make_view(services: &Services, record: &Record, paths: &RootfsPaths, execs: V
         resolv_path: etc.resolv,
         execs,
         warnings: record.warnings.clone(),
+        places: places(services, record),
     }
+}
+
+/// The networks that the container wants, with what it has of them.
+fn places(services: &Services, record: &Record) -> Vec<Place> {
+    let plain = |name: &str| Attachment { network: name.to_owned(), ..Attachment::default() };
+    let wanted = match &record.settings.network {
+        NetworkMode::None => vec![plain("none")],
+        NetworkMode::Host => vec![plain("host")],
+        NetworkMode::Container(_) => Vec::new(),
+        NetworkMode::Default | NetworkMode::Named(_) => record.settings.attachments.clone(),
+    };
+    let has = services.networks.places(&record.id);
+    let place = |attachment: Attachment| {
+        let network = services.networks.find(&attachment.network).ok();
+        let id = network.map(|record| record.network.id.clone());
+        let endpoint = has.iter().find(|place| Some(&place.endpoint.network) == id.as_ref());
+        Place { id, endpoint: endpoint.map(|place| place.endpoint.clone()), attachment }
+    };
+    wanted.into_iter().map(place).collect()
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hull_network::record::{Attachment, Endpoint};
 use serde::{Deserialize, Serialize};
 
 use super::phase::{Exit, Life, Phase, Time};
@@ -86,6 +87,19 @@ pub struct View {
     /// Ids of execs that exist, running or not yet started.
     pub execs: Vec<String>,
     pub warnings: Vec<String>,
+    /// One for each network that it wants, the mode's own first.
+    pub places: Vec<Place>,
+}
+
+/// A network that a container wants to be on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    /// Its `network` is the network's name.
+    pub attachment: Attachment,
+    /// The network's id, where it exists.
+    pub id: Option<String>,
+    /// What the container has of it while it runs.
+    pub endpoint: Option<Endpoint>,
 }
 
 impl View {

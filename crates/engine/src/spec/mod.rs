@@ -190,7 +190,7 @@ fn namespaces(settings: &Settings) -> Vec<Namespace> {
 
 fn sysctls(settings: &Settings) -> BTreeMap<String, String> {
     let mut sysctls = settings.sysctls.clone();
-    if matches!(settings.network, NetworkMode::Default | NetworkMode::None) {
+    if matches!(settings.network, NetworkMode::Default | NetworkMode::None | NetworkMode::Named(_)) {
         // As the reference: any user may bind low ports and ping in a network of its own.
         for (name, value) in
             [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]

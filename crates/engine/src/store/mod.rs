@@ -52,6 +52,14 @@ pub enum Change {
     DeleteName {
         name: String,
     },
+    PutNetwork {
+        id: String,
+        name: String,
+        record: String,
+    },
+    DeleteNetwork {
+        id: String,
+    },
 }
 
 /// Everything that was in the database at start.
@@ -62,6 +70,7 @@ pub struct Rows {
     pub images: Vec<(String, String)>,
     /// Name and the image's id.
     pub names: Vec<(String, String)>,
+    pub networks: Vec<(String, String)>,
 }
 
 /// The way to the writer; cheap to clone.
@@ -178,6 +187,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Rows> {
         containers: pairs("SELECT id, record FROM container ORDER BY id")?,
         images: pairs("SELECT id, record FROM image ORDER BY id")?,
         names: pairs("SELECT name, image FROM image_name ORDER BY name")?,
+        networks: pairs("SELECT id, record FROM network ORDER BY id")?,
     })
 }
 
@@ -234,6 +244,12 @@ fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
             &[name, image],
         ),
         Change::DeleteName { name } => run("DELETE FROM image_name WHERE name = ?1", &[name]),
+        Change::PutNetwork { id, name, record } => run(
+            "INSERT INTO network (id, name, record) VALUES (?1, ?2, ?3)
+             ON CONFLICT (id) DO UPDATE SET name = ?2, record = ?3",
+            &[id, name, record],
+        ),
+        Change::DeleteNetwork { id } => run("DELETE FROM network WHERE id = ?1", &[id]),
     }
 }
 

@@ -12,11 +12,16 @@ use super::database;
 use crate::{Error, Result};
 
 /// Statement lists, one for each version: the first makes version 1 out of nothing.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE container (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
     CREATE TABLE image (id TEXT PRIMARY KEY NOT NULL, record TEXT NOT NULL) STRICT;
     CREATE TABLE image_name (name TEXT PRIMARY KEY NOT NULL, image TEXT NOT NULL) STRICT;
-"];
+",
+    "
+    CREATE TABLE network (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+",
+];
 
 /// The version that this build writes.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hull_engine::containers::requests::{Attach, Attachment, Condition, Logs, Remove, WaitResult};
 use hull_engine::containers::settings::{Create, Settings};
 use hull_engine::images::Import;
+use hull_engine::networks::Defaults;
 use hull_engine::{Config, Engine, Result};
 use hull_oci::Reference;
 use tokio::io::AsyncReadExt;
@@ -64,6 +65,8 @@ impl Host {
             exec_root: self.dir.join("run"),
             runtime: runtime(),
             cgroup_parent: self.cgroup.clone(),
+            // These tests share the machine's own network namespace.
+            network: Defaults::none(),
             ..Config::default()
         }
     }
@@ -126,6 +129,7 @@ impl Host {
             name: name.map(str::to_owned),
             image: IMAGE.to_owned(),
             settings,
+            networks: Vec::new(),
             request: "{}".to_owned(),
         };
         Ok(within(self.engine().create(request)).await?.id)

@@ -16,11 +16,14 @@ use self::house::{Act, House};
 use super::host;
 
 /// Where the daemon dies, of what, and what the next one shows of the container; "" is nothing.
-const DAEMON: [(&str, Act, &str); 23] = [
+const DAEMON: [(&str, Act, &str); 26] = [
     ("engine.create.half-way", Act::Create, ""),
     ("engine.create.before-commit", Act::Create, ""),
     ("engine.create.after-commit", Act::Create, "created 0"),
     ("engine.create.before-commit", Act::Run, ""),
+    ("engine.network.claimed", Act::Run, "created 0"),
+    ("engine.network.noted", Act::Run, "created 0"),
+    ("engine.network.attached", Act::Run, "created 0"),
     ("engine.start.before-launch", Act::Run, "created 0"),
     ("engine.start.after-launch", Act::Run, "running 0"),
     ("engine.start.started", Act::Run, "running 0"),
@@ -71,6 +74,24 @@ const SPAWNER: [(&str, Act, i32, &str); 4] = [
     ("spawner.launch.after-fork", Act::Exec, 0, "running 0"),
 ];
 
+/// Where the daemon dies of a running container that joins a network or leaves it, and how often it
+/// can be on it afterwards: a change that was not acknowledged may be there or not, but not half.
+const PLACE: [(&str, Act); 4] = [
+    ("engine.network.joining", Act::Connect),
+    ("engine.network.joined", Act::Connect),
+    ("engine.network.leaving", Act::Disconnect),
+    ("engine.network.left", Act::Disconnect),
+];
+
+/// Where the daemon dies of a network that comes or goes, and whether the next one has it.
+const NETWORK: [(&str, Act, bool); 5] = [
+    ("engine.network-create.committed", Act::NetworkCreate, true),
+    ("engine.network-create.made", Act::NetworkCreate, true),
+    ("engine.network-remove.before", Act::NetworkRemove, true),
+    ("engine.network-remove.before-row", Act::NetworkRemove, true),
+    ("engine.network-remove.row-gone", Act::NetworkRemove, false),
+];
+
 #[allow(clippy::print_stdout, reason = "a test that fails, or is asked, shows how far it came")]
 fn covered(point: &str, act: Act, state: &str) {
     println!("{point} in {act:?}, then {state:?}");
@@ -92,6 +113,59 @@ fn the_daemon_may_be_killed_at_every_point() {
         house.clear(state);
         before.returns(&house.host);
     }
+    house.end();
+}
+
+#[test]
+fn the_daemon_may_be_killed_while_networks_come_and_go() {
+    let mut house = House::new();
+    let before = house.links();
+    for (point, act, there) in NETWORK {
+        covered(point, act, if there { "there" } else { "gone" });
+        let finished = house.die_at(point, act);
+        assert!(finished.code != 0, "{point}: {finished}");
+        assert_eq!(house.host.await_daemon(), 137, "{point}");
+        house.host.start_daemon();
+        house.shows(point, "");
+        let found = house.host.hull(&["network", "inspect", "-f", "{{.Id}}", "victims"]);
+        assert_eq!(found.code == 0, there, "{point}: {found}");
+        if there {
+            // Whole, and to be had.
+            assert_eq!(house.links().len(), before.len() + 1, "{point}");
+            house.host.hull(&["network", "rm", "victims"]).ok();
+        }
+        assert_eq!(house.links(), before, "{point}");
+        house.clear("");
+    }
+    house.end();
+}
+
+#[test]
+fn the_daemon_may_be_killed_while_a_container_joins_and_leaves() {
+    let mut house = House::new();
+    let before = Baseline::of(&house.host);
+    house.host.hull(&["network", "create", "others"]).ok();
+    for (point, act) in PLACE {
+        covered(point, act, "running 0");
+        let finished = house.die_at(point, act);
+        assert!(finished.code != 0, "{point}: {finished}");
+        assert_eq!(house.host.await_daemon(), 137, "{point}");
+        house.host.start_daemon();
+        house.shows(point, "running 0");
+        // On the default bridge all the time, and on the other network or not, as it can be asked for again.
+        let ping = ["exec", "victim", "ping", "-c", "1", "-W", "5", "172.17.0.1"];
+        house.host.hull(&ping).ok();
+        let _ = house.host.hull(&["network", "disconnect", "others", "victim"]);
+        house.host.hull(&["network", "connect", "others", "victim"]).ok();
+        let gateway =
+            house.host.hull(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "others"]);
+        house.host.hull(&["exec", "victim", "ping", "-c", "1", "-W", "5", gateway.ok()]).ok();
+        let links = house.host.hull(&["exec", "victim", "sh", "-c", "ip -o link | wc -l"]);
+        assert_eq!(links.ok().trim(), "3", "{point}");
+        house.clear("running 0");
+    }
+    house.host.hull(&["network", "rm", "others"]).ok();
+    before.returns(&house.host);
     house.end();
 }
 
@@ -139,6 +213,8 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .iter()
         .map(|row| row.0)
         .chain(SHIM.iter().chain(&SPAWNER).map(|row| row.0))
+        .chain(NETWORK.iter().map(|row| row.0))
+        .chain(PLACE.iter().map(|row| row.0))
         .map(str::to_owned)
         .collect();
     assert_eq!(named, killed, "left: points in the code; right: points of these tests");

@@ -10,6 +10,8 @@ mod isolation;
 mod kills;
 mod lifecycle;
 mod limits;
+mod networks;
+mod ports;
 mod recovery;
 mod run;
 mod sharing;

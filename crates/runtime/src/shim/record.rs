@@ -16,6 +16,8 @@ use crate::protocol::Kind;
 /// Bytes of every record.
 const SIZE: usize = 128;
 const NAME: &str = "exit";
+/// Beside them, the engine's own: what a container has of networks.
+pub const ENDPOINTS: &str = "endpoints.json";
 
 /// Makes the shim's folder, 0700, empty but for an unwritten record, and gives the record.
 pub(crate) fn create(folder: &Path) -> Result<OwnedFd> {
@@ -84,7 +86,7 @@ fn parse(record: &OwnedFd) -> Result<Option<Exit>> {
 /// Removes what a shim that has left leaves behind. Its exit has been noted elsewhere.
 pub fn forget(exec_root: &Path, kind: Kind, id: &str) -> Result<()> {
     let folder = kind.folder(exec_root, id);
-    for name in ["shim.sock", NAME] {
+    for name in ["shim.sock", NAME, ENDPOINTS] {
         let path = folder.join(name);
         match rustix::fs::unlink(&path) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}

@@ -19,13 +19,18 @@ pub(super) enum Act {
     /// Of a container that removes itself.
     StopGoing,
     Remove,
+    NetworkCreate,
+    NetworkRemove,
+    /// To the network `others`.
+    Connect,
+    Disconnect,
 }
 
 impl Act {
     fn setup(self) -> Option<&'static [&'static str]> {
         match self {
-            Act::Create | Act::Run => None,
-            Act::Exec | Act::Stop | Act::Remove => Some(&["run", "-d"]),
+            Act::Create | Act::Run | Act::NetworkCreate | Act::NetworkRemove => None,
+            Act::Exec | Act::Stop | Act::Remove | Act::Connect | Act::Disconnect => Some(&["run", "-d"]),
             Act::StopGoing => Some(&["run", "-d", "--rm"]),
         }
     }
@@ -37,6 +42,10 @@ impl Act {
             Act::Exec => host.hull(&["exec", "victim", "true"]),
             Act::Stop | Act::StopGoing => host.hull(&["stop", "-t", "20", "victim"]),
             Act::Remove => host.hull(&["rm", "-f", "victim"]),
+            Act::NetworkCreate => host.hull(&["network", "create", "victims"]),
+            Act::NetworkRemove => host.hull(&["network", "rm", "victims"]),
+            Act::Connect => host.hull(&["network", "connect", "others", "victim"]),
+            Act::Disconnect => host.hull(&["network", "disconnect", "others", "victim"]),
         }
     }
 }
@@ -93,6 +102,11 @@ impl House {
         self.folder.path().join("armed")
     }
 
+    /// Names of the links of this machine.
+    pub(super) fn links(&self) -> Vec<String> {
+        crate::networks::links(&self.host)
+    }
+
     /// Performs the act with the point armed.
     pub(super) fn die_at(&self, point: &str, act: Act) -> Finished {
         if let Some(verb) = act.setup() {
@@ -102,6 +116,12 @@ impl House {
             while self.host.hull(&["logs", "victim"]).ok() != "ready" {
                 assert!(start.elapsed() < Duration::from_secs(10), "{point}: the victim says nothing");
             }
+        }
+        if act == Act::NetworkRemove {
+            self.host.hull(&["network", "create", "victims"]).ok();
+        }
+        if act == Act::Disconnect {
+            self.host.hull(&["network", "connect", "others", "victim"]).ok();
         }
         std::fs::write(self.armed(), point).unwrap();
         let finished = act.perform(&self.host);

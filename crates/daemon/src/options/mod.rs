@@ -3,13 +3,18 @@
 //! A key may be given in one of the two places only, so that nobody has to know which wins; a key
 //! that nobody knows is refused by name.
 
+mod network;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use hull_engine::networks::Defaults;
 use serde_json::Value;
+
+pub(crate) use network::Names;
 
 /// Where the configuration is looked for when no flag names a file.
 pub(crate) const CONFIG_FILE: &str = "/etc/hull/daemon.json";
@@ -32,6 +37,8 @@ pub(crate) struct Options {
     pub cgroup_parent: String,
     /// The runtime's executable.
     pub runtime: PathBuf,
+    pub network: Defaults,
+    pub names: Names,
     /// Only say whether the configuration is good.
     pub validate: bool,
 }
@@ -109,6 +116,10 @@ enum Kind {
     Text,
     List,
     Flag,
+    /// In the file a number, or a text with one.
+    Number,
+    /// In the file a list of objects with `base` and `size`; kept as `base=…,size=…`.
+    Pools,
 }
 
 const fn key(
@@ -145,6 +156,11 @@ const KEYS: &[Key] = &[
     ),
 ];
 
+/// All keys.
+fn keys() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(network::KEYS)
+}
+
 fn command() -> Command {
     let mut command = Command::new("hull daemon")
         .about("Runs the engine: serves the API, owns the containers and images of this host")
@@ -163,14 +179,14 @@ fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Check the configuration and leave"),
         );
-    for key in KEYS {
+    for key in keys() {
         let mut arg = Arg::new(key.flag).long(key.flag).help(key.help);
         if let Some(short) = key.short {
             arg = arg.short(short);
         }
         command = command.arg(match key.kind {
-            Kind::Text => arg.num_args(1).value_name("VALUE"),
-            Kind::List => arg.num_args(1).value_name("ADDRESS").action(ArgAction::Append),
+            Kind::Text | Kind::Number => arg.num_args(1).value_name("VALUE"),
+            Kind::List | Kind::Pools => arg.num_args(1).value_name("VALUE").action(ArgAction::Append),
             Kind::Flag => arg
                 .num_args(0..=1)
                 .require_equals(true)
@@ -218,13 +234,13 @@ pub(crate) fn read(args: Vec<OsString>) -> Result<Options> {
 
 fn from_flags(matches: &ArgMatches) -> BTreeMap<&'static str, Given> {
     let mut given = BTreeMap::new();
-    for key in KEYS {
+    for key in keys() {
         if matches.value_source(key.flag) != Some(ValueSource::CommandLine) {
             continue;
         }
         let value = match key.kind {
-            Kind::Text => matches.get_one::<String>(key.flag).cloned().map(Given::Text),
-            Kind::List => {
+            Kind::Text | Kind::Number => matches.get_one::<String>(key.flag).cloned().map(Given::Text),
+            Kind::List | Kind::Pools => {
                 matches.get_many::<String>(key.flag).map(|items| Given::List(items.cloned().collect()))
             }
             Kind::Flag => matches.get_one::<bool>(key.flag).copied().map(Given::Flag),
@@ -247,7 +263,7 @@ fn from_file(
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let entries = value.as_object().ok_or("it is not a JSON object")?;
     let unknown: Vec<&str> =
-        entries.keys().map(String::as_str).filter(|name| !KEYS.iter().any(|key| key.file == *name)).collect();
+        entries.keys().map(String::as_str).filter(|name| !keys().any(|key| key.file == *name)).collect();
     if !unknown.is_empty() {
         return Err(format!(
             "the following directives don't match any configuration option: {}",
@@ -256,12 +272,16 @@ fn from_file(
     }
     let mut given = BTreeMap::new();
     let mut twice = Vec::new();
-    for key in KEYS {
+    for key in keys() {
         let Some(value) = entries.get(key.file) else { continue };
         let wrong = || format!("{}: {value} is not {}", key.file, key.kind.noun());
         let value = match (key.kind, value) {
             (Kind::Text, Value::String(text)) => Given::Text(text.clone()),
             (Kind::Flag, Value::Bool(flag)) => Given::Flag(*flag),
+            (Kind::Number, Value::Number(number)) => Given::Text(number.to_string()),
+            (Kind::Pools, Value::Array(items)) => Given::List(
+                items.iter().map(|item| pool_text(item).ok_or_else(wrong)).collect::<Result<_, _>>()?,
+            ),
             (Kind::List, Value::Array(items)) => Given::List(
                 items
                     .iter()
@@ -284,12 +304,21 @@ fn from_file(
     Ok(given)
 }
 
+/// `{"base": "10.0.0.0/8", "size": 24}` as the flag has it.
+fn pool_text(item: &Value) -> Option<String> {
+    let known = item.as_object()?.keys().all(|key| matches!(key.as_str(), "base" | "size"));
+    known.then_some(())?;
+    Some(format!("base={},size={}", item["base"].as_str()?, item["size"].as_u64()?))
+}
+
 impl Kind {
     fn noun(self) -> &'static str {
         match self {
             Kind::Text => "a string",
             Kind::List => "a list of strings",
             Kind::Flag => "true or false",
+            Kind::Number => "a number",
+            Kind::Pools => "a list of objects with a base and a size",
         }
     }
 }
@@ -332,6 +361,8 @@ fn resolve(given: &BTreeMap<&'static str, Given>, config_file: PathBuf, validate
         debug: matches!(given.get("debug"), Some(Given::Flag(true))),
         cgroup_parent: text("cgroup-parent").unwrap_or_else(|| "hull".into()),
         runtime,
+        network: network::resolve(given)?,
+        names: network::names(given)?,
         validate,
     })
 }

@@ -1,0 +1,244 @@
+//! Published ports: how they are asked for and shown, and that packets take them.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hull_testkit::Host;
+
+use super::{CLIENTS, host};
+
+/// A container that answers every request on its port 80 with its own name.
+pub(crate) fn serve(host: &Host, name: &str, words: &[&str]) {
+    let script = format!("mkdir -p /www && echo {name} > /www/index.html && exec httpd -f -p 80 -h /www");
+    let run = [&["run", "-d", "--name", name], words, &["busybox", "sh", "-c", &script]].concat();
+    host.hull(&run).ok();
+}
+
+/// The page that a program in the machine's own network gets, once it gets one.
+#[track_caller]
+pub(crate) fn page(host: &Host, url: &str) -> String {
+    let start = Instant::now();
+    loop {
+        let (got, text) = try_page(host, url);
+        if got {
+            return text;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "nothing at {url}: {text}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn try_page(host: &Host, url: &str) -> (bool, String) {
+    let script =
+        "import sys, urllib.request as web; print(web.urlopen(sys.argv[1], timeout=2).read().decode())";
+    fetch(host.inside("python3").args(["-c", script, url]))
+}
+
+/// What a container gets from an address; nothing if it cannot be reached.
+fn page_inside(host: &Host, from: &str, address: &str, port: u16) -> String {
+    let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address} {port} | tail -n 1");
+    host.hull(&["exec", from, "sh", "-c", &ask]).stdout.trim().to_owned()
+}
+
+fn fetch(command: &mut Command) -> (bool, String) {
+    let output = command.output().unwrap();
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+#[test]
+fn ports_are_shown_as_the_reference_shows_them() {
+    let host = host();
+    for client in CLIENTS {
+        let words = [
+            "run",
+            "-d",
+            "--name",
+            "p1",
+            "-p",
+            "8080:80",
+            "-p",
+            "127.0.0.1:8081:81/udp",
+            "-p",
+            "82",
+            "busybox",
+            "sleep",
+            "1000",
+        ];
+        client(&host, &words).ok();
+        let random = client(&host, &["port", "p1", "82"]).ok().lines().next().unwrap().to_owned();
+        let random = random.strip_prefix("0.0.0.0:").unwrap();
+        assert!(random.parse::<u16>().unwrap() >= 32768);
+        assert_eq!(
+            client(&host, &["port", "p1"]).ok(),
+            format!(
+                "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n81/udp -> 127.0.0.1:8081\n82/tcp -> 0.0.0.0:{random}\n82/tcp -> \
+                 [::]:{random}"
+            )
+        );
+        assert_eq!(
+            client(&host, &["ps", "--format", "{{.Ports}}"]).ok(),
+            format!(
+                "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 127.0.0.1:8081->81/udp, 0.0.0.0:{random}->82/tcp, \
+                 [::]:{random}->82/tcp"
+            )
+        );
+        assert_eq!(
+            client(
+                &host,
+                &["inspect", "-f", "{{json .NetworkSettings.Ports}} {{json .Config.ExposedPorts}}", "p1"]
+            )
+            .ok(),
+            format!(
+                "{{\"80/tcp\":[{{\"HostIp\":\"0.0.0.0\",\"HostPort\":\"8080\"}},{{\"HostIp\":\"::\",\"HostPort\":\"8080\"}}],\
+                 \"81/udp\":[{{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"8081\"}}],\
+                 \"82/tcp\":[{{\"HostIp\":\"0.0.0.0\",\"HostPort\":\"{random}\"}},{{\"HostIp\":\"::\",\"HostPort\":\"{random}\"}}]}} \
+                 {{\"80/tcp\":{{}},\"81/udp\":{{}},\"82/tcp\":{{}}}}"
+            )
+        );
+        client(&host, &["port", "p1", "80/udp"]).fails(1, "No public port '80/udp' published for p1");
+        client(&host, &["run", "-d", "--name", "p2", "-p", "8080:80", "busybox", "sleep", "1000"]).fails(
+            125,
+            "failed to set up container networking: driver failed programming external connectivity on endpoint p2 (",
+        )
+        .fails(125, "Bind for 0.0.0.0:8080 failed: port is already allocated");
+        assert_eq!(
+            client(&host, &["ps", "-a", "--filter", "name=p2", "--format", "{{.Status}}{{.Ports}}"]).ok(),
+            "Created"
+        );
+        assert_eq!(client(&host, &["ps", "--filter", "publish=8080", "--format", "{{.Names}}"]).ok(), "p1");
+        assert_eq!(client(&host, &["ps", "--filter", "expose=81/udp", "--format", "{{.Names}}"]).ok(), "p1");
+        assert_eq!(client(&host, &["ps", "--filter", "publish=80", "-q"]).ok(), "");
+        client(&host, &["ps", "--filter", "publish=x"]).fails(1, "error while looking up for publish x");
+        client(&host, &["stop", "-t", "0", "p1"]).ok();
+        assert_eq!(client(&host, &["port", "p1"]).ok(), "");
+        client(&host, &["start", "p2"]).ok();
+        client(&host, &["start", "p1"]).fails(1, "port is already allocated");
+        client(&host, &["rm", "-f", "p2"]).ok();
+        client(&host, &["start", "p1"]).ok();
+        client(&host, &["restart", "-t", "0", "p1"]).ok();
+        client(&host, &["rm", "-f", "p1"]).ok();
+        let words = [
+            "run",
+            "-d",
+            "--name",
+            "rng",
+            "-p",
+            "9000-9002:90-92",
+            "-p",
+            "9100-9110:99",
+            "busybox",
+            "sleep",
+            "1000",
+        ];
+        client(&host, &words).ok();
+        assert_eq!(
+            client(&host, &["port", "rng"]).ok(),
+            "90/tcp -> 0.0.0.0:9000\n90/tcp -> [::]:9000\n91/tcp -> 0.0.0.0:9001\n91/tcp -> [::]:9001\n\
+             92/tcp -> 0.0.0.0:9002\n92/tcp -> [::]:9002\n99/tcp -> 0.0.0.0:9100\n99/tcp -> [::]:9100"
+        );
+        let words = [
+            "run",
+            "-d",
+            "--name",
+            "ex",
+            "--expose",
+            "1000",
+            "--expose",
+            "2000-2002/udp",
+            "busybox",
+            "sleep",
+            "1000",
+        ];
+        client(&host, &words).ok();
+        assert_eq!(
+            client(&host, &["ps", "--filter", "name=ex", "--format", "{{.Ports}}"]).ok(),
+            "1000/tcp, 2000-2002/udp"
+        );
+        let words = [
+            "run", "-d", "--name", "all", "-P", "--expose", "80", "--expose", "53/udp", "busybox", "sleep",
+            "1000",
+        ];
+        client(&host, &words).ok();
+        let all = client(&host, &["port", "all"]).ok().to_owned();
+        assert_eq!(all.lines().count(), 4, "{all}");
+        client(&host, &["rm", "-f", "rng", "ex", "all"]).ok();
+        let finished = client(&host, &["run", "--rm", "--network", "host", "-p", "1:1", "busybox", "true"]);
+        finished.ok();
+        assert!(
+            finished.stderr.contains("Published ports are discarded when using host network mode"),
+            "{finished}"
+        );
+    }
+}
+
+#[test]
+fn a_port_that_a_program_of_the_host_has_is_not_given_away() {
+    let host = host();
+    let mut taken = host.inside("busybox").args(["nc", "-l", "-p", "7777"]).spawn().unwrap();
+    let start = Instant::now();
+    loop {
+        let finished = host.hull(&["run", "--rm", "-p", "7777:80", "busybox", "true"]);
+        if finished.code != 0 {
+            finished.fails(125, "address already in use").fails(125, "busybox");
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "the port was never taken");
+    }
+    taken.kill().unwrap();
+    taken.wait().unwrap();
+    for client in CLIENTS {
+        client(&host, &["run", "--rm", "-p", "1.2.3.4:7000:80", "busybox", "true"])
+            .fails(125, "cannot assign requested address");
+        client(&host, &["run", "--rm", "-p", "7777:80", "busybox", "true"]).ok();
+    }
+}
+
+#[test]
+fn pages_come_through_published_ports() {
+    let mut host = host();
+    host.hull(&["network", "create", "n1"]).ok();
+    serve(&host, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:80"]);
+    serve(&host, "own", &["--network", "n1", "-p", "8082:80"]);
+    let own =
+        host.hull(&["inspect", "-f", "{{.NetworkSettings.Networks.n1.IPAddress}}", "own"]).ok().to_owned();
+    for round in 0..2 {
+        for (url, name) in [
+            ("http://127.0.0.1:8080/", "web"),
+            ("http://172.17.0.1:8080/", "web"),
+            ("http://127.0.0.1:8081/", "web"),
+            ("http://127.0.0.1:8082/", "own"),
+            (format!("http://{own}/").as_str(), "own"),
+        ] {
+            assert_eq!(page(&host, url), name, "{url} in round {round}");
+        }
+        // From containers: to the host's address, to another network's.
+        for (from, address, port, name) in
+            [("web", "172.17.0.1", 8082, "own"), ("own", "172.18.0.1", 8082, "own")]
+        {
+            let got = page_inside(&host, from, address, port);
+            assert_eq!(got, name, "{address}:{port} from {from} in round {round}");
+        }
+        // What is published on the loopback is for the host alone; other networks' containers are strangers.
+        for (address, port) in [("172.17.0.1", 8081), (own.as_str(), 80)] {
+            assert_eq!(page_inside(&host, "web", address, port), "", "{address}:{port}");
+        }
+        // A killed daemon changes nothing of it.
+        host.kill_daemon();
+        assert_eq!(page(&host, "http://127.0.0.1:8080/"), "web");
+        host.start_daemon();
+    }
+    host.hull(&["rm", "-f", "web"]).ok();
+    assert!(!try_page(&host, "http://127.0.0.1:8080/").0);
+    serve(&host, "next", &["-p", "8080:80"]);
+    assert_eq!(page(&host, "http://127.0.0.1:8080/"), "next");
+}
+
+#[test]
+fn fifty_thousand_ports_are_published_as_fast_as_few() {
+    let host = host();
+    serve(&host, "many", &["-p", "10000-59999:10000-59999", "-p", "8080:80"]);
+    assert_eq!(page(&host, "http://127.0.0.1:8080/"), "many");
+    let ports = host.hull(&["port", "many", "34567"]);
+    assert_eq!(ports.ok(), "0.0.0.0:34567\n[::]:34567");
+}
