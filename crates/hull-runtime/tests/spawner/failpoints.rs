@@ -44,6 +44,7 @@ fn die_at(house: &House, id: &str, point: &str) -> Heard {
             Event::Started { pid, .. } => heard.pid = Some(pid),
             Event::Exited(exit) => heard.exits.push(exit.code),
             Event::StartFailed(error) => panic!("{point}: {error}"),
+            Event::Kept { .. } => panic!("{point}: nobody asked for what is kept"),
         }
     }
     assert!(!Path::new(&file).exists(), "{point} was never passed");
