@@ -103,7 +103,7 @@ pub(crate) fn write_etc(config: &Config, id: &str, settings: &Settings) -> Resul
     write(&files.resolv, &resolv_text(&host("/etc/resolv.conf"), &dns, &search, &options))
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create(true)

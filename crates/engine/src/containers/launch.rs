@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use hull_network::pool::Turn;
 use hull_oci::runtime::NamespaceKind;
 use hull_runtime::bundle::{Bundle, Exec, Rootfs, StartError, StartErrorKind, Upper};
 use hull_runtime::protocol::{Attach, Kind};
@@ -16,7 +17,7 @@ use super::services::Services;
 use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use super::view::Record;
 use super::{create, files};
-use crate::networks::{links, wiring};
+use crate::networks::{self, links, wiring};
 use crate::spec::identity::{self, Identity};
 use crate::spec::{self, devices};
 use crate::{Error, Result, rootfs};
@@ -35,6 +36,10 @@ struct Prepared<T> {
     seccomp: Option<Arc<OwnedFd>>,
     /// The mount namespace in which the /dev/shm is that this container shares.
     shared_memory: Option<OwnedFd>,
+    /// For the shim to keep, with their names.
+    keep: Vec<(&'static str, OwnedFd)>,
+    /// Held until the shim was asked for: others' namespaces are made after that.
+    _turn: Option<Turn>,
 }
 
 /// Prepares the container and asks for its shim. Gives warnings beside the link.
@@ -48,6 +53,7 @@ pub(crate) async fn container(
     hull_runtime::failpoint!("engine.start.before-launch");
     let namespaces: Vec<_> = prepared.namespaces.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
     let attach = borrowed(streams);
+    let keep: Vec<_> = prepared.keep.iter().map(|(name, fd)| (*name, fd.as_fd())).collect();
     let launch = Launch::Container {
         bundle: &prepared.document,
         namespaces: &namespaces,
@@ -55,7 +61,7 @@ pub(crate) async fn container(
         hold: None,
         shared_memory: prepared.shared_memory.as_ref().map(|fd| fd.as_fd()),
         attach: &attach,
-        keep: &[],
+        keep: &keep,
     };
     let connection = services.spawner.launch(launch).await?;
     hull_runtime::failpoint!("engine.start.after-launch");
@@ -133,7 +139,7 @@ fn prepare(services: &Services, mut record: Record) -> Result<Prepared<Bundle>> 
         found.extend(devices::of_the_host().into_iter().filter(|device| !asked.contains(&device.node.path)));
     }
     let identity = identity(services, record, &settings.user)?;
-    let mut namespaces = joined(services, record)?;
+    let (mut namespaces, mut keep, mut turn) = (joined(services, record)?, Vec::new(), None);
     let shared_memory = shared_memory(services, record)?;
     let (given, _) = spec::given_capabilities(settings, &services.facts)?;
     let seccomp = services.seccomp.filter(&settings.security, &given).map_err(Error::Start)?;
@@ -141,13 +147,20 @@ fn prepare(services: &Services, mut record: Record) -> Result<Prepared<Bundle>> 
     shim::expect(services.exec_root(), Kind::Container, &record.id)
         .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
     if matches!(settings.network, NetworkMode::Default | NetworkMode::Named(_)) {
-        let namespace = wiring::plug(services, record).inspect_err(|_| {
+        let plugged = wiring::plug(services, record).inspect_err(|_| {
             // Nobody was asked for: there is nothing that could come. Left behind, it is swept.
             let _ = shim::forget(services.exec_root(), Kind::Container, &record.id);
         })?;
-        namespaces.push((NamespaceKind::Network, namespace));
+        namespaces.push((NamespaceKind::Network, plugged.namespace));
+        turn = plugged.turn;
+        for fd in plugged.sockets.fds() {
+            let copy = fd.try_clone_to_owned();
+            let copy =
+                copy.map_err(|source| Error::Io { call: "dup", path: "a resolver's socket".into(), source })?;
+            keep.push((networks::KEPT_SOCKETS, copy));
+        }
     }
-    Ok(Prepared { document, warnings, namespaces, seccomp, shared_memory })
+    Ok(Prepared { document, warnings, namespaces, seccomp, shared_memory, keep, _turn: turn })
 }
 
 fn prepare_exec(
@@ -165,7 +178,15 @@ fn prepare_exec(
     let mut security = record.settings.security.clone();
     security.privileged |= exec.privileged;
     let seccomp = services.seccomp.filter(&security, bounding).map_err(Error::Start)?;
-    Ok(Prepared { document, warnings: Vec::new(), namespaces: Vec::new(), seccomp, shared_memory: None })
+    Ok(Prepared {
+        document,
+        warnings: Vec::new(),
+        namespaces: Vec::new(),
+        seccomp,
+        shared_memory: None,
+        keep: Vec::new(),
+        _turn: None,
+    })
 }
 
 fn inputs<'a>(

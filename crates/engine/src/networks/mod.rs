@@ -8,6 +8,7 @@
 //! join      what a container wants, checked: pure
 //! links     the older links of the default bridge: pure but for looking
 //! claim     what it gets: pure but for the table
+//! names     the files of names, and the resolver behind 127.0.0.11
 //! filter    the thread that tells the packet filter
 //! wiring    namespaces, links, ports, rules and names
 //! change    create, remove, prune: record, link and rules follow one another
@@ -24,6 +25,7 @@ mod filter;
 pub(crate) mod join;
 pub(crate) mod links;
 mod make;
+mod names;
 mod options;
 mod predefined;
 mod record;
@@ -39,6 +41,7 @@ use hull_network::record::{ContainerId, Driver, Endpoint, Network, NetworkId, Po
 
 pub use hull_network::ipam::Pool;
 pub use join::Join;
+pub(crate) use names::KEPT as KEPT_SOCKETS;
 pub use record::{Create, Created, Defaults, PoolRequest, Record, View};
 
 use crate::containers::view::short;

@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hull_network::dns::Sockets;
 use hull_network::driver::{DefaultRoute, Drivers, random_name};
 use hull_network::forwarding::{self, Before};
 use hull_network::namespace::Namespace;
 use hull_network::nft::monitor::Monitor;
 use hull_network::nft::{Nftables, conntrack, foreign};
-use hull_network::pool::Pool;
+use hull_network::pool::{Pool, Turn};
 use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Wanted};
 use hull_network::record::{Attachment, Bridge, Driver, Endpoint, GatewayMode, Network, Published};
 use hull_network::rules;
@@ -33,6 +34,7 @@ use hull_runtime::shim;
 use super::change::failed;
 use super::claim::{self, Asker, Place, default_routes};
 use super::filter::{Awaited, Filter};
+use super::names::{self, Names};
 use super::record::Defaults;
 use crate::containers::services::Services;
 use crate::containers::settings::{PortRequest, Settings};
@@ -49,7 +51,8 @@ const LEAVING_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Wiring {
     pub(super) drivers: Drivers,
-    pool: Pool<()>,
+    pool: Pool<Sockets>,
+    names: Names,
     ports: Mutex<Ports>,
     /// `None` where the configuration wants no rules.
     filter: Option<Filter>,
@@ -68,14 +71,15 @@ impl Wiring {
     /// For the network namespace of this thread. Blocks.
     pub(crate) fn open(defaults: &Defaults) -> Result<Wiring> {
         let drivers = Drivers::new().map_err(failed)?;
-        let pool = Pool::new(Box::new(|_| Ok(()))).map_err(|source| Error::Io {
+        let pool = Pool::new(Box::new(|_| Ok(names::sockets()?))).map_err(|source| Error::Io {
             call: "start a thread for",
             path: "namespaces".into(),
             source,
         })?;
         let filter = if defaults.rules4 || defaults.rules6 { firewall()? } else { None };
         let ports = Ports { allocation: Allocation::new(ports::ephemeral()), held: HashMap::new() };
-        Ok(Wiring { drivers, pool, ports: Mutex::new(ports), filter, forwarding: Mutex::default() })
+        let names = Names::open();
+        Ok(Wiring { drivers, pool, names, ports: Mutex::new(ports), filter, forwarding: Mutex::default() })
     }
 
     /// What a network's, and an endpoint's, rules depend on besides the records.
@@ -133,6 +137,16 @@ pub(crate) fn obstacles(services: &Services, settings: &Settings) -> Vec<String>
     }
 }
 
+/// What a start needs of the network.
+#[derive(Debug)]
+pub(crate) struct Plugged {
+    pub(crate) namespace: OwnedFd,
+    /// Of its resolver, for the shim to keep.
+    pub(crate) sockets: Sockets,
+    /// To be kept until the container runs.
+    pub(crate) turn: Option<Turn>,
+}
+
 /// The reference's words before everything that fails here.
 fn in_start(error: Error) -> Error {
     let text = |error: &dyn std::fmt::Display| format!("failed to set up container networking: {error}");
@@ -147,7 +161,7 @@ fn in_start(error: Error) -> Error {
 }
 
 /// Gives a container that is about to start its namespace with everything in it.
-pub(crate) fn plug(services: &Services, record: &Record) -> Result<OwnedFd> {
+pub(crate) fn plug(services: &Services, record: &Record) -> Result<Plugged> {
     let settings = &record.settings;
     let asker = Asker {
         id: &record.id,
@@ -178,14 +192,14 @@ fn patiently<T>(services: &Services, mut attempt: impl FnMut() -> Result<T>) -> 
     }
 }
 
-fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<OwnedFd> {
+fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<Plugged> {
     let settings = &record.settings;
     let routes = routes(&places, settings);
     for place in &mut places {
         place.endpoint.links = known(services, settings, place);
     }
     publish(services, record, &mut places, &routes)?;
-    let namespace = namespace(services, &mut places)?;
+    let (namespace, sockets, turn) = namespace(services, &mut places)?;
     for place in &places {
         services.networks.update(&place.endpoint);
     }
@@ -198,12 +212,20 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     allowed.into_iter().try_for_each(Awaited::wait)?;
     forget_connections(&places);
     hull_runtime::failpoint!("engine.network.attached");
-    namespace.try_clone_fd().map_err(failed)
+    names::write(services, record, &places)?;
+    let names = &services.wiring.names;
+    names.publish(services);
+    names.serve(services, &record.id, settings, sockets.try_clone().map_err(failed)?);
+    Ok(Plugged { namespace: namespace.try_clone_fd().map_err(failed)?, sockets, turn })
 }
 
 /// A namespace that is ready for the first place; the other links are made as they are attached.
-fn namespace(services: &Services, places: &mut [Place]) -> Result<Namespace> {
-    let Some((first, others)) = places.split_first_mut() else { return Namespace::new().map_err(failed) };
+fn namespace(services: &Services, places: &mut [Place]) -> Result<(Namespace, Sockets, Option<Turn>)> {
+    let Some((first, others)) = places.split_first_mut() else {
+        let alone = Namespace::new().map_err(failed)?;
+        let sockets = alone.enter(names::sockets).map_err(failed)?.map_err(failed)?;
+        return Ok((alone, sockets, None));
+    };
     let ready = services.wiring.pool.take(&first.record.network).map_err(failed)?;
     first.endpoint.host_link = ready.host_link;
     for place in others {
@@ -211,7 +233,7 @@ fn namespace(services: &Services, places: &mut [Place]) -> Result<Namespace> {
             place.endpoint.host_link = random_name("veth");
         }
     }
-    Ok(ready.namespace)
+    Ok((ready.namespace, ready.prepared, Some(ready.turn)))
 }
 
 /// Clients that had these ports of somebody else before are led here from now on.
@@ -506,6 +528,7 @@ pub(crate) fn adopt(services: &Services) -> Result<()> {
         }
         services.networks.adopt(endpoints);
     }
+    services.wiring.names.publish(services);
     Ok(())
 }
 
@@ -531,6 +554,13 @@ pub(crate) fn part(services: &Services, container: &str, which: impl Fn(&Endpoin
     forbid(services, &places);
     if places.iter().any(|place| !place.endpoint.published.is_empty()) {
         release(services, container);
+    }
+    let names = &services.wiring.names;
+    if services.networks.places(container).is_empty() {
+        names.forget(container);
+    }
+    if !places.is_empty() {
+        names.publish(services);
     }
     places
 }
@@ -585,6 +615,12 @@ pub(crate) fn connect(
     let claimed = patiently(services, || services.networks.claim(asker, std::slice::from_ref(attachment)))?;
     let new: Vec<String> = claimed.iter().map(|place| place.endpoint.id.clone()).collect();
     hull_runtime::failpoint!("engine.network.joining");
+    let before: Vec<Place> = services
+        .networks
+        .places(&record.id)
+        .into_iter()
+        .filter(|place| !new.contains(&place.endpoint.id))
+        .collect();
     let settled = settle(services, record, &namespace);
     if settled.is_err() {
         let gone = part(services, &record.id, |endpoint| new.contains(&endpoint.id));
@@ -595,7 +631,8 @@ pub(crate) fn connect(
         }
     }
     hull_runtime::failpoint!("engine.network.joined");
-    settled
+    settled?;
+    names::revise(services, record, &before, &services.networks.places(&record.id))
 }
 
 /// One place less.
@@ -606,6 +643,7 @@ pub(crate) fn disconnect(
     process: &OwnedFd,
 ) -> Result<()> {
     let namespace = Namespace::of_process(process).map_err(failed)?;
+    let before = services.networks.places(&record.id);
     let gone = services.networks.leave(&record.id, |endpoint| endpoint.network == network);
     forbid(services, &gone);
     hull_runtime::failpoint!("engine.network.leaving");
@@ -613,7 +651,8 @@ pub(crate) fn disconnect(
     let published = gone.into_iter().flat_map(|place| place.endpoint.published).collect();
     let settled = settle_with(services, record, &namespace, published);
     hull_runtime::failpoint!("engine.network.left");
-    settled
+    settled?;
+    names::revise(services, record, &before, &services.networks.places(&record.id))
 }
 
 /// Names of the host's links. Blocks.
@@ -629,6 +668,12 @@ pub(crate) fn resume(
     present: &BTreeSet<String>,
     process: &OwnedFd,
 ) -> Result<()> {
+    // Its resolver goes on in this daemon. One without a namespace of ours has none.
+    match names::kept(services, &record.id) {
+        Ok(Some(sockets)) => services.wiring.names.serve(services, &record.id, &record.settings, sockets),
+        Ok(None) => {}
+        Err(error) => tracing::error!(container = record.id, %error, "names in a container are not answered"),
+    }
     let wanted = |place: &Place| {
         let name = &place.record.network.name;
         record.settings.attachments.iter().any(|own| own.network == *name)
@@ -690,6 +735,7 @@ fn settle_with(
     for (place, route) in places.iter().zip(&routes) {
         attach(services, place, namespace, *route)?;
     }
+    services.wiring.names.publish(services);
     allowed.into_iter().try_for_each(Awaited::wait)
 }
 
@@ -720,5 +766,6 @@ pub(crate) fn rename(services: &Services, record: &Record) -> Result<()> {
         place.endpoint.names = claim::names(asker, own.unwrap_or(&Attachment::default()));
         services.networks.update(&place.endpoint);
     }
+    services.wiring.names.publish(services);
     note(services.exec_root(), &record.id, &places)
 }

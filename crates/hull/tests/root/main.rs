@@ -10,6 +10,7 @@ mod isolation;
 mod kills;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod ports;
 mod recovery;

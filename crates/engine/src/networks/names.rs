@@ -1,0 +1,233 @@
+//! What a container knows by name: its /etc/hosts, /etc/hostname and /etc/resolv.conf, and the
+//! resolver that answers it at 127.0.0.11.
+//!
+//! The texts follow from the container's places ([`hull_network::etc`]), the answers from all
+//! records ([`hull_network::dns`]). The resolver's sockets are made with the namespace, a copy is
+//! kept by the container's shim, and each daemon serves them anew.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use hull_network::dns::{self, Sockets};
+use hull_network::etc::{self, Hosts, Resolv};
+use hull_runtime::protocol::Kind;
+use hull_runtime::shim;
+
+use super::change::failed;
+use super::claim::Place;
+use crate::containers::files;
+use crate::containers::services::Services;
+use crate::containers::settings::Settings;
+use crate::containers::view::Record;
+use crate::{Config, Error, Result};
+
+/// Under which a shim keeps its container's two sockets.
+pub(crate) const KEPT: &str = "dns";
+const HOST_RESOLV: &str = "/etc/resolv.conf";
+
+/// The thread that answers; `None` where this host has no networks of ours.
+#[derive(Debug)]
+pub(super) struct Names(Option<dns::Server>);
+
+impl Names {
+    /// In the host's network namespace.
+    pub(super) fn open() -> Names {
+        match dns::Server::start(Path::new(HOST_RESOLV)) {
+            Ok(server) => Names(Some(server)),
+            Err(error) => {
+                tracing::error!(%error, "names in containers are not answered");
+                Names(None)
+            }
+        }
+    }
+
+    /// Answers a container from now on.
+    pub(super) fn serve(&self, services: &Services, container: &str, settings: &Settings, sockets: Sockets) {
+        let Some(server) = &self.0 else { return };
+        let asked = asked(&services.config, settings);
+        let servers = asked.servers.iter().filter_map(|server| server.parse().ok()).collect();
+        let host = host_resolv();
+        let keeps_bare_names = asked.over(&host).keeps_bare_names();
+        server.add(container, sockets, dns::Options { servers, keeps_bare_names });
+    }
+
+    pub(super) fn forget(&self, container: &str) {
+        if let Some(server) = &self.0 {
+            server.remove(container);
+        }
+    }
+
+    /// Answers by the records as they are now.
+    pub(super) fn publish(&self, services: &Services) {
+        if let Some(server) = &self.0 {
+            let (networks, endpoints) = services.networks.all();
+            server.set_table(dns::table(&networks, &endpoints));
+        }
+    }
+}
+
+/// Sockets on a free port of this thread's namespace, and the rules that lead to them.
+pub(super) fn sockets() -> hull_sys::Result<Sockets> {
+    let sockets = Sockets::open()?;
+    dns::redirect(sockets.port())?;
+    Ok(sockets)
+}
+
+/// Those that the shim of a container has kept.
+pub(super) fn kept(services: &Services, container: &str) -> Result<Option<Sockets>> {
+    let kept = shim::kept(services.exec_root(), Kind::Container, container);
+    let kept = kept.map_err(|source| Error::Shim { source })?;
+    let own: Vec<OwnedFd> = kept.into_iter().filter(|(name, _)| name == KEPT).map(|(_, fd)| fd).collect();
+    if own.is_empty() {
+        return Ok(None);
+    }
+    Sockets::from_fds(own).map(Some).map_err(failed)
+}
+
+/// The host's file, and its path: that behind systemd's stub where it names nobody else.
+fn host_resolv() -> (String, &'static str) {
+    let text = fs::read_to_string(HOST_RESOLV).unwrap_or_default();
+    if etc::names_stub_only(&text)
+        && let Ok(behind) = fs::read_to_string(etc::RESOLVED)
+    {
+        return (behind, etc::RESOLVED);
+    }
+    (text, HOST_RESOLV)
+}
+
+/// What stands in place of the host's settings.
+struct Asked<'a> {
+    servers: &'a [String],
+    search: &'a [String],
+    options: &'a [String],
+}
+
+fn asked<'a>(config: &'a Config, settings: &'a Settings) -> Asked<'a> {
+    fn first<'a>(own: &'a [String], default: &'a [String]) -> &'a [String] {
+        if own.is_empty() { default } else { own }
+    }
+    Asked {
+        servers: first(&settings.dns, &config.dns),
+        search: first(&settings.dns_search, &config.dns_search),
+        options: first(&settings.dns_options, &config.dns_options),
+    }
+}
+
+impl Asked<'_> {
+    fn over<'a>(&'a self, (host, path): &'a (String, &'static str)) -> Resolv<'a> {
+        Resolv { host, path, servers: self.servers, search: self.search, options: self.options }
+    }
+}
+
+/// Its resolver is 127.0.0.11.
+fn has_names(places: &[Place]) -> bool {
+    places.iter().any(|place| place.record.has_names())
+}
+
+fn resolv(services: &Services, settings: &Settings, places: &[Place]) -> String {
+    let (host, asked) = (host_resolv(), asked(&services.config, settings));
+    let resolv = asked.over(&host);
+    let ipv6 = places.iter().any(|place| place.endpoint.gateway6.is_some());
+    if has_names(places) { resolv.embedded() } else { resolv.plain(ipv6) }
+}
+
+/// Where the container reaches the host: its gateways, else where the bridges are.
+fn gateways(places: &[Place]) -> Vec<IpAddr> {
+    let own = |place: &Place| {
+        let v4 = place.endpoint.gateway4.map(IpAddr::V4);
+        let v6 = place.endpoint.gateway6.map(IpAddr::V6);
+        v4.into_iter().chain(v6).collect::<Vec<_>>()
+    };
+    let found = places.iter().map(own).find(|gateways| !gateways.is_empty());
+    found.unwrap_or_else(|| {
+        places
+            .iter()
+            .flat_map(|place| &place.record.network.subnets)
+            .filter_map(|subnet| subnet.gateway)
+            .collect()
+    })
+}
+
+/// Everything in /etc/hosts that is this container's own.
+fn with_hosts<T>(
+    services: &Services,
+    record: &Record,
+    places: &[Place],
+    use_: impl FnOnce(&Hosts<'_>) -> T,
+) -> T {
+    let settings = &record.settings;
+    let addresses: Vec<IpAddr> = places
+        .iter()
+        .flat_map(|place| {
+            let v4 = place.endpoint.address4.map(|net| IpAddr::V4(net.addr()));
+            let v6 = place.endpoint.address6.map(|net| IpAddr::V6(net.addr()));
+            v4.into_iter().chain(v6)
+        })
+        .collect();
+    let extra: Vec<(&str, &str)> =
+        settings.extra_hosts.iter().filter_map(|entry| files::split_host(entry)).collect();
+    let linked = linked(services, places);
+    let linked: Vec<(IpAddr, Vec<&str>)> = linked
+        .iter()
+        .map(|(address, names)| (*address, names.iter().map(String::as_str).collect()))
+        .collect();
+    let links: Vec<(IpAddr, &[&str])> =
+        linked.iter().map(|(address, names)| (*address, names.as_slice())).collect();
+    use_(&Hosts {
+        hostname: &settings.hostname,
+        domainname: &settings.domainname,
+        addresses: &addresses,
+        extra: &extra,
+        links: &links,
+        gateways: &gateways(places),
+        host_names: !has_names(places),
+    })
+}
+
+/// Of links on the default bridge: where the other is, and by what names.
+fn linked(services: &Services, places: &[Place]) -> Vec<(IpAddr, Vec<String>)> {
+    let mut all = Vec::new();
+    for place in places.iter().filter(|place| !place.record.has_names()) {
+        for (alias, other) in &place.endpoint.links {
+            let on_it = services.networks.places(other);
+            let on_it = on_it.iter().find(|theirs| theirs.endpoint.network == place.endpoint.network);
+            let (Some(theirs), Ok(handle)) = (on_it, services.registry.find(other)) else { continue };
+            let view = handle.view();
+            let names = vec![alias.clone(), view.hostname().to_owned(), view.name.clone()];
+            all.extend(theirs.endpoint.address4.map(|net| (IpAddr::V4(net.addr()), names)));
+        }
+    }
+    all
+}
+
+/// Writes the three files of a container that is about to start.
+pub(super) fn write(services: &Services, record: &Record, places: &[Place]) -> Result<()> {
+    let paths = files::etc(&services.config.data_root, &record.id);
+    let hosts = with_hosts(services, record, places, |hosts| hosts.text());
+    files::write(&paths.hostname, &format!("{}\n", record.settings.hostname))?;
+    files::write(&paths.hosts, &hosts)?;
+    files::write(&paths.resolv, &resolv(services, &record.settings, places))
+}
+
+/// Has the files of a running container follow a change of its places; what somebody has edited
+/// stays as it is.
+pub(super) fn revise(services: &Services, record: &Record, before: &[Place], after: &[Place]) -> Result<()> {
+    let paths = files::etc(&services.config.data_root, &record.id);
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|source| Error::Io { call: "read", path: path.to_owned(), source })
+    };
+    let lines = |places: &[Place]| with_hosts(services, record, places, |hosts| hosts.lines());
+    let hosts = read(&paths.hosts)?;
+    let revised = etc::revise(&hosts, &lines(before), &lines(after));
+    if revised != hosts {
+        files::write(&paths.hosts, &revised)?;
+    }
+    let text = |places: &[Place]| resolv(services, &record.settings, places);
+    let (old, new) = (text(before), text(after));
+    if old != new && read(&paths.resolv)? == old {
+        files::write(&paths.resolv, &new)?;
+    }
+    Ok(())
+}
