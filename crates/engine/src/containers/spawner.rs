@@ -35,7 +35,7 @@ impl Spawner {
     }
 
     /// A living spawner: the one there is, else a new one. Blocks for the latter.
-    fn client_blocking(&self) -> Result<Arc<Client>> {
+    pub(crate) fn client_blocking(&self) -> Result<Arc<Client>> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if !client.alive() {
             tracing::warn!(pid = client.pid, "the spawner has gone; starting another");

@@ -84,6 +84,13 @@ impl Networks {
         own.into_iter().filter_map(|endpoint| table.with_record(endpoint)).collect()
     }
 
+    /// Every running container's places.
+    pub(crate) fn all_places(&self) -> Vec<Place> {
+        let table = self.read();
+        let all = table.endpoints.values().flatten().cloned();
+        all.filter_map(|endpoint| table.with_record(endpoint)).collect()
+    }
+
     /// Everything that rules and names follow from.
     pub(crate) fn all(&self) -> (Vec<Network>, Vec<Endpoint>) {
         let table = self.read();

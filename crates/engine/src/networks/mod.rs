@@ -9,6 +9,7 @@
 //! links     the older links of the default bridge: pure but for looking
 //! claim     what it gets: pure but for the table
 //! names     the files of names, and the resolver behind 127.0.0.11
+//! relay     the way to the one forwarder of the host
 //! filter    the thread that tells the packet filter
 //! wiring    namespaces, links, ports, rules and names
 //! change    create, remove, prune: record, link and rules follow one another
@@ -29,6 +30,7 @@ mod names;
 mod options;
 mod predefined;
 mod record;
+mod relay;
 pub(crate) mod wiring;
 
 use std::collections::BTreeMap;

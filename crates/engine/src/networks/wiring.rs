@@ -36,6 +36,7 @@ use super::claim::{self, Asker, Place, default_routes};
 use super::filter::{Awaited, Filter};
 use super::names::{self, Names};
 use super::record::Defaults;
+use super::relay::Relay;
 use crate::containers::services::Services;
 use crate::containers::settings::{PortRequest, Settings};
 use crate::containers::view::Record;
@@ -52,7 +53,8 @@ const LEAVING_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Wiring {
     pub(super) drivers: Drivers,
     pool: Pool<Sockets>,
-    names: Names,
+    pub(super) names: Names,
+    relay: Relay,
     ports: Mutex<Ports>,
     /// `None` where the configuration wants no rules.
     filter: Option<Filter>,
@@ -79,11 +81,19 @@ impl Wiring {
         let filter = if defaults.rules4 || defaults.rules6 { firewall()? } else { None };
         let ports = Ports { allocation: Allocation::new(ports::ephemeral()), held: HashMap::new() };
         let names = Names::open();
-        Ok(Wiring { drivers, pool, names, ports: Mutex::new(ports), filter, forwarding: Mutex::default() })
+        Ok(Wiring {
+            drivers,
+            pool,
+            names,
+            relay: Relay::default(),
+            ports: Mutex::new(ports),
+            filter,
+            forwarding: Mutex::default(),
+        })
     }
 
     /// What a network's, and an endpoint's, rules depend on besides the records.
-    fn options(&self, services: &Services) -> rules::Options {
+    pub(super) fn options(&self, services: &Services) -> rules::Options {
         let defaults = services.networks.defaults();
         let before = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner);
         rules::Options {
@@ -92,7 +102,7 @@ impl Wiring {
             guard4: before.v4,
             guard6: before.v6.is_some(),
             direct_routing: defaults.direct_routing,
-            relay: None,
+            relay: self.relay.port(),
         }
     }
 
@@ -212,6 +222,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     allowed.into_iter().try_for_each(Awaited::wait)?;
     forget_connections(&places);
     hull_runtime::failpoint!("engine.network.attached");
+    services.wiring.relay.open(services, &places);
     names::write(services, record, &places)?;
     let names = &services.wiring.names;
     names.publish(services);
@@ -529,6 +540,9 @@ pub(crate) fn adopt(services: &Services) -> Result<()> {
         services.networks.adopt(endpoints);
     }
     services.wiring.names.publish(services);
+    drop(ports);
+    let places: Vec<Place> = services.networks.all_places();
+    services.wiring.relay.replace(services, &places);
     Ok(())
 }
 
@@ -568,6 +582,7 @@ pub(crate) fn part(services: &Services, container: &str, which: impl Fn(&Endpoin
 /// Takes what these places were allowed from the packet filter, before anybody else can be given
 /// their ports.
 fn forbid(services: &Services, places: &[Place]) {
+    services.wiring.relay.shut(services, places);
     if let Some(filter) = &services.wiring.filter {
         places.iter().for_each(|place| filter.forget(&place.endpoint.id));
     }
@@ -735,6 +750,7 @@ fn settle_with(
     for (place, route) in places.iter().zip(&routes) {
         attach(services, place, namespace, *route)?;
     }
+    services.wiring.relay.open(services, &places);
     services.wiring.names.publish(services);
     allowed.into_iter().try_for_each(Awaited::wait)
 }
