@@ -214,7 +214,7 @@ fn pages_come_through_published_ports() {
         }
         // From containers: to the host's address, to another network's.
         for (from, address, port, name) in
-            [("web", "172.17.0.1", 8082, "own"), ("own", "172.18.0.1", 8082, "own")]
+            [("web", "172.17.0.1", 8082, "own"), ("own", "172.18.0.1", 8080, "web")]
         {
             let got = page_inside(&host, from, address, port);
             assert_eq!(got, name, "{address}:{port} from {from} in round {round}");
