@@ -85,7 +85,7 @@ impl Engine {
             environment: Vec::new(),
             run_flags: &[],
             rm_flags: &[],
-            processes: &["hull", "hull-runtime", "hull-spawner", "hull-shim"],
+            processes: &["hull", "hull-runtime", "hull-spawner", "hull-shim", "hull-forwarder"],
             daemon: None,
         };
         let mut command = Command::new(&program);

@@ -28,12 +28,12 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 7] = ["runtime", "run", "exec", "many", "memory", "logs", "size"];
+const SECTIONS: [&str; 9] = ["runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "size"];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run exec many memory logs size (all of them by default)
+Sections: runtime run bridge exec life many memory logs size (all of them by default)
 
 Options:
   --samples N     samples of each measure (default 30)
@@ -135,7 +135,7 @@ fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> 
     if chosen("runtime") {
         tables.push(sections::runtimes(&runtimes, fixture, options.samples)?);
     }
-    if ["run", "exec", "many", "memory", "logs"].into_iter().any(chosen) {
+    if ["run", "bridge", "exec", "life", "many", "memory", "logs"].into_iter().any(chosen) {
         let mut engines = start_engines(&wanted, dist, fixture)?;
         let crun = runtimes.iter().find(|r| r.name == "crun");
         let mut rows = Vec::new();
@@ -145,6 +145,12 @@ fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> 
         }
         if chosen("run") {
             rows.extend(sections::run(&engines, crun, fixture, options.samples));
+        }
+        if chosen("bridge") {
+            rows.extend(sections::bridge(&engines, options.samples));
+        }
+        if chosen("life") {
+            rows.extend(sections::life(&engines, options.samples));
         }
         if chosen("exec") {
             rows.extend(sections::exec(&engines, options.samples));
@@ -212,6 +218,10 @@ fn print(options: &Options, tables: &[Vec<Row>]) -> Result<()> {
         ("F1 run --rm true, network host, cold", "docker", 1.0 / 12.0),
         ("F1 run --rm true, network host, warm", "docker", 1.0 / 12.0),
         ("F1 run --rm true, network none, cold", "bare crun", 1.0),
+        ("F2 run --rm true, bridge, cold", "docker", 1.0 / 15.0),
+        ("F2 run --rm true, bridge, warm", "docker", 1.0 / 15.0),
+        ("F2 run --rm true, bridge with -p, cold", "docker", 1.0 / 15.0),
+        ("F2 run --rm true, bridge with -p, warm", "docker", 1.0 / 15.0),
         ("F3 exec true, cold", "docker", 1.0 / 12.0),
         ("F3 exec true, warm", "docker", 1.0 / 12.0),
         ("F4 run of a bundle, new netns, seccomp, cold", "crun", 0.5),
@@ -220,6 +230,12 @@ fn print(options: &Options, tables: &[Vec<Row>]) -> Result<()> {
         ("F4 run of a bundle, new netns, seccomp, warm", "floor", 2.0),
         ("F4 run of a bundle, new netns, seccomp, warm: CPU", "crun", 0.8),
         ("F4 run of a bundle, new netns, seccomp, warm: largest process", "crun", 1.0),
+        ("F5 create", "docker", 1.0 / 10.0),
+        ("F5 start", "docker", 1.0 / 15.0),
+        ("F5 inspect", "docker", 1.0 / 4.0),
+        ("F5 ps", "docker", 1.0 / 4.0),
+        ("F5 stop", "docker", 1.0 / 12.0),
+        ("F5 rm", "docker", 1.0 / 10.0),
         ("F6 50 x run -d, 8 at a time", "docker", 1.0 / 12.0),
         ("F6 rm -f of 50, 8 at a time", "docker", 1.0 / 12.0),
         ("F7 idle: PSS of what serves the engine", "docker", 0.1),

@@ -98,6 +98,71 @@ pub(crate) fn run(engines: &[Engine], crun: Option<&Runtime>, fixture: &Fixture,
     rows
 }
 
+/// F2: the same on the default bridge, without and with a published port.
+pub(crate) fn bridge(engines: &[Engine], rounds: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (what, flags) in [("bridge", &[][..]), ("bridge with -p", &["-p", "80"])] {
+        for gap in [COLD, WARM] {
+            let words = [&["run", "--rm"], flags, &[IMAGE, "/bin/true"]].concat();
+            let subjects = engines.iter().map(|engine| {
+                let words = words.clone();
+                Subject::new(engine.name, move || engine.time(&words))
+            });
+            let what = format!("F2 run --rm true, {what}, {}", pace(gap));
+            rows.push(interleave(&what, "ms", rounds, gap, subjects.collect()));
+        }
+    }
+    rows
+}
+
+/// F5: the commands of one container's life on the default bridge, each timed by itself.
+pub(crate) fn life(engines: &[Engine], rounds: usize) -> Vec<Row> {
+    const STEPS: [&str; 6] = ["create", "start", "inspect", "ps", "stop", "rm"];
+    // A program that obeys SIGTERM at once, as pid 1 too.
+    const OBEYS: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
+    let create = ["create", "--name", "life", IMAGE, "/bin/sh", "-c", OBEYS];
+    let times: Vec<_> = engines.iter().map(|_| std::cell::RefCell::new(Vec::new())).collect();
+    let subjects = engines.iter().zip(&times).map(|(engine, times)| {
+        Subject::new(engine.name, move || {
+            let mut sample = Vec::new();
+            for step in STEPS {
+                sample.push(match step {
+                    "create" => engine.time(&create)?,
+                    "ps" => engine.time(&["ps"])?,
+                    step => engine.time(&[step, "life"])?,
+                });
+            }
+            let whole = sample.iter().sum();
+            times.borrow_mut().push(sample);
+            Ok(whole)
+        })
+    });
+    let row = interleave("F5 the six together", "ms", rounds, COLD, subjects.collect());
+    let mut rows: Vec<Row> = STEPS
+        .iter()
+        .enumerate()
+        .map(|(index, step)| Row {
+            what: format!("F5 {step}"),
+            unit: "ms",
+            columns: row
+                .columns
+                .iter()
+                .zip(&times)
+                .map(|(column, times)| Column {
+                    samples: match column.failure {
+                        None => times.borrow().iter().skip(1).map(|sample| sample[index]).collect(),
+                        Some(_) => Vec::new(),
+                    },
+                    ..column.clone()
+                })
+                .collect(),
+        })
+        .collect();
+    rows.push(row);
+    clear(engines);
+    rows
+}
+
 /// A container that sleeps; its id.
 fn sleeper(engine: &Engine) -> Result<String> {
     engine.line(&["run", "-d", "--network", "none", IMAGE, "/bin/sleep", "100000"])
