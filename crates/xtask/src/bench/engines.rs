@@ -24,7 +24,7 @@ pub(crate) struct Engine {
     environment: Vec<(&'static str, String)>,
     /// Flags that every `run` gets.
     run_flags: &'static [&'static str],
-    /// And every `rm`.
+    /// And every `rm -f`.
     rm_flags: &'static [&'static str],
     /// Names of the processes that serve it (/proc/PID/comm), for memory.
     pub(crate) processes: &'static [&'static str],
@@ -157,7 +157,7 @@ impl Engine {
         command.args(&self.prefix).stdin(Stdio::null());
         match words {
             ["run", rest @ ..] => command.arg("run").args(self.run_flags).args(rest),
-            ["rm", rest @ ..] => command.arg("rm").args(self.rm_flags).args(rest),
+            ["rm", "-f", rest @ ..] => command.args(["rm", "-f"]).args(self.rm_flags).args(rest),
             _ => command.args(words),
         };
         command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
