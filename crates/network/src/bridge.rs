@@ -29,11 +29,14 @@ use crate::sysctl::{self, Family, Key};
 #[derive(Debug)]
 pub struct Driver {
     reaper: Arc<Reaper>,
+    /// Packets to and from 127.0.0.1 may use the bridges, for ports published there. Only where
+    /// rules drop what others send to 127/8: else a container would reach what listens there.
+    pub loopback: bool,
 }
 
 impl Driver {
     pub(crate) fn new(reaper: Arc<Reaper>) -> Driver {
-        Driver { reaper }
+        Driver { reaper, loopback: true }
     }
 }
 
@@ -83,7 +86,7 @@ impl driver::Driver for Driver {
         let mut socket = rtnl::Socket::open()?;
         match socket.link(&bridge.link)? {
             Some(found) if !is_bridge(&found) => Err(other_kind(&found, "a bridge")),
-            Some(found) => settle(&mut socket, network, bridge, found.index),
+            Some(found) => settle(&mut socket, network, bridge, (found.index, self.loopback)),
             None if bridge.foreign => {
                 Err(Error::Missing { network: network.name.clone(), name: bridge.link.clone() })
             }
@@ -97,7 +100,7 @@ impl driver::Driver for Driver {
                 socket.run(batch)?;
                 let made = socket.link(&bridge.link)?;
                 let index = made.map(|link| link.index).ok_or_else(|| missing(network, bridge))?;
-                settle(&mut socket, network, bridge, index).inspect_err(|_| {
+                settle(&mut socket, network, bridge, (index, self.loopback)).inspect_err(|_| {
                     let mut batch = Batch::new();
                     batch.delete_link(index);
                     // What went wrong first is the answer.
@@ -219,10 +222,14 @@ fn missing(network: &Network, bridge: &Bridge) -> Error {
 }
 
 /// Sysctls, addresses and the state of a bridge that is there.
-fn settle(socket: &mut rtnl::Socket, network: &Network, bridge: &Bridge, index: u32) -> Result<()> {
+fn settle(
+    socket: &mut rtnl::Socket,
+    network: &Network,
+    bridge: &Bridge,
+    (index, loopback): (u32, bool),
+) -> Result<()> {
     let link = bridge.link.as_str();
-    // Packets to 127.0.0.1 leave by this link when a port is published there.
-    Key::conf(Family::V4, link, "route_localnet").set("1")?;
+    Key::conf(Family::V4, link, "route_localnet").set(if loopback { "1" } else { "0" })?;
     if !bridge.foreign && sysctl::ipv6_present() {
         // No container is the host's router.
         Key::conf(Family::V6, link, "accept_ra").set("0")?;

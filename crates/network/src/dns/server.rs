@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use hull_sys::During;
 use hull_sys::datagram::{self, BATCH, Batch};
+use hull_sys::{During, Errno};
 use rustix::event::{EventfdFlags, Timespec, epoll};
 
 use super::answer::{Answer, Asker, answer};
@@ -380,7 +380,17 @@ impl Life {
         let Some(seat) = self.seats.get_mut(&number) else { return };
         let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
         for _ in 0..BATCH {
-            let Ok(socket) = rustix::net::accept_with(&seat.sockets.listener, flags) else { return };
+            let socket = match rustix::net::accept_with(&seat.sockets.listener, flags) {
+                Ok(socket) => socket,
+                // For want of descriptors: those who hang up make room.
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::MFILE | Errno::NFILE) => return,
+                Err(_) => {
+                    // A container with the right to do so has ended its listener (ss -K): it would
+                    // be reported for ever.
+                    self.interests.remove(&seat.sockets.listener);
+                    return;
+                }
+            };
             if seat.connections >= CONNECTIONS_EACH || self.connections.len() >= CONNECTIONS_MAX {
                 continue;
             }
@@ -454,7 +464,8 @@ impl Life {
                         connection.asked -= 1;
                         connection.say(&reply);
                     }
-                    self.settle(number);
+                    // Questions that were too many at once may wait behind this one.
+                    self.converse(number);
                 }
             }
         }

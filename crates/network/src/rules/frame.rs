@@ -206,9 +206,14 @@ fn publish(options: &Options) -> Vec<Chain> {
             ],
         )]
     };
+    // The forwarder would speak for them from the host, which may go where they may not.
+    let inside = vec![rule(
+        "internal networks",
+        vec![is_in(&[Subject::InLink], "internal"), Statement::Verdict(Verdict::Accept)],
+    )];
     let mut chains = vec![
         plain("published", rules),
-        base("publish", Kind::Nat, Point::Prerouting, -100, local()),
+        base("publish", Kind::Nat, Point::Prerouting, -100, [inside, local()].concat()),
         base("publish-here", Kind::Nat, Point::Output, -100, local()),
     ];
     if let Some(port) = options.relay {

@@ -239,6 +239,7 @@ fn the_frame() {
           }
           chain publish {
             type nat hook prerouting priority -100; policy accept;
+            iifname @internal accept comment "internal networks"
             fib daddr type local goto published comment "addresses of the host"
           }
           chain publish-here {

@@ -247,8 +247,8 @@ fn other_kinds_of_networks() {
             ("internal", Tcp, "[2001:db8::1]:7000", "to another address of the host", "-"),
             ("internal", Tcp, "10.1.0.1:7000", "to another network's gateway", "-"),
             ("internal", Tcp, "192.0.2.1:80", "to a published port", "-"),
-            ("internal", Tcp, "10.3.0.1:80", "to a published port, at its gateway", "-"),
-            ("internal", Udp, "10.3.0.1:80", "to a published port, at its gateway", "-"),
+            ("internal", Tcp, "10.3.0.1:80", "to a published port, at its gateway", "refused"),
+            ("internal", Udp, "10.3.0.1:80", "to a published port, at its gateway", "refused"),
             ("internal", Tcp, "10.3.0.1:7000", "to a program of the host, at its gateway", "10.3.0.2"),
         ],
     );
