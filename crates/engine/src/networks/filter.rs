@@ -6,7 +6,7 @@
 //! removal.
 
 use std::collections::HashMap;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use hull_network::firewall::Firewall;
 use hull_network::nft::monitor::Monitor;
@@ -24,6 +24,9 @@ const GROUP: usize = 256;
 #[derive(Debug)]
 pub(super) struct Filter {
     requests: mpsc::Sender<Request>,
+    /// Held from the reading of all records until what follows from them is on its way: whoever
+    /// changes a record says so afterwards, and so comes after it.
+    order: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -44,7 +47,7 @@ impl Filter {
         std::thread::Builder::new().name("filter".to_owned()).spawn(move || thread.run(&incoming)).map_err(
             |source| Error::Io { call: "start a thread for", path: "the packet filter".into(), source },
         )?;
-        Ok(Filter { requests })
+        Ok(Filter { requests, order: Mutex::default() })
     }
 
     /// Starts another thread, which hears when somebody else touches the tables. It ends with the
@@ -80,10 +83,16 @@ impl Filter {
         })
     }
 
-    /// Makes the host's tables be exactly these. Blocks.
-    pub(super) fn whole(&self, rules: RuleSet, owners: HashMap<String, Elements>) -> Result<()> {
+    /// Makes the host's tables be exactly those that `make` reads out of the records. Blocks.
+    pub(super) fn whole(&self, make: impl FnOnce() -> (RuleSet, HashMap<String, Elements>)) -> Result<()> {
         let (answer, answered) = mpsc::sync_channel(1);
-        self.send(Request::Whole { rules: Box::new(rules), owners, answer })?;
+        {
+            let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+            let (rules, owners) = make();
+            self.requests
+                .send(Request::Whole { rules: Box::new(rules), owners, answer })
+                .map_err(|_| Error::ShuttingDown)?;
+        }
         answered.recv().map_err(|_| Error::ShuttingDown)?
     }
 
@@ -102,6 +111,7 @@ impl Filter {
     }
 
     fn send(&self, request: Request) -> Result<()> {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         self.requests.send(request).map_err(|_| Error::ShuttingDown)
     }
 }
@@ -287,7 +297,7 @@ mod tests {
         assert!(bad.wait().unwrap_err().to_string().contains("bad"));
         good.wait().unwrap();
         has(&["a2", "a3", "b1"]);
-        filter.whole(RuleSet::default(), HashMap::new()).unwrap();
+        filter.whole(|| (RuleSet::default(), HashMap::new())).unwrap();
         has(&[]);
     }
 

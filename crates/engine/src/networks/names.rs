@@ -9,6 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use hull_network::dns::{self, Sockets};
 use hull_network::etc::{self, Hosts, Resolv};
@@ -29,23 +30,27 @@ const HOST_RESOLV: &str = "/etc/resolv.conf";
 
 /// The thread that answers; `None` where this host has no networks of ours.
 #[derive(Debug)]
-pub(super) struct Names(Option<dns::Server>);
+pub(super) struct Names {
+    server: Option<dns::Server>,
+    /// Held from the reading of the records until the server has what follows from them.
+    order: Mutex<()>,
+}
 
 impl Names {
     /// In the host's network namespace.
     pub(super) fn open() -> Names {
         match dns::Server::start(Path::new(HOST_RESOLV)) {
-            Ok(server) => Names(Some(server)),
+            Ok(server) => Names { server: Some(server), order: Mutex::default() },
             Err(error) => {
                 tracing::error!(%error, "names in containers are not answered");
-                Names(None)
+                Names { server: None, order: Mutex::default() }
             }
         }
     }
 
     /// Answers a container from now on.
     pub(super) fn serve(&self, services: &Services, container: &str, settings: &Settings, sockets: Sockets) {
-        let Some(server) = &self.0 else { return };
+        let Some(server) = &self.server else { return };
         let asked = asked(&services.config, settings);
         let servers = asked.servers.iter().filter_map(|server| server.parse().ok()).collect();
         let host = host_resolv();
@@ -54,14 +59,15 @@ impl Names {
     }
 
     pub(super) fn forget(&self, container: &str) {
-        if let Some(server) = &self.0 {
+        if let Some(server) = &self.server {
             server.remove(container);
         }
     }
 
     /// Answers by the records as they are now.
     pub(super) fn publish(&self, services: &Services) {
-        if let Some(server) = &self.0 {
+        if let Some(server) = &self.server {
+            let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
             let (networks, endpoints) = services.networks.all();
             server.set_table(dns::table(&networks, &endpoints));
         }

@@ -72,7 +72,8 @@ struct Ports {
 impl Wiring {
     /// For the network namespace of this thread. Blocks.
     pub(crate) fn open(defaults: &Defaults) -> Result<Wiring> {
-        let drivers = Drivers::new().map_err(failed)?;
+        let mut drivers = Drivers::new().map_err(failed)?;
+        drivers.bridge.loopback = defaults.rules4;
         let pool = Pool::new(Box::new(|_| Ok(names::sockets()?))).map_err(|source| Error::Io {
             call: "start a thread for",
             path: "namespaces".into(),
@@ -324,19 +325,21 @@ pub(super) fn forward(services: &Services) -> Result<bool> {
 pub(crate) fn apply(services: &Services) -> Result<()> {
     let Some(filter) = &services.wiring.filter else { return Ok(()) };
     let options = services.wiring.options(services);
-    let (networks, endpoints) = services.networks.all();
-    let whole =
-        rules::compile(&rules::Input { networks: &networks, endpoints: &endpoints, options: &options });
-    let mut owners = HashMap::new();
-    for network in &networks {
-        owners.insert(network.id.clone(), rules::network_elements(network, &options));
-        let on_it = || endpoints.iter().filter(|endpoint| endpoint.network == network.id);
-        for endpoint in on_it() {
-            let elements = rules::endpoint_elements(network, endpoint, on_it(), &options);
-            owners.insert(endpoint.id.clone(), elements);
+    filter.whole(|| {
+        let (networks, endpoints) = services.networks.all();
+        let whole =
+            rules::compile(&rules::Input { networks: &networks, endpoints: &endpoints, options: &options });
+        let mut owners = HashMap::new();
+        for network in &networks {
+            owners.insert(network.id.clone(), rules::network_elements(network, &options));
+            let on_it = || endpoints.iter().filter(|endpoint| endpoint.network == network.id);
+            for endpoint in on_it() {
+                let elements = rules::endpoint_elements(network, endpoint, on_it(), &options);
+                owners.insert(endpoint.id.clone(), elements);
+            }
         }
-    }
-    filter.whole(whole, owners)
+        (whole, owners)
+    })
 }
 
 fn routes(places: &[Place], settings: &Settings) -> Vec<DefaultRoute> {
@@ -566,11 +569,13 @@ pub(crate) fn unplug(services: &Services, container: &str) {
 pub(crate) fn part(services: &Services, container: &str, which: impl Fn(&Endpoint) -> bool) -> Vec<Place> {
     let places = services.networks.leave(container, which);
     forbid(services, &places);
-    if places.iter().any(|place| !place.endpoint.published.is_empty()) {
+    // A start that failed early has ports that stand in no place yet.
+    let alone = services.networks.places(container).is_empty();
+    if alone || places.iter().any(|place| !place.endpoint.published.is_empty()) {
         release(services, container);
     }
     let names = &services.wiring.names;
-    if services.networks.places(container).is_empty() {
+    if alone {
         names.forget(container);
     }
     if !places.is_empty() {
@@ -599,6 +604,8 @@ pub(crate) fn cut(services: &Services, places: &[Place]) {
             tracing::warn!(container, network = network.name, %error, "a link was not cut");
         }
     }
+    // Before anybody gets their addresses: known connections are let through.
+    forget_connections(places);
     services.networks.free(places);
 }
 
