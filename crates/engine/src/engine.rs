@@ -26,7 +26,8 @@ use crate::containers::{create, files, logs, networking, recover};
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
 use crate::images::{Images, Setup, Unpack, Use, Uses};
-use crate::networks::wiring::{self, Wiring};
+use crate::networks::adopt;
+use crate::networks::wiring::Wiring;
 use crate::networks::{self, Networks, change};
 use crate::seccomp::Profiles;
 use crate::store::Store;
@@ -435,7 +436,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         seccomp,
         freeing,
     };
-    wiring::adopt(&services)?;
+    adopt::adopt(&services)?;
     change::reconcile(&services)?;
     Ok(Opened { services, lock, containers: rows.containers })
 }

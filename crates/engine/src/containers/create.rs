@@ -14,7 +14,7 @@ use super::settings::{Create, ImageRef, IpcMode, Mount, NetworkMode, PidMode, Se
 use super::view::{Record, short};
 use super::{files, task, validate};
 use crate::images::Image;
-use crate::networks::{self, Join, join, wiring};
+use crate::networks::{self, Join, join, publish};
 use crate::store::Change;
 use crate::{Error, Result, names, spec};
 
@@ -37,7 +37,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     warnings.extend(validate::settings(&settings, &services.facts)?);
     if settings.publish_all || !settings.ports.is_empty() {
         let (shared, own) = (Arc::clone(services), settings.clone());
-        warnings.extend(services.blocking(move || Ok(wiring::obstacles(&shared, &own))).await?);
+        warnings.extend(services.blocking(move || Ok(publish::obstacles(&shared, &own))).await?);
     }
     let name = reserve_name(services, request.name.as_deref(), &id)?;
     let record = Record {

@@ -17,7 +17,7 @@ use super::services::Services;
 use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use super::view::Record;
 use super::{create, files};
-use crate::networks::{self, links, wiring};
+use crate::networks::{self, links, plug};
 use crate::spec::identity::{self, Identity};
 use crate::spec::{self, devices};
 use crate::{Error, Result, rootfs};
@@ -147,7 +147,7 @@ fn prepare(services: &Services, mut record: Record) -> Result<Prepared<Bundle>> 
     shim::expect(services.exec_root(), Kind::Container, &record.id)
         .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
     if matches!(settings.network, NetworkMode::Default | NetworkMode::Named(_)) {
-        let plugged = wiring::plug(services, record).inspect_err(|_| {
+        let plugged = plug::plug(services, record).inspect_err(|_| {
             // Nobody was asked for: there is nothing that could come. Left behind, it is swept.
             let _ = shim::forget(services.exec_root(), Kind::Container, &record.id);
         })?;

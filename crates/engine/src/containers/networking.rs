@@ -8,7 +8,7 @@ use super::services::Services;
 use super::settings::{NetworkMode, Settings};
 use super::task::Task;
 use crate::networks::claim::Place;
-use crate::networks::{Join, change, join, wiring};
+use crate::networks::{Join, change, join, settle, unplug};
 use crate::{Error, Result};
 
 impl Task {
@@ -71,7 +71,7 @@ impl Task {
             None => settings.attachments.push(attachment.clone()),
         }
         self.resettle(settings, process, move |services, record, process| {
-            wiring::connect(services, record, &attachment, process)
+            settle::connect(services, record, &attachment, process)
         })
         .await?;
         if self.handle.process().is_some() {
@@ -102,7 +102,7 @@ impl Task {
         let was_on = self.services.networks.places(&self.record.id);
         let was_on = was_on.iter().any(|place| place.endpoint.network == id);
         self.resettle(settings, process, move |services, record, process| {
-            wiring::disconnect(services, record, &id, process)
+            settle::disconnect(services, record, &id, process)
         })
         .await?;
         if was_on {
@@ -137,7 +137,7 @@ impl Task {
     /// Its names follow the container's.
     pub(super) async fn rename_places(&mut self) {
         let (services, record) = (Arc::clone(&self.services), self.record.clone());
-        let renamed = self.services.blocking(move || wiring::rename(&services, &record)).await;
+        let renamed = self.services.blocking(move || settle::rename(&services, &record)).await;
         if let Err(error) = renamed {
             tracing::warn!(container = %self.record.id, %error, "a renamed container keeps its old name on networks");
         }
@@ -152,7 +152,7 @@ impl Task {
 
     /// The run is over: its places are free, without anybody waiting for that.
     pub(super) fn give_up_places(&mut self) {
-        let places = wiring::unplug_later(&self.services, &self.record.id);
+        let places = unplug::unplug_later(&self.services, &self.record.id);
         if !places.is_empty() {
             self.show();
         }

@@ -21,7 +21,7 @@ use super::phase::{Live, Observed, Phase};
 use super::services::Services;
 use super::task::{self, Found};
 use super::view::Record;
-use crate::networks::wiring;
+use crate::networks::{adopt, unplug};
 use crate::{Error, Result};
 
 /// How long a shim that was found may take to say its first word.
@@ -45,7 +45,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     for record in &records {
         services.registry.reserve(&record.name, &record.id)?;
     }
-    let links = services.blocking(wiring::links).await?;
+    let links = services.blocking(adopt::links).await?;
     let links = Arc::new(links);
     let mut observing = JoinSet::new();
     for record in records {
@@ -60,7 +60,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     for handle in services.registry.all() {
         // Of a run that ended with the last daemon, or was never begun.
         if matches!(handle.view().phase, Phase::Created | Phase::Exited(_) | Phase::Restarting { .. }) {
-            wiring::unplug_later(services, &handle.id);
+            unplug::unplug_later(services, &handle.id);
         }
     }
     sweep(services, known).await?;
@@ -77,7 +77,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
 async fn resume(services: &Arc<Services>, record: &Record, found: &Found, links: Arc<BTreeSet<String>>) {
     let Some(process) = found.process.as_ref().and_then(|fd| fd.try_clone().ok()) else { return };
     let (shared, own) = (Arc::clone(services), record.clone());
-    let resumed = services.blocking(move || wiring::resume(&shared, &own, &links, &process)).await;
+    let resumed = services.blocking(move || adopt::resume(&shared, &own, &links, &process)).await;
     if let Err(error) = resumed {
         tracing::error!(container = %record.id, %error, "a container's networks are not as they should be");
     }
@@ -174,7 +174,7 @@ async fn sweep(services: &Arc<Services>, known: BTreeSet<String>) -> Result<()> 
         tracing::warn!(container = id, "a shim without a record; ending it");
         let path = format!("{}/{id}", services.config.cgroup_parent.trim_matches('/'));
         kill_cgroup(services, path).await;
-        wiring::unplug_later(services, &id);
+        unplug::unplug_later(services, &id);
         forget(&exec_root, Kind::Container, &id);
     }
     for id in list(&exec_root, Kind::Exec)? {

@@ -34,7 +34,7 @@ use super::services::{Remains, Services};
 use super::settings::NetworkMode;
 use super::view::{Failure, Place, Record, RootfsPaths, View};
 use super::{create, files, recover};
-use crate::networks::wiring;
+use crate::networks::unplug;
 use crate::store::Change;
 use crate::{Error, Result, spec};
 
@@ -237,7 +237,7 @@ impl Task {
             Error::Start(StartError { kind: StartErrorKind::NotExecutable, .. }) => 126,
             _ => 128,
         };
-        wiring::unplug_later(&self.services, &self.record.id);
+        unplug::unplug_later(&self.services, &self.record.id);
         self.record.failure = Some(Failure { message: error.to_string(), code });
         self.streams.clear();
         self.start_error = Some(error);
@@ -524,7 +524,7 @@ fn take_apart(services: &Services, id: &str, cgroup: &str) -> Result<Remains> {
         cgroup.kill().map_err(failed)?;
         cgroup.remove().map_err(failed)?;
     }
-    wiring::unplug(services, id);
+    unplug::unplug(services, id);
     let layer = services.images.snapshots().discard_writable(id);
     let layer = layer.map_err(|source| Error::Snapshot { source })?;
     hull_runtime::failpoint!("engine.remove.half-way");

@@ -8,7 +8,7 @@ use hull_network::rtnl;
 use ipnet::IpNet;
 
 use super::record::{Create, Created, Defaults, Record};
-use super::{Entry, Networks, State, make, predefined, wiring};
+use super::{Entry, Networks, State, forward, make, predefined, wiring};
 use crate::containers::create::new_id;
 use crate::containers::phase::Time;
 use crate::containers::services::Services;
@@ -225,7 +225,7 @@ async fn unmake(services: &Arc<Services>, record: &Arc<Record>) -> Result<()> {
 /// Makes again what networks have on the host: all of it after a boot, nothing otherwise. One that
 /// cannot be made is no reason not to start; who connects to it is told. Blocks.
 pub(crate) fn reconcile(services: &Services) -> Result<()> {
-    wiring::forward(services)?;
+    forward::forward(services)?;
     for view in services.networks.views() {
         let network = &view.record.network;
         let Some(driver) = services.wiring.drivers.of(network).filter(|_| !view.record.config_only) else {

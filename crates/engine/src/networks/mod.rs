@@ -11,7 +11,13 @@
 //! names     the files of names, and the resolver behind 127.0.0.11
 //! relay     the way to the one forwarder of the host
 //! filter    the thread that tells the packet filter
-//! wiring    namespaces, links, ports, rules and names
+//! wiring    the parts of the host that all of the following use, and the rules of all records
+//! forward   the host's forwarding
+//! publish   a container's ports
+//! plug      a container starts
+//! settle    a running container's places change
+//! unplug    a container ends
+//! adopt     a container has outlived its daemon
 //! change    create, remove, prune: record, link and rules follow one another
 //! ```
 //!
@@ -20,17 +26,23 @@
 //! before its links exist and outlives them when it goes, so whatever a killed daemon leaves has a
 //! record that says what to do with it.
 
+pub(crate) mod adopt;
 pub(crate) mod change;
 pub(crate) mod claim;
 mod filter;
+mod forward;
 pub(crate) mod join;
 pub(crate) mod links;
 mod make;
 mod names;
 mod options;
+pub(crate) mod plug;
 mod predefined;
+pub(crate) mod publish;
 mod record;
 mod relay;
+pub(crate) mod settle;
+pub(crate) mod unplug;
 pub(crate) mod wiring;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,182 @@
+//! The ports of the host that lead to a container: which, on which of its places, and the sockets
+//! that keep others from taking them.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use hull_network::driver::DefaultRoute;
+use hull_network::nft::foreign;
+use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Wanted};
+use hull_network::record::{Bridge, Driver, Endpoint, GatewayMode, Published};
+
+use super::claim::Place;
+use super::plug::patiently;
+use crate::containers::services::Services;
+use crate::containers::settings::{PortRequest, Settings};
+use crate::containers::view::Record;
+use crate::{Error, Result};
+
+/// Published ports, and the sockets that keep others from taking them, by container.
+#[derive(Debug)]
+pub(super) struct Ports {
+    allocation: Allocation,
+    held: HashMap<String, Vec<OwnedFd>>,
+}
+
+impl Ports {
+    /// None is published yet.
+    pub(super) fn open() -> Ports {
+        Ports { allocation: Allocation::new(ports::ephemeral()), held: HashMap::new() }
+    }
+
+    /// Those that a container has had since before this daemon.
+    pub(super) fn adopt(&mut self, container: &str, published: &[Published]) {
+        self.allocation.hold(container, published);
+        match ports::reserve(published) {
+            Ok(sockets) => self.held.entry(container.to_owned()).or_default().extend(sockets),
+            // Somebody took it while no daemon ran; the rules lead to the container all the same.
+            Err(error) => tracing::warn!(container, %error, "a published port is not held"),
+        }
+    }
+}
+
+/// What others' tables do to packets for a container that publishes ports, as warnings. Blocks.
+pub(crate) fn obstacles(services: &Services, settings: &Settings) -> Vec<String> {
+    let defaults = services.networks.defaults();
+    let first = settings.attachments.first();
+    let record = first.and_then(|own| services.networks.find(&own.network).ok());
+    let Some(record) = record.filter(|_| !wanted(settings).is_empty()) else { return Vec::new() };
+    let Driver::Bridge(bridge) = &record.network.driver else { return Vec::new() };
+    let concerns = |obstacle: &foreign::Obstacle| {
+        (defaults.rules4 && record.network.ipv4 && obstacle.concerns(false))
+            || (defaults.rules6 && record.network.ipv6 && obstacle.concerns(true))
+    };
+    match foreign::obstacles(&bridge.link) {
+        Ok(found) => found
+            .iter()
+            .filter(|obstacle| concerns(obstacle))
+            .map(|obstacle| {
+                format!("Published ports cannot be reached from other machines: {obstacle} drops what is forwarded to {}", bridge.link)
+            })
+            .collect(),
+        Err(error) => {
+            tracing::warn!(%error, "others' rules cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// Opens the ports of the host on the place that the default route leads through.
+pub(super) fn publish(
+    services: &Services,
+    record: &Record,
+    places: &mut [Place],
+    routes: &[DefaultRoute],
+) -> Result<()> {
+    let wanted = wanted(&record.settings);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for (place, route) in places.iter_mut().zip(routes) {
+        let Driver::Bridge(bridge) = &place.record.network.driver else { continue };
+        let binding = binding(bridge, &place.endpoint, *route);
+        if binding.ipv4 == Reach::None && binding.ipv6 == Reach::None {
+            continue;
+        }
+        let got = patiently(services, || {
+            let mut ports = services.wiring.ports();
+            let Ports { allocation, held } = &mut *ports;
+            let (published, sockets) = ports::publish(allocation, &record.id, &wanted, &binding)
+                .map_err(|error| refused(services, record, &place.endpoint, error))?;
+            held.entry(record.id.clone()).or_default().extend(sockets);
+            Ok(published)
+        });
+        place.endpoint.published = got?;
+    }
+    Ok(())
+}
+
+/// The reference's words; who has a port is named as people know it.
+fn refused(services: &Services, record: &Record, endpoint: &Endpoint, error: ports::Error) -> Error {
+    let error = match error {
+        ports::Error::Allocated { address, port, holder } => {
+            let name = services.registry.find(&holder).map_or(holder, |handle| handle.view().name.clone());
+            ports::Error::Allocated { address, port, holder: name }
+        }
+        other => other,
+    };
+    Error::Network(format!(
+        "driver failed programming external connectivity on endpoint {} ({}): {}",
+        record.name,
+        endpoint.id,
+        chain(&error)
+    ))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+/// Everything that is to be published: what was asked for, and with `-P` what is exposed besides.
+fn wanted(settings: &Settings) -> Vec<Wanted> {
+    let asked = |one: &PortRequest| Wanted {
+        protocol: one.protocol,
+        address: one.address,
+        host: match one.host {
+            None => HostPorts::Random,
+            Some(host) if host.count() == one.container.count() => HostPorts::Exactly(host),
+            Some(host) if one.container.count() == 1 => HostPorts::OneOf(host),
+            Some(host) => HostPorts::Exactly(host),
+        },
+        container: one.container,
+    };
+    let mut wanted: Vec<Wanted> = settings.ports.iter().map(asked).collect();
+    if settings.publish_all {
+        for (protocol, range) in &settings.exposed {
+            for port in range.first..=range.last {
+                let own = settings.ports.iter();
+                let mut own = own.filter(|one| one.protocol == *protocol && one.container.contains(port));
+                if own.next().is_none() {
+                    let container = hull_network::record::PortRange::one(port);
+                    wanted.push(Wanted {
+                        protocol: *protocol,
+                        address: None,
+                        host: HostPorts::Random,
+                        container,
+                    });
+                }
+            }
+        }
+    }
+    wanted
+}
+
+fn binding(bridge: &Bridge, endpoint: &Endpoint, route: DefaultRoute) -> Binding {
+    let reach = |mode: GatewayMode| match mode {
+        GatewayMode::Nat | GatewayMode::NatUnprotected => Reach::Translated,
+        GatewayMode::Routed => Reach::Routed,
+        GatewayMode::Isolated => Reach::None,
+    };
+    let ipv4 = if route.v4 { reach(bridge.mode4) } else { Reach::None };
+    let ipv6 = match endpoint.address6 {
+        Some(_) if route.v6 => reach(bridge.mode6),
+        Some(_) => Reach::None,
+        // Clients that come by IPv6 are led to the container's IPv4 address.
+        None if ipv4 == Reach::Translated => Reach::Translated,
+        None => Reach::None,
+    };
+    Binding { default: bridge.binding, ipv4, ipv6 }
+}
+
+/// The container publishes nothing any more.
+pub(super) fn release(services: &Services, container: &str) {
+    let mut ports = services.wiring.ports();
+    ports.allocation.release(container);
+    ports.held.remove(container);
+}
