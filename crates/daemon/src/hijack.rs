@@ -6,7 +6,8 @@
 //! so both go the same way here: the handler leaves a [`Takeover`] in the connection's [`Slot`]
 //! and answers hyper with a dummy that closes. The slot's mark makes the connection drop the
 //! dummy's bytes; hyper then gives the socket back with what it has read ahead, and [`run`] writes
-//! the real head and carries bytes both ways. Either side may close its half first.
+//! the real head and carries bytes both ways. Either side may close its half first. A local client
+//! that only listens needs nobody to carry its bytes: its socket goes to the container whole.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hull_engine::containers::attach::Seat;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::detach::{Filter, Keys, Typed};
+use crate::serve::Socket;
 
 /// What a handler wants done with its connection.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(crate) struct Takeover {
 pub(crate) enum Then {
     /// These bytes, then the end.
     Say(Vec<u8>),
+    /// The client's socket goes to the container, and the head with it.
+    Seat(Seat),
     /// The container's stream.
     Stream {
         stream: UnixStream,
@@ -48,11 +53,23 @@ pub(crate) struct Slot(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    local: bool,
     taken: AtomicBool,
     takeover: Mutex<Option<Takeover>>,
 }
 
 impl Slot {
+    /// `local`: of a Unix socket.
+    pub(crate) fn new(local: bool) -> Slot {
+        Slot(Arc::new(Shared { local, ..Shared::default() }))
+    }
+
+    /// Whether the connection may be given away: the end of a TCP connection, unlike that of a Unix
+    /// socket, has to be looked after until the client has read everything.
+    pub(crate) fn is_local(&self) -> bool {
+        self.0.local
+    }
+
     /// From here on nothing that hyper writes reaches the client.
     pub(crate) fn put(&self, takeover: Takeover) {
         *self.0.takeover.lock().unwrap_or_else(PoisonError::into_inner) = Some(takeover);
@@ -83,19 +100,24 @@ pub(crate) fn head(upgrade: bool, content_type: &str, identity: &str) -> Vec<u8>
 /// Writes the head and carries the stream until the container's side ends, the client detaches or
 /// vanishes. `ahead` are bytes of the client that were already read; `gone` is done when the
 /// client has closed both its halves, which reading alone does not tell.
-pub(crate) async fn run<S>(
-    mut client: S,
+pub(crate) async fn run(
+    mut client: Socket,
     ahead: Bytes,
     takeover: Takeover,
     gone: impl Future<Output = ()>,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    client.write_all(&takeover.head).await?;
+) -> io::Result<()> {
     match takeover.then {
-        Then::Say(bytes) => client.write_all(&bytes).await?,
+        Then::Seat(seat) => {
+            seat.take(client.into_fd()?, takeover.head).await;
+            Ok(())
+        }
+        Then::Say(bytes) => {
+            client.write_all(&takeover.head).await?;
+            client.write_all(&bytes).await?;
+            client.shutdown().await
+        }
         Then::Stream { mut stream, stdin, keys } => {
+            client.write_all(&takeover.head).await?;
             let (from_container, to_container) = stream.split();
             let (mut from_client, mut to_client) = tokio::io::split(client);
             {
@@ -119,10 +141,9 @@ where
             // Closing while bytes of the client are unread would reset the connection, and its
             // last words to the client with it (a typical case: `yes | docker run -i … true`).
             let _ = tokio::time::timeout(LINGER, drain(&mut from_client)).await;
-            return Ok(());
+            Ok(())
         }
     }
-    client.shutdown().await
 }
 
 /// How long a client may take to notice the end.
@@ -215,7 +236,7 @@ mod tests {
         let takeover =
             Takeover { head: b"HEAD\r\n\r\n".to_vec(), then: Then::Stream { stream, stdin, keys } };
         let gone = crate::serve::hangup(ours.as_fd().try_clone_to_owned().unwrap());
-        let task = tokio::spawn(run(ours, Bytes::from_static(b"early "), takeover, gone));
+        let task = tokio::spawn(run(Socket::Unix(ours), Bytes::from_static(b"early "), takeover, gone));
         (client, container, task)
     }
 

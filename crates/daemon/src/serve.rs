@@ -46,6 +46,16 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
 }
 
+impl Socket {
+    /// Without its place in this process' reactor; it still does not block.
+    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
+        match self {
+            Socket::Unix(stream) => stream.into_std().map(OwnedFd::from),
+            Socket::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+        }
+    }
+}
+
 impl Listener {
     async fn accept(&self) -> io::Result<Socket> {
         match self {
@@ -110,7 +120,7 @@ pub(crate) async fn connection(server: Arc<Server>, socket: Socket, mut stop: wa
             return;
         }
     };
-    let slot = Slot::default();
+    let slot = Slot::new(matches!(socket, Socket::Unix(_)));
     let handler = {
         let slot = slot.clone();
         service_fn(move |request| Box::pin(serve(Arc::clone(&server), request, slot.clone())))

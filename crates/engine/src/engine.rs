@@ -11,6 +11,7 @@ use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
+use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
 use crate::containers::registry::Registry;
 use crate::containers::requests::{
@@ -255,6 +256,13 @@ impl Engine {
     pub async fn attach(&self, key: &str, attach: Attach) -> Result<Attachment> {
         let handle = self.0.services.registry.find(key)?;
         handle.ask(key, |reply| Command::Attach { key: key.to_owned(), attach, reply }).await
+    }
+
+    /// The same for a client that sends nothing and whose socket this process has: it can be given
+    /// to the container.
+    pub async fn seat(&self, key: &str, attach: Attach) -> Result<Seat> {
+        let handle = self.0.services.registry.find(key)?;
+        handle.ask(key, |reply| Command::Seat { key: key.to_owned(), attach, reply }).await
     }
 
     pub async fn resize(&self, key: &str, rows: u16, columns: u16) -> Result<()> {

@@ -62,9 +62,14 @@ async fn attached(call: &Call, key: &str) -> Result<(Then, bool), Failure> {
         logs: query.flag("logs"),
         stream: query.flag("stream"),
     };
+    let stdin = attach.stdin && attach.stream;
+    if attach.stream && !stdin && !attach.logs && call.slot.is_local() {
+        let seat = call.server.engine.seat(key, attach).await?;
+        let tty = seat.tty;
+        return Ok((Then::Seat(seat), tty));
+    }
     let attachment = call.server.engine.attach(key, attach).await?;
     let tty = attachment.tty;
-    let stdin = attach.stdin && attach.stream;
     Ok((Then::Stream { stream: attachment.stream, stdin, keys: tty.then_some(keys) }, tty))
 }
 

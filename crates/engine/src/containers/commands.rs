@@ -41,7 +41,8 @@ impl Task {
                 reply.send(Ok(())).ok();
             }
             Command::Attach { key, attach, reply } => drop(reply.send(self.attach(&key, attach))),
-            Command::Join { attach, stream } => self.join(attach, stream),
+            Command::Seat { key, attach, reply } => drop(reply.send(self.seat(&key, attach))),
+            Command::Join { attach, stream, head } => self.join(attach, stream, &head),
             Command::Resize { rows, columns, reply } => drop(reply.send(self.resize(rows, columns))),
             Command::ExecCreate { key, settings, reply } => {
                 drop(reply.send(self.exec_create(&key, *settings).await))

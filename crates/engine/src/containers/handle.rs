@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::attach::Seat;
 use super::requests::{Attach, Attachment, Condition, ExecSettings, Remove, Update, WaitResult};
 use super::view::View;
 use crate::networks::Join;
@@ -70,6 +71,11 @@ pub(crate) enum Command {
         attach: Attach,
         reply: Reply<Attachment>,
     },
+    Seat {
+        key: String,
+        attach: Attach,
+        reply: Reply<Seat>,
+    },
     Resize {
         rows: u16,
         columns: u16,
@@ -97,10 +103,11 @@ pub(crate) enum Command {
         id: String,
         word: super::link::Word,
     },
-    /// The log was written into the stream: now what comes (see `attach`).
+    /// The stream has had what comes first: now what the process writes (see `attach`).
     Join {
         attach: hull_runtime::protocol::Attach,
         stream: OwnedFd,
+        head: Vec<u8>,
     },
     /// The daemon has found all containers and begins its work.
     Boot {

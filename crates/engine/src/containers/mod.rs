@@ -11,7 +11,7 @@
 //! logs details stats       reading, past the task
 //! ```
 
-mod attach;
+pub mod attach;
 mod commands;
 pub(crate) mod create;
 mod details;

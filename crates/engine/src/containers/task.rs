@@ -203,7 +203,7 @@ impl Task {
         self.handle(Input::Started(Live { pid, started: at })).await.ok();
         // Streams that came between the request and the start.
         for (wanted, stream) in std::mem::take(&mut self.streams) {
-            self.join(wanted, stream);
+            self.join(wanted, stream, &[]);
         }
         self.publish_places(&self.services.networks.places(&self.record.id), "connect");
         self.publish("start", &[]);

@@ -1,7 +1,10 @@
 //! logs, attach and follow: nothing is lost, nothing comes twice.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+
+use hull_testkit::{Connection, Host};
 
 use super::{CLIENTS, host};
 
@@ -100,6 +103,56 @@ fn two_clients_attached_see_the_same() {
         let output = watcher.wait_with_output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "heard by all\n");
     }
+}
+
+#[test]
+fn a_client_that_only_listens_goes_on_while_daemons_come_and_go() {
+    let mut host = host();
+    let script = "await() { until [ -e $1 ]; do sleep 0.05; done; }
+        echo early; await /a; echo both; await /b; echo late; echo end >&2";
+    host.hull(&["create", "--name", "talker", "busybox", "sh", "-c", script]).ok();
+    // One comes before the start, as `docker run` does, one after it.
+    let mut first = attach(&host, "talker");
+    host.hull(&["start", "talker"]).ok();
+    expect(&mut first, b"\x01\0\0\0\0\0\0\x06early\n");
+    let mut second = attach(&host, "talker");
+    host.hull(&["exec", "talker", "touch", "/a"]).ok();
+    for client in [&mut first, &mut second] {
+        expect(client, b"\x01\0\0\0\0\0\0\x05both\n");
+    }
+    // Nobody wants what it sends, which is no reason for a reset.
+    first.write_all(b"noise").unwrap();
+    host.kill_daemon();
+    host.start_daemon();
+    host.hull(&["exec", "talker", "touch", "/b"]).ok();
+    for client in [&mut first, &mut second] {
+        expect(client, b"\x01\0\0\0\0\0\0\x05late\n\x02\0\0\0\0\0\0\x04end\n");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+    host.hull(&["rm", "talker"]).ok();
+}
+
+#[track_caller]
+fn expect(client: &mut UnixStream, bytes: &[u8]) {
+    let mut got = vec![0; bytes.len()];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(bytes));
+}
+
+/// Attached for output alone; what follows the answer's head is read from it.
+fn attach(host: &Host, container: &str) -> UnixStream {
+    let mut client = Connection::open(&host.socket()).stream;
+    let path = format!("/v1.47/containers/{container}/attach?stream=1&stdout=1&stderr=1");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n");
+    client.write_all(head.as_bytes()).unwrap();
+    let (mut answer, mut byte) = (Vec::new(), [0]);
+    while !answer.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 UPGRADED\r\n"), "{answer}");
+    client
 }
 
 #[test]

@@ -5,13 +5,16 @@ use std::os::fd::OwnedFd;
 
 use hull_sys::Errno;
 use rustix::event::epoll::EventFlags;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::log::Stream;
 use crate::protocol::{Attach, Framing};
 
 /// Bytes that wait for one client before the process is made to wait for it.
 pub(super) const BACKLOG_MAX: usize = 1024 * 1024;
+
+/// Bytes that are read of a client that goes: more than a socket holds by default.
+const UNWANTED_MAX: usize = 1024 * 1024;
 
 /// The peer has closed the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +139,23 @@ impl Client {
     }
 }
 
+/// Reads what the client has sent and nobody wants: a socket that is closed with unread bytes
+/// tells its peer of a reset instead of an end (unix(7) is silent; Linux does so).
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        let mut block = [0; 4096];
+        let mut left = UNWANTED_MAX;
+        while left > 0 {
+            match rustix::net::recv(&self.socket, &mut block, RecvFlags::DONTWAIT) {
+                Ok((_, got)) if got > 0 => left = left.saturating_sub(got),
+                Err(Errno::INTR) => {}
+                _ => return,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +211,16 @@ mod tests {
             assert!(piece[8..].iter().all(|&byte| byte == n as u8));
         }
         assert_eq!(client.waiting(), 0);
+    }
+
+    #[test]
+    fn a_client_that_said_what_nobody_wanted_sees_an_end_and_no_reset() {
+        let (mut client, mut peer) = client(Attach { stdin: false, ..BOTH });
+        peer.write_all(&[b'x'; 10_000]).unwrap();
+        client.offer(Stream::Out, b"out").unwrap();
+        drop(client);
+        let mut bytes = Vec::new();
+        assert_eq!(peer.read_to_end(&mut bytes).unwrap(), 11);
     }
 
     #[test]
