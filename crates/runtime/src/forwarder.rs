@@ -378,16 +378,29 @@ fn connect(to: SocketAddr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// The socket that connections are redirected to: any port, IPv6 alone.
+/// Where the socket may be that connections are redirected to, the highest first: above the ports that
+/// the kernel gives to those who ask for none (ip-sysctl, `ip_local_port_range`: up to 60999), so
+/// that it is not in the way of a wide range that somebody publishes.
+const PORTS: std::ops::RangeInclusive<u16> = 61000..=65535;
+
+/// The socket that connections are redirected to: IPv6 alone.
 pub(crate) fn listen() -> hull_sys::Result<OwnedFd> {
-    let what = || "the forwarder's [::]:0";
+    let what = || "the forwarder's socket";
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket =
         rustix::net::socket_with(AddressFamily::INET6, SocketType::STREAM, flags, Some(ipproto::TCP))
             .during("socket", what)?;
     sockopt::set_ipv6_v6only(&socket, true).during("setsockopt", what)?;
-    let any: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, 0).into();
-    rustix::net::bind(&socket, &any).during("bind", what)?;
+    for port in PORTS.rev().chain([0]) {
+        let any: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
+        match rustix::net::bind(&socket, &any) {
+            Err(Errno::ADDRINUSE) if port != 0 => {}
+            bound => {
+                bound.during("bind", what)?;
+                break;
+            }
+        }
+    }
     rustix::net::listen(&socket, 1024).during("listen", what)?;
     Ok(socket)
 }
