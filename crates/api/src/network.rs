@@ -207,3 +207,20 @@ pub struct NetworkContainer {
 pub struct NetworksPruned {
     pub networks_deleted: Option<Vec<String>>,
 }
+
+/// `GET /hull/v1/networks/explain`: why a port of the host is reachable or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Explained {
+    /// In the order of a packet's way.
+    pub findings: Vec<Finding>,
+}
+
+/// One step of the way, or something to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Finding {
+    /// `ok`: packets pass; `stop`: here they end; `note`.
+    pub outcome: String,
+    pub text: String,
+}

@@ -183,6 +183,7 @@ static NETWORK: Group = Group {
         ("connect", &[], &network::change::CONNECT),
         ("create", &[], &network::create::CREATE),
         ("disconnect", &[], &network::change::DISCONNECT),
+        ("explain", &[], &network::explain::EXPLAIN),
         ("inspect", &[], &inspect::NETWORK),
         ("ls", &["list"], &network::list::LIST),
         ("prune", &[], &network::change::PRUNE),

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_network::explain::Finding;
+use hull_network::record::Protocol;
 use hull_runtime::cgroup::Hierarchies;
 use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -29,7 +31,7 @@ use crate::host::{Host, HostFacts};
 use crate::images::{Images, Setup, Unpack, Use, Uses};
 use crate::networks::adopt;
 use crate::networks::wiring::Wiring;
-use crate::networks::{self, Networks, change};
+use crate::networks::{self, Networks, change, explain};
 use crate::seccomp::Profiles;
 use crate::store::Store;
 use crate::{Config, Error, Result, names, signals};
@@ -133,6 +135,12 @@ impl Engine {
     /// With `force` also where the container is not known.
     pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
         networking::disconnect(&self.0.services, network, container, force).await
+    }
+
+    /// Why a port of the host is reachable or not; of one protocol, or of all.
+    pub async fn network_explain(&self, port: u16, protocol: Option<Protocol>) -> Result<Vec<Finding>> {
+        let services = Arc::clone(&self.0.services);
+        self.0.services.blocking(move || explain::explain(&services, port, protocol)).await
     }
 
     /// Removes every network that nobody is on and that `wanted` accepts; gives their names.

@@ -5,7 +5,6 @@
 //! [`Finding::Stops`] is the one to mend.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 
 use crate::nft::foreign::Obstacle;
@@ -26,9 +25,8 @@ pub struct Observed {
     pub inside: BTreeMap<ContainerId, Vec<Listener>>,
     /// Who has ports of the host, the sockets by which published ports are held left out.
     pub host: Vec<Listener>,
-    /// `net.ipv4.ip_forward`.
+    /// Whether packets pass through the host at all ([`crate::forwarding::enabled`]).
     pub forwarding4: bool,
-    /// `net.ipv6.conf.all.forwarding`.
     pub forwarding6: bool,
 }
 
@@ -43,13 +41,19 @@ pub enum Finding {
     Note(String),
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Finding {
+    /// What it means for the packet, in one word: `ok`, `stop` or `note`.
+    pub fn outcome(&self) -> &'static str {
         match self {
-            Finding::Passes(text) => write!(f, "ok    {text}"),
-            Finding::Stops(text) => write!(f, "STOP  {text}"),
-            Finding::Note(text) => write!(f, "note  {text}"),
+            Finding::Passes(_) => "ok",
+            Finding::Stops(_) => "stop",
+            Finding::Note(_) => "note",
         }
+    }
+
+    pub fn text(&self) -> &str {
+        let (Finding::Passes(text) | Finding::Stops(text) | Finding::Note(text)) = self;
+        text
     }
 }
 
@@ -60,6 +64,30 @@ pub struct Records<'a> {
     pub endpoints: &'a [Endpoint],
     pub options: &'a Options,
     pub name: &'a dyn Fn(&str) -> String,
+}
+
+/// Whether this place publishes the port, and so whether who listens in its container matters.
+pub fn publishes(endpoint: &Endpoint, port: u16, protocol: Option<Protocol>) -> bool {
+    publications(endpoint, port, protocol).next().is_some()
+}
+
+fn publications(
+    endpoint: &Endpoint,
+    port: u16,
+    protocol: Option<Protocol>,
+) -> impl Iterator<Item = &Published> {
+    let asked = move |one: &&Published| protocol.is_none_or(|protocol| protocol == one.protocol);
+    endpoint.published.iter().filter(asked).filter(move |one| target(one, port).is_some())
+}
+
+/// The container's port that `port` leads to. Without a port of the host (a routed network) it is
+/// the same one.
+fn target(published: &Published, port: u16) -> Option<u16> {
+    let Published { host, container, .. } = published;
+    if host.first == 0 {
+        return container.contains(port).then_some(port);
+    }
+    host.contains(port).then(|| container.first + (port - host.first))
 }
 
 /// What becomes of packets for `port` of the host; of one protocol, or of all.
@@ -75,10 +103,8 @@ pub fn explain(
         let Some(network) = records.networks.iter().find(|network| network.id == endpoint.network) else {
             continue;
         };
-        for published in endpoint.published.iter().filter(|one| asked(one.protocol)) {
-            if published.host.contains(port) {
-                found.extend(way(port, published, endpoint, network, records, observed));
-            }
+        for published in publications(endpoint, port, protocol) {
+            found.extend(way(port, published, endpoint, network, records, observed));
         }
     }
     if found.is_empty() {
@@ -121,14 +147,17 @@ fn way(
     observed: &Observed,
 ) -> Vec<Finding> {
     let Driver::Bridge(bridge) = &network.driver else { return Vec::new() };
+    let Some(target) = target(published, port) else { return Vec::new() };
     let name = (records.name)(&endpoint.container);
-    let target = published.container.first + (port - published.host.first);
     let protocol = published.protocol.name();
     let at = std::net::SocketAddr::new(published.address, port);
-    let mut found = vec![Finding::Passes(format!(
-        "container {name} publishes {at}/{protocol} to its port {target}, on network {}",
-        network.name
-    ))];
+    let mut found = vec![Finding::Passes(match published.host.first {
+        0 => format!("container {name} opens its own port {target}/{protocol}, on network {}", network.name),
+        _ => format!(
+            "container {name} publishes {at}/{protocol} to its port {target}, on network {}",
+            network.name
+        ),
+    })];
     if network.internal {
         found.push(Finding::Stops(format!("network {} is internal: nothing comes in", network.name)));
         return found;
@@ -299,7 +328,8 @@ mod tests {
         let endpoints = [endpoint.clone()];
         let records = Records { networks: &networks, endpoints: &endpoints, options, name: &name };
         let found = explain(port, None, &records, observed);
-        expected.assert_eq(&found.iter().map(|one| format!("{one}\n")).collect::<String>());
+        let line = |one: &Finding| format!("{:4}  {}\n", one.outcome(), one.text());
+        expected.assert_eq(&found.iter().map(line).collect::<String>());
     }
 
     const RELAYED: Options = Options {
@@ -344,6 +374,28 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_a_routed_network_is_the_containers_own() {
+        let mut web = web();
+        web.published = vec![published(
+            Protocol::Tcp,
+            "0.0.0.0",
+            PortRange::one(0),
+            PortRange { first: 8080, last: 8081 },
+        )];
+        let mut routed = network("n", "br0", &["172.17.0.0/16"]);
+        if let Driver::Bridge(bridge) = &mut routed.driver {
+            bridge.mode4 = GatewayMode::Routed;
+        }
+        let name = |id: &str| id.to_owned();
+        let (networks, endpoints) = ([routed], [web]);
+        let records = Records { networks: &networks, endpoints: &endpoints, options: &RELAYED, name: &name };
+        let found = explain(8080, None, &records, &healthy());
+        assert!(found.iter().all(|one| one.outcome() == "ok"), "{found:?}");
+        assert_eq!(found[0].text(), "container web opens its own port 8080/tcp, on network n");
+        assert_eq!(explain(80, None, &records, &healthy())[0].outcome(), "stop");
+    }
+
+    #[test]
     fn a_port_that_nobody_publishes() {
         let mut observed = healthy();
         observed.host = vec![listener(Protocol::Tcp, "127.0.0.1:53")];
@@ -353,10 +405,10 @@ mod tests {
             &RELAYED,
             &observed,
             expect![[r#"
-            STOP  no running container publishes port 53
-            note  container web exposes 53/udp and does not publish it: -p 53:53/udp would
-            note  on the host a program has 127.0.0.1:53/tcp
-        "#]],
+                stop  no running container publishes port 53
+                note  container web exposes 53/udp and does not publish it: -p 53:53/udp would
+                note  on the host a program has 127.0.0.1:53/tcp
+            "#]],
         );
     }
 
@@ -380,15 +432,15 @@ mod tests {
             &options,
             &observed,
             expect![[r#"
-                STOP  table inet hull is gone: somebody has changed what the daemon made
+                stop  table inet hull is gone: somebody has changed what the daemon made
                 ok    container web publishes 0.0.0.0:80/tcp to its port 8080, on network n
                 ok    element inet hull any4: tcp . 80 : 172.17.0.2 . 8080 rewrites its destination
-                STOP  the host forwards nothing: set net.ipv4.ip_forward to 1
-                STOP  the policy of chain FORWARD in table ip filter drops what is forwarded to br0: accept it there (oifname "br0")
-                STOP  in container web the program listens at 127.0.0.1:8080 only, not at 172.17.0.2: it has to listen at 0.0.0.0
+                stop  the host forwards nothing: set net.ipv4.ip_forward to 1
+                stop  the policy of chain FORWARD in table ip filter drops what is forwarded to br0: accept it there (oifname "br0")
+                stop  in container web the program listens at 127.0.0.1:8080 only, not at 172.17.0.2: it has to listen at 0.0.0.0
                 ok    container web publishes [::]:80/tcp to its port 8080, on network n
-                STOP  IPv6 needs the forwarder here, and it does not run
-                STOP  in container web the program listens at 127.0.0.1:8080 only, not at 172.17.0.2: it has to listen at 0.0.0.0
+                stop  IPv6 needs the forwarder here, and it does not run
+                stop  in container web the program listens at 127.0.0.1:8080 only, not at 172.17.0.2: it has to listen at 0.0.0.0
             "#]],
         );
         let off = Options { ipv4: false, ipv6: false, ..RELAYED };
@@ -398,11 +450,11 @@ mod tests {
             &off,
             &observed,
             expect![[r#"
-                STOP  table inet hull is gone: somebody has changed what the daemon made
+                stop  table inet hull is gone: somebody has changed what the daemon made
                 ok    container web publishes 0.0.0.0:80/tcp to its port 8080, on network n
-                STOP  the daemon's configuration says iptables=false: there are no rules
+                stop  the daemon's configuration says iptables=false: there are no rules
                 ok    container web publishes [::]:80/tcp to its port 8080, on network n
-                STOP  the daemon's configuration says ip6tables=false: there are no rules
+                stop  the daemon's configuration says ip6tables=false: there are no rules
             "#]],
         );
         let mut silent = web();
@@ -415,11 +467,11 @@ mod tests {
             &RELAYED,
             &observed,
             expect![[r#"
-            ok    container web publishes 0.0.0.0:80/tcp to its port 8080, on network n
-            ok    element inet hull any4: tcp . 80 : 172.17.0.2 . 8080 rewrites its destination
-            ok    chain into-nat lets published ports through
-            STOP  in container web nobody listens at port 8080/tcp
-        "#]],
+                ok    container web publishes 0.0.0.0:80/tcp to its port 8080, on network n
+                ok    element inet hull any4: tcp . 80 : 172.17.0.2 . 8080 rewrites its destination
+                ok    chain into-nat lets published ports through
+                stop  in container web nobody listens at port 8080/tcp
+            "#]],
         );
     }
 }

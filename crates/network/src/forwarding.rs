@@ -52,6 +52,12 @@ fn all(name: &str) -> Key {
     Key::conf(Family::V6, "all", name)
 }
 
+/// Whether IPv4 and IPv6 packets pass through the host by now.
+pub fn enabled() -> (bool, bool) {
+    let on = |key: Key| key.read().is_ok_and(|value| value != "0");
+    (on(ip_forward()), on(all("forwarding")) || on(all("force_forwarding")))
+}
+
 /// Enables what is asked for and is off, and adds it to `before`. That there is no IPv6 is no error.
 pub fn enable(v4: bool, v6: bool, before: &mut Before) -> Result<()> {
     if v4 && ip_forward().read()? == "0" {

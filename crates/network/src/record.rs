@@ -250,6 +250,12 @@ impl Protocol {
             Protocol::Sctp => "sctp",
         }
     }
+
+    /// By its name, in small or capital letters.
+    pub fn named(name: &str) -> Option<Protocol> {
+        let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        all.into_iter().find(|one| one.name().eq_ignore_ascii_case(name))
+    }
 }
 
 /// From `first` to `last`, both included; `first <= last`.

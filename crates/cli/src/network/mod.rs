@@ -1,7 +1,8 @@
-//! `network`: networks made, shown, joined, left and removed.
+//! `network`: networks made, shown, joined, left and removed; ports explained.
 
 pub(crate) mod change;
 pub(crate) mod create;
+pub(crate) mod explain;
 pub(crate) mod list;
 
 /// Names in the order in which people count: `n2` before `n10`.

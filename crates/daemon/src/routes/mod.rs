@@ -124,6 +124,7 @@ async fn route(call: Call, path: &[&str]) -> Handled {
             _ => Err(Failure::no_page()),
         },
         ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
+        ["hull", "v1", "networks", "explain"] if method == Method::GET => networks::explain(&call).await,
         ["networks", rest @ ..] => networks::networks(call, &method, rest).await,
         ["volumes", rest @ ..] => absent::volumes(&call, &method, rest),
         _ => system_route(call, &method, path).await,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use http::{Method, StatusCode};
 use hull_api::compat;
 use hull_api::network::{
-    ConfigFrom, ConnectRequest, CreateRequest, Created, DisconnectRequest, Ipam, IpamPool, IpamStatus,
-    Network, NetworkContainer, NetworkStatus, NetworksPruned, SubnetStatus,
+    ConfigFrom, ConnectRequest, CreateRequest, Created, DisconnectRequest, Explained, Finding, Ipam,
+    IpamPool, IpamStatus, Network, NetworkContainer, NetworkStatus, NetworksPruned, SubnetStatus,
 };
 use hull_engine::containers::settings::NetworkMode;
 use hull_engine::networks::{Create, PoolRequest, Record, View};
+use hull_network::record::Protocol;
 
 use super::{containers, show, system};
 use crate::http::{Call, Failure, Handled, empty, json, ok};
@@ -62,6 +63,26 @@ fn wanted(request: CreateRequest) -> Create {
         options: request.options.unwrap_or_default(),
         labels: request.labels.unwrap_or_default(),
     }
+}
+
+/// `GET /hull/v1/networks/explain?port=PORT&protocol=PROTOCOL`; without a protocol all are meant.
+pub(super) async fn explain(call: &Call) -> Handled {
+    let text = call.query.text("port");
+    let port = text.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+        Failure::invalid(format!("invalid port {text:?}: it should be a number from 1 to 65535"))
+    })?;
+    let protocol = match call.query.text("protocol") {
+        "" => None,
+        text => Some(Protocol::named(text).ok_or_else(|| {
+            Failure::invalid(format!("invalid protocol {text:?}: it should be tcp, udp or sctp"))
+        })?),
+    };
+    let found = call.server.engine.network_explain(port, protocol).await?;
+    let finding = |one: &hull_network::explain::Finding| Finding {
+        outcome: one.outcome().to_owned(),
+        text: one.text().to_owned(),
+    };
+    ok(&Explained { findings: found.iter().map(finding).collect() })
 }
 
 /// A network in the API's words.

@@ -35,6 +35,8 @@ enum Request {
     Set { owner: String, elements: Elements, answer: Option<mpsc::SyncSender<Result<()>>> },
     /// Somebody else touched the tables.
     Disturbed,
+    /// How the tables differ from what they were made to be, in words.
+    Observe { answer: mpsc::SyncSender<Result<Vec<String>>> },
     /// Everything: the tables, and whose their elements are.
     Whole { rules: Box<RuleSet>, owners: HashMap<String, Elements>, answer: mpsc::SyncSender<Result<()>> },
 }
@@ -103,6 +105,14 @@ impl Filter {
         Ok(Awaited(answered))
     }
 
+    /// How the host's tables differ from what they were made to be, in words; empty: not at all.
+    /// Blocks.
+    pub(super) fn observe(&self) -> Result<Vec<String>> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.send(Request::Observe { answer })?;
+        answered.recv().map_err(|_| Error::ShuttingDown)?
+    }
+
     /// The owner has gone. Nobody waits.
     pub(super) fn forget(&self, owner: &str) {
         let request = Request::Set { owner: owner.to_owned(), elements: Elements::new(), answer: None };
@@ -147,6 +157,7 @@ impl Thread {
                     drop(answer.send(outcome));
                 }
                 Request::Disturbed => self.repair(),
+                Request::Observe { answer } => drop(answer.send(self.firewall.observe().map_err(failed))),
                 Request::Set { owner, elements, answer } => {
                     let mut group = vec![(owner, elements, answer)];
                     while group.len() < GROUP && next.is_none() {

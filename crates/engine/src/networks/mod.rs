@@ -18,6 +18,7 @@
 //! settle    a running container's places change
 //! unplug    a container ends
 //! adopt     a container has outlived its daemon
+//! explain   why a port of the host is reachable or not
 //! change    create, remove, prune: record, link and rules follow one another
 //! ```
 //!
@@ -29,6 +30,7 @@
 pub(crate) mod adopt;
 pub(crate) mod change;
 pub(crate) mod claim;
+pub(crate) mod explain;
 mod filter;
 mod forward;
 pub(crate) mod join;
@@ -113,9 +115,7 @@ pub(crate) struct Networks {
 /// `80/tcp`, `80-90/udp`, `80`: a protocol and its ports.
 pub fn exposed_port(text: &str) -> Option<(Protocol, PortRange)> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|one| one.name().eq_ignore_ascii_case(protocol))?;
+    let protocol = Protocol::named(protocol)?;
     let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
     (0 < first && first <= last).then_some((protocol, PortRange { first, last }))

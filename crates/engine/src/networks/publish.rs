@@ -1,7 +1,7 @@
 //! The ports of the host that lead to a container: which, on which of its places, and the sockets
 //! that keep others from taking them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 
 use hull_network::driver::DefaultRoute;
@@ -27,6 +27,12 @@ impl Ports {
     /// None is published yet.
     pub(super) fn open() -> Ports {
         Ports { allocation: Allocation::new(ports::ephemeral()), held: HashMap::new() }
+    }
+
+    /// The sockets that hold published ports, by inode.
+    pub(super) fn holding(&self) -> BTreeSet<u64> {
+        let inode = |socket| rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino);
+        self.held.values().flatten().filter_map(inode).collect()
     }
 
     /// Those that a container has had since before this daemon.

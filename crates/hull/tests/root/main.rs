@@ -4,6 +4,7 @@
 mod bulk;
 mod commands;
 mod exec;
+mod explain;
 mod faults;
 mod images;
 mod isolation;

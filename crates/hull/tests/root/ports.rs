@@ -28,14 +28,14 @@ pub(crate) fn page(host: &Host, url: &str) -> String {
     }
 }
 
-fn try_page(host: &Host, url: &str) -> (bool, String) {
+pub(crate) fn try_page(host: &Host, url: &str) -> (bool, String) {
     let script =
         "import sys, urllib.request as web; print(web.urlopen(sys.argv[1], timeout=2).read().decode())";
     fetch(host.inside("python3").args(["-c", script, url]))
 }
 
 /// What a container gets from an address; nothing if it cannot be reached.
-fn page_inside(host: &Host, from: &str, address: &str, port: u16) -> String {
+pub(crate) fn page_inside(host: &Host, from: &str, address: &str, port: u16) -> String {
     let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address} {port} | tail -n 1");
     host.hull(&["exec", from, "sh", "-c", &ask]).stdout.trim().to_owned()
 }
