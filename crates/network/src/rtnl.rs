@@ -10,8 +10,11 @@
 //! outside this module knows them.
 
 mod batch;
+mod lock;
 mod observe;
 mod watch;
+
+pub(crate) use lock::lock;
 
 pub use batch::{Batch, Change, Kind, LinkRef, NewLink, Peer, Route};
 pub use observe::{Address, Counters, Link};
@@ -105,6 +108,7 @@ impl Socket {
                 datagram.extend_from_slice(messages.bytes());
                 results.push(Err(Error::Refused { request: words, errno: Errno::NODATA, text: None }));
             }
+            let _lock = lock();
             self.socket.send(&datagram)?;
             self.answers(first, &mut results)?;
         }
@@ -214,6 +218,7 @@ impl Socket {
     ) -> Result<()> {
         let sequence = self.next_sequence();
         request.number_from(sequence);
+        let _lock = lock();
         self.socket.send(request.bytes())?;
         loop {
             let len = self.socket.receive(&mut self.buffer)?;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use hull_sys::{During, Errno};
 
+use crate::rtnl;
+
 /// A sysctl that could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {verb} sysctl {key}")]
@@ -85,6 +87,7 @@ impl Key {
     }
 
     pub fn set(&self, value: &str) -> Result<()> {
+        let _lock = rtnl::lock();
         std::fs::write(self.path(), value)
             .during("write", || self.path().display().to_string())
             .map_err(|source| Error { verb: format!("set to {value:?} the"), key: self.clone(), source })

@@ -22,8 +22,12 @@ pub struct Baseline {
     pub descriptors: Vec<(String, usize)>,
     /// Entries of the folders where containers live.
     pub entries: Vec<(String, usize)>,
-    /// Containers and images that the daemon lists.
-    pub rows: (usize, usize),
+    /// Names of the network links; of the outer ends of pairs, which are random, only how many.
+    pub links: Vec<String>,
+    /// The words of all rules and sets of the packet filter, in order: sets are listed in none.
+    pub rules: Vec<String>,
+    /// Containers, images and networks that the daemon lists.
+    pub rows: [usize; 3],
 }
 
 impl Baseline {
@@ -74,7 +78,7 @@ impl Baseline {
             (folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(), count)
         });
         let lines = |words: &[&str]| host.hull(words).ok().lines().count();
-        let rows = (lines(&["ps", "-aq"]), lines(&["images", "-q"]));
+        let rows = [lines(&["ps", "-aq"]), lines(&["images", "-q"]), lines(&["network", "ls", "-q"])];
         Baseline {
             mounts,
             cgroups,
@@ -82,6 +86,8 @@ impl Baseline {
             namespaces: namespaces.len(),
             descriptors,
             entries: entries.to_vec(),
+            links: host.links(),
+            rules: host.rules(),
             rows,
         }
     }
@@ -97,9 +103,27 @@ impl Baseline {
                 return;
             }
             if start.elapsed() > Duration::from_secs(15) {
-                assert_eq!(now, *self, "left: what is there now; right: what was there before");
+                let (came, went) = (beyond(&now.rules, &self.rules), beyond(&self.rules, &now.rules));
+                assert!(came.is_empty() && went.is_empty(), "rules that came: {came:?}, that went: {went:?}");
+                let (mut now, mut before) = (now, self.clone());
+                now.rules.clear();
+                before.rules.clear();
+                assert_eq!(now, before, "left: what is there now; right: what was there before");
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The words of one list, in order, that the other has less often.
+fn beyond<'a>(these: &'a [String], those: &[String]) -> Vec<&'a str> {
+    let mut rest = those.iter().peekable();
+    let mut more = Vec::new();
+    for word in these {
+        while rest.next_if(|other| *other < word).is_some() {}
+        if rest.next_if(|other| *other == word).is_none() {
+            more.push(word.as_str());
+        }
+    }
+    more
 }

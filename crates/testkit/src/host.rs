@@ -286,6 +286,35 @@ impl Host {
         Connection::open(&self.socket()).request(method, path, headers, body)
     }
 
+    /// Names of the network links in order; of the outer ends of pairs, which are random, `veth` alone.
+    #[track_caller]
+    pub fn links(&self) -> Vec<String> {
+        let name = |line: &str| {
+            let name = line.split(": ").nth(1)?.split('@').next()?;
+            Some(if name.starts_with("veth") { "veth" } else { name }.to_owned())
+        };
+        let text = self.printed(&["busybox", "ip", "-o", "link"]);
+        let mut names: Vec<String> = text.lines().filter_map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// The words of all rules and sets of the packet filter, sorted: the kernel lists sets in no order.
+    #[track_caller]
+    pub fn rules(&self) -> Vec<String> {
+        let text = self.printed(&["nft", "list", "ruleset"]);
+        let words = text.split(|char: char| char.is_whitespace() || char == ',');
+        let mut words: Vec<String> = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        words.sort();
+        words
+    }
+
+    /// What a program says inside this machine's namespaces; panics if it fails.
+    #[track_caller]
+    pub fn printed(&self, words: &[&str]) -> String {
+        command::run(self.inside(words[0]).args(&words[1..]), b"").ok().to_owned()
+    }
+
     /// The image that most tests run: busybox of this host, with its applets.
     #[track_caller]
     pub fn busybox(&self) -> &'static str {
