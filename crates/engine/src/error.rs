@@ -44,6 +44,9 @@ pub enum Error {
     NoSuchImage(String),
     #[error("network {0} not found")]
     NoSuchNetwork(String),
+    /// Several networks' ids begin with the prefix.
+    #[error("network {key} is ambiguous ({matches} matches found based on ID prefix)")]
+    AmbiguousNetwork { key: String, matches: usize },
     /// Something else that a request names and that is not there; the complete sentence.
     #[error("{0}")]
     NotFound(String),
@@ -134,7 +137,7 @@ impl Error {
             | Error::NoSuchNetwork(_)
             | Error::NotFound(_) => Class::NotFound,
             Error::Forbidden(_) => Class::Forbidden,
-            Error::AmbiguousId(_) | Error::Invalid(_) => Class::Invalid,
+            Error::AmbiguousId(_) | Error::AmbiguousNetwork { .. } | Error::Invalid(_) => Class::Invalid,
             Error::Conflict(_) => Class::Conflict,
             Error::NotImplemented(_) => Class::NotImplemented,
             Error::NotModified(_) => Class::NotModified,

@@ -182,9 +182,17 @@ fn inspect(call: &Call, key: &str) -> Handled {
             "invalid value for verbose: {verbose}: strconv.ParseBool: parsing {verbose:?}: invalid syntax"
         )));
     }
-    let found =
-        call.server.engine.network(key).ok().filter(|_| matches!(call.query.text("scope"), "" | "local"));
-    let view = found.ok_or_else(|| Failure::not_found(format!("network {key} not found")))?;
+    let here = matches!(call.query.text("scope"), "" | "local");
+    let view = match call.server.engine.network(key) {
+        Ok(view) if here => view,
+        // In the reference's words for this one request.
+        Err(hull_engine::Error::AmbiguousNetwork { key, matches }) if here => {
+            return Err(Failure::invalid(format!(
+                "{matches} matches found based on ID prefix: network {key} is ambiguous"
+            )));
+        }
+        _ => return Err(Failure::not_found(format!("network {key} not found"))),
+    };
     let mut value = system::value_of(&shown(call, &view))?;
     compat::network(call.version, &mut value);
     ok(&value)

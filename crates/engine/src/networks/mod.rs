@@ -228,10 +228,7 @@ impl Table {
         let mut found = self.ready().filter(|entry| entry.record.network.id.starts_with(key));
         match (found.next(), found.count()) {
             (Some(entry), 0) => Ok(entry),
-            (Some(_), more) => Err(Error::Invalid(format!(
-                "network {key} is ambiguous ({} matches found based on ID prefix)",
-                more + 1
-            ))),
+            (Some(_), more) => Err(Error::AmbiguousNetwork { key: key.to_owned(), matches: more + 1 }),
             (None, _) => Err(missing()),
         }
     }

@@ -385,6 +385,32 @@ fn a_killed_daemon_finds_the_networks_of_its_containers_again() {
 }
 
 #[test]
+fn an_ambiguous_prefix_is_refused_as_the_reference_does() {
+    let host = bare();
+    let mut by_digit = std::collections::BTreeMap::<String, u32>::new();
+    let mut count = 0;
+    // Of seventeen ids two begin with the same digit.
+    let (digit, matches) = loop {
+        let listed = host.hull(&["network", "ls", "-q", "--no-trunc"]).ok().to_owned();
+        by_digit.clear();
+        listed.lines().for_each(|id| *by_digit.entry(id[..1].to_owned()).or_default() += 1);
+        if let Some((digit, matches)) = by_digit.iter().find(|(_, matches)| **matches > 1) {
+            break (digit.clone(), *matches);
+        }
+        count += 1;
+        host.hull(&["network", "create", "--config-only", &format!("n{count}")]).ok();
+    };
+    let status = |method: &str| host.request(method, &format!("/v1.51/networks/{digit}"), b"").status;
+    assert_eq!((status("GET"), status("DELETE")), (400, 400));
+    for client in CLIENTS {
+        client(&host, &["network", "inspect", &digit])
+            .fails(1, &format!("{matches} matches found based on ID prefix: network {digit} is ambiguous"));
+        client(&host, &["network", "rm", &digit])
+            .fails(1, &format!("network {digit} is ambiguous ({matches} matches found based on ID prefix)"));
+    }
+}
+
+#[test]
 fn what_happens_to_networks_is_told() {
     let host = host();
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
