@@ -205,6 +205,11 @@ pub(crate) async fn remove(services: &Arc<Services>, key: &str) -> Result<()> {
     let id = &record.network.id;
     hull_runtime::failpoint!("engine.network-remove.before");
     if let Err(error) = unmake(services, &record).await {
+        // It stays, with all that it had.
+        let (shared, own) = (Arc::clone(services), Arc::clone(&record));
+        if let Err(error) = services.blocking(move || set_up(&shared, &own)).await {
+            tracing::error!(network = record.network.name, %error, "a network that stays is not whole");
+        }
         services.networks.set(id, State::Ready);
         return Err(error);
     }

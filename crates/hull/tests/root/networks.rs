@@ -385,6 +385,31 @@ fn a_killed_daemon_finds_the_networks_of_its_containers_again() {
 }
 
 #[test]
+fn a_network_that_cannot_be_removed_stays_whole() {
+    let options = hull_testkit::Options { disk_mib: Some(48), ..hull_testkit::Options::default() };
+    let host = Host::start(super::executables(), options);
+    let id = host.hull(&["network", "create", "--internal", "stays"]).ok()[..12].to_owned();
+    let link = format!("br-{id}");
+    let in_rules = || {
+        let set = ["list", "set", "inet", "hull", "internal"];
+        let listed = host.inside("nft").args(set).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap().contains(&link)
+    };
+    assert!(in_rules());
+    // The record cannot be deleted, and the link has gone by then.
+    let fill = host.data_root().join("fill");
+    let of = format!("of={}", fill.display());
+    let filled = host.inside("dd").args(["if=/dev/zero", &of, "bs=4k"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&filled.stderr).contains("No space left"));
+    host.hull(&["network", "rm", "stays"]).fails(1, "");
+    assert!(links(&host).contains(&link), "the link is gone");
+    assert!(in_rules(), "the rules are gone");
+    assert!(host.inside("rm").arg(&fill).status().unwrap().success());
+    host.hull(&["network", "rm", "stays"]).ok();
+    assert!(!in_rules() && !links(&host).contains(&link));
+}
+
+#[test]
 fn an_ambiguous_prefix_is_refused_as_the_reference_does() {
     let host = bare();
     let mut by_digit = std::collections::BTreeMap::<String, u32>::new();
