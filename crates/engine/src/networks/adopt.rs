@@ -128,8 +128,8 @@ pub(crate) fn resume(
     }
     let gone = services.networks.leave(&record.id, |endpoint| strays.contains(&endpoint.id));
     forbid(services, &gone);
-    cut(services, &gone);
-    let published = gone.into_iter().flat_map(|place| place.endpoint.published).collect();
     let namespace = Namespace::of_process(process).map_err(failed)?;
+    cut(services, &gone, Some(&namespace));
+    let published = gone.into_iter().flat_map(|place| place.endpoint.published).collect();
     settle_with(services, record, &namespace, published)
 }

@@ -45,7 +45,7 @@ pub(crate) fn connect(
     let settled = settle(services, record, &namespace);
     if settled.is_err() {
         let gone = part(services, &record.id, |endpoint| new.contains(&endpoint.id));
-        cut(services, &gone);
+        cut(services, &gone, Some(&namespace));
         // Whatever was changed for the sake of the new one goes back to what it was.
         if let Err(error) = settle(services, record, &namespace) {
             tracing::warn!(container = record.id, %error, "a container's networks are not as they were");
@@ -68,7 +68,7 @@ pub(crate) fn disconnect(
     let gone = services.networks.leave(&record.id, |endpoint| endpoint.network == network);
     forbid(services, &gone);
     hull_runtime::failpoint!("engine.network.leaving");
-    cut(services, &gone);
+    cut(services, &gone, Some(&namespace));
     let published = gone.into_iter().flat_map(|place| place.endpoint.published).collect();
     let settled = settle_with(services, record, &namespace, published);
     hull_runtime::failpoint!("engine.network.left");

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use hull_network::namespace::Namespace;
 use hull_network::record::Endpoint;
 
 use super::adopt::note;
@@ -18,7 +19,7 @@ use crate::containers::services::Services;
 
 /// The container has no places any more. What others see goes at once, the links after that.
 pub(crate) fn unplug(services: &Services, container: &str) {
-    cut(services, &part(services, container, |_| true));
+    cut(services, &part(services, container, |_| true), None);
     if let Err(error) = note(services.exec_root(), container, &[]) {
         tracing::warn!(container, %error, "what a container had of networks stays on record");
     }
@@ -52,12 +53,12 @@ pub(super) fn forbid(services: &Services, places: &[Place]) {
     }
 }
 
-/// The slow half.
-pub(super) fn cut(services: &Services, places: &[Place]) {
+/// The slow half. With the `namespace` of a container that lives on, the links are gone from it too.
+pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Namespace>) {
     for place in places {
         let network = &place.record.network;
         if let Some(driver) = services.wiring.drivers.of(network)
-            && let Err(error) = driver.detach(network, &place.endpoint, None)
+            && let Err(error) = driver.detach(network, &place.endpoint, namespace)
         {
             let container = &place.endpoint.container;
             tracing::warn!(container, network = network.name, %error, "a link was not cut");
@@ -73,7 +74,7 @@ pub(crate) fn unplug_later(services: &Arc<Services>, container: &str) -> Vec<Pla
     let places = part(services, container, |_| true);
     if !places.is_empty() {
         let (shared, own) = (Arc::clone(services), places.clone());
-        tokio::task::spawn_blocking(move || cut(&shared, &own));
+        tokio::task::spawn_blocking(move || cut(&shared, &own, None));
     }
     places
 }

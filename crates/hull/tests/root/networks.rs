@@ -385,6 +385,20 @@ fn a_killed_daemon_finds_the_networks_of_its_containers_again() {
 }
 
 #[test]
+fn a_running_container_loses_a_macvlan_link_when_it_is_disconnected() {
+    let host = host();
+    host.hull(&["network", "create", "-d", "macvlan", "--internal", "--subnet", "10.86.0.0/24", "wire"]).ok();
+    host.hull(&["run", "-d", "--name", "aa", "busybox", "sleep", "1000"]).ok();
+    for client in CLIENTS {
+        client(&host, &["network", "connect", "wire", "aa"]).ok();
+        assert!(inside(&host, "aa", "ip -o addr show eth1").contains("10.86.0."));
+        client(&host, &["network", "disconnect", "wire", "aa"]).ok();
+        let left = inside(&host, "aa", "ip -o link");
+        assert!(!left.contains("eth1"), "{left}");
+    }
+}
+
+#[test]
 fn a_network_that_cannot_be_removed_stays_whole() {
     let options = hull_testkit::Options { disk_mib: Some(48), ..hull_testkit::Options::default() };
     let host = Host::start(super::executables(), options);
