@@ -437,7 +437,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let (networks, changes) =
         Networks::open(config.network.clone(), host_prefix(), &rows.networks, &observed)?;
     store.commit_blocking(changes)?;
-    let wiring = Wiring::open(&config.network)?;
+    let wiring = Wiring::open(&config)?;
     let services = Services {
         config,
         facts,

@@ -25,7 +25,8 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What was off on this host, and was changed. Kept with the records that a reboot forgets.
+/// What was off on this host, and was or is to be changed. Kept with the records that a reboot
+/// forgets: whoever switches writes it down first, for nobody can tell afterwards what was off.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Before {
@@ -44,6 +45,22 @@ pub enum Before6 {
     Routed { listening: Vec<String> },
 }
 
+impl Before {
+    /// Adds what was found off later.
+    pub fn add(&mut self, off: &Before) {
+        self.v4 |= off.v4;
+        match (&mut self.v6, &off.v6) {
+            (own @ None, _) => own.clone_from(&off.v6),
+            (Some(Before6::Routed { listening }), Some(Before6::Routed { listening: more })) => {
+                let new: Vec<String> =
+                    more.iter().filter(|link| !listening.contains(link)).cloned().collect();
+                listening.extend(new);
+            }
+            (Some(_), _) => {}
+        }
+    }
+}
+
 fn ip_forward() -> Key {
     Key::of(&["net", "ipv4", "ip_forward"])
 }
@@ -58,46 +75,64 @@ pub fn enabled() -> (bool, bool) {
     (on(ip_forward()), on(all("forwarding")) || on(all("force_forwarding")))
 }
 
-/// Enables what is asked for and is off, and adds it to `before`. That there is no IPv6 is no error.
-pub fn enable(v4: bool, v6: bool, before: &mut Before) -> Result<()> {
-    if v4 && ip_forward().read()? == "0" {
-        ip_forward().set("1")?;
-        before.v4 = true;
+/// What of this is off now. That there is no IPv6 is no error.
+pub fn off(v4: bool, v6: bool) -> Result<Before> {
+    Ok(Before {
+        v4: v4 && ip_forward().read()? == "0",
+        v6: if v6 && sysctl::ipv6_present() { off_v6()? } else { None },
+    })
+}
+
+fn off_v6() -> Result<Option<Before6>> {
+    if all("forwarding").read()? != "0" {
+        return Ok(None);
     }
-    if v6 && sysctl::ipv6_present() && all("forwarding").read()? == "0" {
-        enable_v6(before)?;
+    let forced = all("force_forwarding");
+    if forced.exists() {
+        return Ok((forced.read()? == "0").then_some(Before6::Forced));
+    }
+    Ok(Some(Before6::Routed { listening: listening()? }))
+}
+
+/// Enables what [`off`] has found.
+pub fn enable(off: &Before) -> Result<()> {
+    if off.v4 {
+        ip_forward().set("1")?;
+    }
+    match &off.v6 {
+        None => {}
+        Some(Before6::Forced) => {
+            // Those that will come, and those that are there.
+            Key::conf(Family::V6, "default", "force_forwarding").set("1")?;
+            all("force_forwarding").set("1")?;
+        }
+        Some(Before6::Routed { listening }) => {
+            listen_on(listening)?;
+            all("forwarding").set("1")?;
+        }
     }
     Ok(())
 }
 
-fn enable_v6(before: &mut Before) -> Result<()> {
-    let forced = all("force_forwarding");
-    if forced.exists() {
-        if forced.read()? == "0" {
-            // Those that will come, and those that are there.
-            Key::conf(Family::V6, "default", "force_forwarding").set("1")?;
-            forced.set("1")?;
-            before.v6 = Some(Before6::Forced);
-        }
-        return Ok(());
-    }
-    let listening = listen_on()?;
-    before.v6 = Some(Before6::Routed { listening });
-    Ok(all("forwarding").set("1")?)
+/// The links that listen to router advertisements as long as they are no router's.
+pub fn listening() -> Result<Vec<String>> {
+    // A link may go meanwhile, or have no IPv6.
+    let listens = |link: &String| accept_ra(link).read().is_ok_and(|value| value == "1");
+    Ok(rtnl::Socket::open()?.links()?.into_iter().map(|link| link.name).filter(listens).collect())
 }
 
-/// Has every link that listens to router advertisements go on with it as a router's. Gives them.
-pub fn listen_on() -> Result<Vec<String>> {
-    let mut listening = Vec::new();
-    for link in rtnl::Socket::open()?.links()? {
-        let accept = Key::conf(Family::V6, &link.name, "accept_ra");
-        // A link may go meanwhile, or have no IPv6.
+fn accept_ra(link: &str) -> Key {
+    Key::conf(Family::V6, link, "accept_ra")
+}
+
+/// Has these links go on listening as a router's.
+pub fn listen_on(links: &[String]) -> Result<()> {
+    for accept in links.iter().map(|link| accept_ra(link)) {
         if accept.read().is_ok_and(|value| value == "1") {
             accept.set("2")?;
-            listening.push(link.name);
         }
     }
-    Ok(listening)
+    Ok(())
 }
 
 /// Puts back what [`enable`] has changed. What has been changed by others since stays.
@@ -114,7 +149,7 @@ pub fn restore(before: &Before) -> Result<()> {
         Some(Before6::Routed { listening }) => {
             all("forwarding").set("0")?;
             for link in listening {
-                let accept = Key::conf(Family::V6, link, "accept_ra");
+                let accept = accept_ra(link);
                 if accept.read().is_ok_and(|value| value == "2") {
                     accept.set("1")?;
                 }
@@ -122,4 +157,24 @@ pub fn restore(before: &Before) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_off_once_is_not_forgotten() {
+        let routed = |links: &[&str]| Before {
+            v4: false,
+            v6: Some(Before6::Routed { listening: links.iter().map(|&link| link.to_owned()).collect() }),
+        };
+        let mut before = Before { v4: true, v6: None };
+        before.add(&Before::default());
+        assert_eq!(before, Before { v4: true, v6: None });
+        before.add(&routed(&["a", "b"]));
+        // A daemon was killed before it had switched, and the next finds one more.
+        before.add(&routed(&["b", "c"]));
+        assert_eq!(before, Before { v4: true, ..routed(&["a", "b", "c"]) });
+    }
 }

@@ -47,6 +47,8 @@
 //! | `engine.network.joined` | daemon: it is connected, nobody was told |
 //! | `engine.network.leaving` | daemon: a running container is on a network no more, its link is still there |
 //! | `engine.network.left` | daemon: it is disconnected, nobody was told |
+//! | `engine.forwarding.noted` | daemon: what of the host's forwarding is off is on record |
+//! | `engine.forwarding.guarded` | daemon: the rules keep strangers out, forwarding is still off |
 //! | `engine.network-create.committed` | daemon: the network's record is durable, its links are not made |
 //! | `engine.network-create.made` | daemon: the network is ready, nobody was told |
 //! | `engine.network-remove.before` | daemon: nobody can join the network any more, all is still there |

@@ -230,7 +230,6 @@ async fn unmake(services: &Arc<Services>, record: &Arc<Record>) -> Result<()> {
 /// Makes again what networks have on the host: all of it after a boot, nothing otherwise. One that
 /// cannot be made is no reason not to start; who connects to it is told. Blocks.
 pub(crate) fn reconcile(services: &Services) -> Result<()> {
-    forward::forward(services)?;
     for view in services.networks.views() {
         let network = &view.record.network;
         let Some(driver) = services.wiring.drivers.of(network).filter(|_| !view.record.config_only) else {
@@ -240,7 +239,10 @@ pub(crate) fn reconcile(services: &Services) -> Result<()> {
             tracing::error!(network = network.name, %error, "a network cannot be made ready");
         }
     }
-    wiring::apply(services)
+    if !forward::forward(services, || wiring::apply(services))? {
+        wiring::apply(services)?;
+    }
+    Ok(())
 }
 
 /// Removes all networks that nobody is on and that `wanted` accepts; gives their names.

@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::dns::Sockets;
 use hull_network::driver::Drivers;
-use hull_network::forwarding::Before;
 use hull_network::nft::Nftables;
 use hull_network::nft::monitor::Monitor;
 use hull_network::pool::Pool;
@@ -18,13 +17,12 @@ use hull_network::rules;
 
 use super::change::failed;
 use super::filter::Filter;
-use super::forward::forward;
+use super::forward::{Forwarding, forward};
 use super::names::{self, Names};
 use super::publish::Ports;
-use super::record::Defaults;
 use super::relay::Relay;
 use crate::containers::services::Services;
-use crate::{Error, Result};
+use crate::{Config, Error, Result};
 
 /// The parts of the host that networks are made of.
 #[derive(Debug)]
@@ -36,13 +34,13 @@ pub(crate) struct Wiring {
     pub(super) ports: Mutex<Ports>,
     /// `None` where the configuration wants no rules.
     pub(super) filter: Option<Filter>,
-    /// What of the host's forwarding was off.
-    pub(super) forwarding: Mutex<Before>,
+    pub(super) forwarding: Forwarding,
 }
 
 impl Wiring {
     /// For the network namespace of this thread. Blocks.
-    pub(crate) fn open(defaults: &Defaults) -> Result<Wiring> {
+    pub(crate) fn open(config: &Config) -> Result<Wiring> {
+        let defaults = &config.network;
         let mut drivers = Drivers::new().map_err(failed)?;
         drivers.bridge.loopback = defaults.rules4;
         let pool = Pool::new(Box::new(|_| Ok(names::sockets()?))).map_err(|source| Error::Io {
@@ -59,14 +57,14 @@ impl Wiring {
             relay: Relay::default(),
             ports: Mutex::new(Ports::open()),
             filter,
-            forwarding: Mutex::default(),
+            forwarding: Forwarding::open(&config.exec_root),
         })
     }
 
     /// What a network's, and an endpoint's, rules depend on besides the records.
     pub(super) fn options(&self, services: &Services) -> rules::Options {
         let defaults = services.networks.defaults();
-        let before = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.forwarding.before();
         rules::Options {
             ipv4: defaults.rules4,
             ipv6: defaults.rules6,
@@ -94,10 +92,10 @@ fn firewall() -> Result<Option<Filter>> {
 
 /// The rules of a network, and what it needs of the host's forwarding.
 pub(super) fn open_network(services: &Services, network: &Network) -> Result<()> {
-    let before = forward(services)?;
+    if forward(services, || apply(services))? {
+        return Ok(());
+    }
     match &services.wiring.filter {
-        // What the guard against strangers is made of has changed.
-        Some(_) if before => apply(services),
         Some(filter) => {
             let elements = rules::network_elements(network, &services.wiring.options(services));
             filter.set(&network.id, elements)?.wait()

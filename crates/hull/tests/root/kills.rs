@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
-use hull_testkit::{Baseline, Finished};
+use hull_testkit::{Baseline, Finished, Host};
 
 use self::house::{Act, House};
 use super::host;
@@ -92,6 +92,9 @@ const NETWORK: [(&str, Act, bool); 5] = [
     ("engine.network-remove.row-gone", Act::NetworkRemove, false),
 ];
 
+/// Where the daemon dies while it makes the host a router.
+const FORWARDING: [&str; 2] = ["engine.forwarding.noted", "engine.forwarding.guarded"];
+
 #[allow(clippy::print_stdout, reason = "a test that fails, or is asked, shows how far it came")]
 fn covered(point: &str, act: Act, state: &str) {
     println!("{point} in {act:?}, then {state:?}");
@@ -169,6 +172,48 @@ fn the_daemon_may_be_killed_while_a_container_joins_and_leaves() {
     house.end();
 }
 
+#[test]
+fn the_daemon_may_be_killed_while_it_makes_the_host_a_router() {
+    let mut house = House::new();
+    let switch = |host: &Host, value: &str| {
+        let script = format!("echo {value} > /proc/sys/net/ipv4/ip_forward");
+        assert!(host.inside("busybox").args(["sh", "-c", &script]).status().unwrap().success());
+    };
+    let switched = |host: &Host| {
+        let read = host.inside("busybox").args(["cat", "/proc/sys/net/ipv4/ip_forward"]).output().unwrap();
+        String::from_utf8(read.stdout).unwrap().trim().to_owned()
+    };
+    // What else comes through is dropped where the host was no router before.
+    let guarded = |host: &Host| {
+        let rules = host.inside("nft").args(["list", "table", "inet", "hull"]).output().unwrap();
+        String::from_utf8(rules.stdout).unwrap().contains("strangers: forwarding was off before")
+    };
+    let file = house.host.exec_root().join("forwarding.json");
+    house.host.stop_daemon();
+    // Of a host that was a router before Hull came.
+    switch(&house.host, "1");
+    let _ = std::fs::remove_file(&file);
+    house.host.start_daemon();
+    assert!(!file.exists() && !guarded(&house.host));
+    for point in FORWARDING {
+        covered(point, Act::NetworkCreate, "noted");
+        house.host.stop_daemon();
+        switch(&house.host, "0");
+        let _ = std::fs::remove_file(&file);
+        house.arm(point);
+        house.host.launch_daemon();
+        assert_eq!(house.host.await_daemon(), 137, "{point}");
+        assert_eq!(switched(&house.host), "0", "{point}");
+        house.host.start_daemon();
+        assert_eq!(switched(&house.host), "1", "{point}");
+        assert!(std::fs::read_to_string(&file).unwrap().contains("\"v4\":true"), "{point}");
+        assert!(guarded(&house.host), "{point}");
+        house.shows(point, "");
+        house.clear("");
+    }
+    house.end();
+}
+
 /// What could not be started says so: an exec in the stream of its output, as the reference does.
 #[track_caller]
 fn ended_with(code: i32, point: &str, finished: &Finished) {
@@ -215,6 +260,7 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .chain(SHIM.iter().chain(&SPAWNER).map(|row| row.0))
         .chain(NETWORK.iter().map(|row| row.0))
         .chain(PLACE.iter().map(|row| row.0))
+        .chain(FORWARDING)
         .map(str::to_owned)
         .collect();
     assert_eq!(named, killed, "left: points in the code; right: points of these tests");

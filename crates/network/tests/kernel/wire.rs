@@ -271,17 +271,23 @@ fn behind_this_host() -> (Drivers, Namespace, Namespace, Endpoint, Namespace) {
     (drivers, other, container, endpoint, wire)
 }
 
+fn enable(v4: bool, v6: bool, before: &mut Before) {
+    let off = forwarding::off(v4, v6).unwrap();
+    before.add(&off);
+    forwarding::enable(&off).unwrap();
+}
+
 #[test]
 fn forwarding_is_enabled_when_asked_for_and_put_back() {
     let (_drivers, other, container, endpoint, _wire) = behind_this_host();
     let (v4, v6) = (endpoint.address4.unwrap().addr(), endpoint.address6.unwrap().addr());
     let mut before = Before::default();
-    forwarding::enable(false, false, &mut before).unwrap();
+    enable(false, false, &mut before);
     assert_eq!(before, Before::default());
     assert!(!ping(&other, v4) && !ping(&other, v6));
-    forwarding::enable(true, false, &mut before).unwrap();
+    enable(true, false, &mut before);
     assert!(reaches(&other, v4) && !ping(&other, v6));
-    forwarding::enable(true, true, &mut before).unwrap();
+    enable(true, true, &mut before);
     assert!(connect(&other, &container, v4).is_some() && connect(&other, &container, v6).is_some());
     let here = Namespace::current().unwrap();
     // The host is no IPv6 router by its own lights: it goes on listening to others.
@@ -295,7 +301,7 @@ fn forwarding_is_enabled_when_asked_for_and_put_back() {
     rtnl().run(batch).unwrap();
     assert_eq!(read(&here, "/proc/sys/net/ipv6/conf/later/force_forwarding"), "1");
     let kept = before.clone();
-    forwarding::enable(true, true, &mut before).unwrap();
+    enable(true, true, &mut before);
     assert_eq!(before, kept);
     forwarding::restore(&before).unwrap();
     assert!(!ping(&other, v4) && !ping(&other, v6));
@@ -303,7 +309,7 @@ fn forwarding_is_enabled_when_asked_for_and_put_back() {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
     std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
     let mut before = Before::default();
-    forwarding::enable(true, true, &mut before).unwrap();
+    enable(true, true, &mut before);
     assert_eq!(before, Before::default());
     forwarding::restore(&before).unwrap();
     assert!(reaches(&other, v4) && reaches(&other, v6));
@@ -349,12 +355,13 @@ fn a_host_keeps_the_ipv6_route_that_it_has_learnt() {
     let v6 = endpoint.address6.unwrap().addr();
     hear(&other);
     let mut before = Before::default();
-    forwarding::enable(true, true, &mut before).unwrap();
+    enable(true, true, &mut before);
     assert!(learnt() && reaches(&other, v6));
     forwarding::restore(&before).unwrap();
     assert!(learnt() && !ping(&other, v6));
     // As on a kernel before 6.17: the route survives the switch that makes every link a router's.
-    let listening = forwarding::listen_on().unwrap();
+    let listening = forwarding::listening().unwrap();
+    forwarding::listen_on(&listening).unwrap();
     assert!(listening.contains(&"up0".to_owned()) && !listening.contains(&"br7".to_owned()), "{listening:?}");
     std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
     assert!(learnt() && reaches(&other, v6));

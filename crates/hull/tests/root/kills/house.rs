@@ -102,6 +102,11 @@ impl House {
         self.folder.path().join("armed")
     }
 
+    /// Whoever passes the point next dies at it.
+    pub(super) fn arm(&self, point: &str) {
+        std::fs::write(self.armed(), point).unwrap();
+    }
+
     /// Names of the links of this machine.
     pub(super) fn links(&self) -> Vec<String> {
         crate::networks::links(&self.host)
@@ -123,7 +128,7 @@ impl House {
         if act == Act::Disconnect {
             self.host.hull(&["network", "connect", "others", "victim"]).ok();
         }
-        std::fs::write(self.armed(), point).unwrap();
+        self.arm(point);
         let finished = act.perform(&self.host);
         let start = Instant::now();
         while self.armed().exists() {
