@@ -5,24 +5,32 @@
 //! plain calls that block; they run away from the async threads.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::dns::Sockets;
 use hull_network::driver::Drivers;
+use hull_network::firewall::Firewall as _;
 use hull_network::nft::Nftables;
 use hull_network::nft::monitor::Monitor;
 use hull_network::pool::Pool;
 use hull_network::record::Network;
 use hull_network::rules;
+use hull_network::ruleset::RuleSet;
 
 use super::change::failed;
 use super::filter::Filter;
 use super::forward::{Forwarding, forward};
 use super::names::{self, Names};
 use super::publish::Ports;
+use super::record::Defaults;
 use super::relay::Relay;
 use crate::containers::services::Services;
 use crate::{Config, Error, Result};
+
+/// In the exec root: the host has tables of ours. An empty file.
+const TABLES: &str = "tables";
 
 /// The parts of the host that networks are made of.
 #[derive(Debug)]
@@ -48,7 +56,7 @@ impl Wiring {
             path: "namespaces".into(),
             source,
         })?;
-        let filter = if defaults.rules4 || defaults.rules6 { firewall()? } else { None };
+        let filter = firewall(defaults, &config.exec_root)?;
         let names = Names::open();
         Ok(Wiring {
             drivers,
@@ -81,8 +89,22 @@ impl Wiring {
     }
 }
 
-/// The host's packet filter.
-fn firewall() -> Result<Option<Filter>> {
+/// The host's packet filter, where the configuration wants rules. Else those are removed that a
+/// daemon of another configuration has left.
+fn firewall(defaults: &Defaults, exec_root: &Path) -> Result<Option<Filter>> {
+    let mark = exec_root.join(TABLES);
+    let failed_at = |call| {
+        let path = mark.clone();
+        move |source| Error::Io { call, path, source }
+    };
+    if !defaults.rules4 && !defaults.rules6 {
+        if mark.exists() {
+            Nftables::open().and_then(|mut tables| tables.apply(&RuleSet::default())).map_err(failed)?;
+            fs::remove_file(&mark).map_err(failed_at("remove"))?;
+        }
+        return Ok(None);
+    }
+    fs::write(&mark, "").map_err(failed_at("write"))?;
     let tables = Nftables::open().map_err(failed)?;
     let monitor = Monitor::open(tables.port().map_err(failed)?).map_err(failed)?;
     let filter = Filter::start(Box::new(tables))?;

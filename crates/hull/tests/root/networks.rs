@@ -399,6 +399,26 @@ fn a_running_container_loses_a_macvlan_link_when_it_is_disconnected() {
 }
 
 #[test]
+fn rules_that_are_not_wanted_any_more_are_removed() {
+    let mut host = bare();
+    let tables = |host: &Host| {
+        let listed = host.inside("nft").args(["list", "tables"]).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    let strange = host.inside("nft").args(["add", "table", "inet", "strange"]).status().unwrap();
+    assert!(strange.success());
+    assert_eq!(tables(&host), "table inet hull\ntable bridge hull\ntable inet strange\n");
+    host.stop_daemon();
+    std::fs::write(host.folder().join("daemon.json"), "{\"iptables\": false, \"ip6tables\": false}").unwrap();
+    host.start_daemon();
+    assert_eq!(tables(&host), "table inet strange\n");
+    host.stop_daemon();
+    std::fs::remove_file(host.folder().join("daemon.json")).unwrap();
+    host.start_daemon();
+    assert!(tables(&host).contains("table inet hull"));
+}
+
+#[test]
 fn a_network_that_cannot_be_removed_stays_whole() {
     let options = hull_testkit::Options { disk_mib: Some(48), ..hull_testkit::Options::default() };
     let host = Host::start(super::executables(), options);
