@@ -1,6 +1,6 @@
 //! Networks come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hull_network::record::{Driver, Network};
@@ -230,17 +230,38 @@ async fn unmake(services: &Arc<Services>, record: &Arc<Record>) -> Result<()> {
 /// Makes again what networks have on the host: all of it after a boot, nothing otherwise. One that
 /// cannot be made is no reason not to start; who connects to it is told. Blocks.
 pub(crate) fn reconcile(services: &Services) -> Result<()> {
+    let (_, endpoints) = services.networks.all();
+    let kept: BTreeSet<String> = endpoints.into_iter().map(|endpoint| endpoint.host_link).collect();
+    let mut ready = Vec::new();
     for view in services.networks.views() {
         let network = &view.record.network;
         let Some(driver) = services.wiring.drivers.of(network).filter(|_| !view.record.config_only) else {
             continue;
         };
-        if let Err(error) = driver.setup(network) {
-            tracing::error!(network = network.name, %error, "a network cannot be made ready");
+        match driver.setup(network) {
+            Ok(()) => ready.push(view),
+            Err(error) => {
+                tracing::error!(network = network.name, %error, "a network cannot be made ready")
+            }
         }
     }
     if !forward::forward(services, || wiring::apply(services))? {
         wiring::apply(services)?;
+    }
+    for view in ready {
+        let network = &view.record.network;
+        if !matches!(network.driver, Driver::Bridge(_)) {
+            continue;
+        }
+        match services.wiring.drivers.bridge.clear(network, &kept) {
+            Ok(strays) if strays.is_empty() => {}
+            Ok(strays) => tracing::warn!(network = network.name, ?strays, "links of nobody are cut"),
+            Err(error) => tracing::warn!(network = network.name, %error, "links of nobody may be left"),
+        }
+        // Whose containers run by now, and where most will: their next start need not wait.
+        if view.record.predefined || !view.endpoints.is_empty() {
+            services.wiring.pool.keep(network);
+        }
     }
     Ok(())
 }

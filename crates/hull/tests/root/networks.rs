@@ -399,6 +399,26 @@ fn a_running_container_loses_a_macvlan_link_when_it_is_disconnected() {
 }
 
 #[test]
+fn links_that_a_killed_daemon_left_in_a_bridge_are_cut() {
+    let mut host = host();
+    host.hull(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]).ok();
+    let ip = |host: &Host, line: &str| {
+        let output = host.inside("ip").args(line.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    host.kill_daemon();
+    // One that looks like ours, and one that is somebody's.
+    for name in ["veth0badbad", "theirs"] {
+        ip(&host, &format!("link add {name} master docker0 type veth peer name {name}p"));
+    }
+    host.start_daemon();
+    let ports = ip(&host, "-o link show master docker0");
+    assert!(!ports.contains("veth0badbad") && ports.contains("theirs"), "{ports}");
+    inside(&host, "stays", "ping -c 1 -W 5 172.17.0.1");
+}
+
+#[test]
 fn rules_that_are_not_wanted_any_more_are_removed() {
     let mut host = bare();
     let tables = |host: &Host| {
