@@ -233,8 +233,9 @@ fn succeeded(output: std::io::Result<Output>, what: impl Fn() -> String) -> Resu
     let output = output.with_context(&what)?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
         let how = output.status.code().or(output.status.signal()).unwrap_or(-1);
-        bail!("{} ended with {how}: {}", what(), text.lines().last().unwrap_or_default());
+        bail!("{} ended with {how}: {}", what(), lines.join(" / "));
     }
     Ok(output)
 }

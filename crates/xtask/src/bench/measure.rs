@@ -6,14 +6,20 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// One subject of a measure: whose it is, and how a sample is taken.
+/// One subject of a measure: whose it is, and how a sample of all its parts is taken.
 pub(crate) struct Subject<'a> {
     pub(crate) name: String,
-    pub(crate) sample: Box<dyn FnMut() -> Result<f64> + 'a>,
+    sample: Box<dyn FnMut() -> Result<Vec<f64>> + 'a>,
 }
 
 impl<'a> Subject<'a> {
-    pub(crate) fn new(name: &str, sample: impl FnMut() -> Result<f64> + 'a) -> Subject<'a> {
+    pub(crate) fn new(name: &str, mut sample: impl FnMut() -> Result<f64> + 'a) -> Subject<'a> {
+        Subject::of_parts(name, move || Ok(vec![sample()?]))
+    }
+
+    /// A subject whose samples give several values, in the order of [`interleave_parts`]' rows; the
+    /// last ones may be absent.
+    pub(crate) fn of_parts(name: &str, sample: impl FnMut() -> Result<Vec<f64>> + 'a) -> Subject<'a> {
         Subject { name: name.to_owned(), sample: Box::new(sample) }
     }
 }
@@ -42,29 +48,64 @@ pub(crate) fn interleave(
     gap: Duration,
     subjects: Vec<Subject<'_>>,
 ) -> Row {
+    let columns = samples(what, rounds, gap, subjects).into_iter().map(|taken| taken.column(0));
+    Row { what: what.to_owned(), unit, columns: columns.collect() }
+}
+
+/// The same where a sample has several parts: a row (named, with its unit) for each.
+pub(crate) fn interleave_parts(
+    parts: &[(String, &'static str)],
+    rounds: usize,
+    gap: Duration,
+    subjects: Vec<Subject<'_>>,
+) -> Vec<Row> {
+    let what = parts.first().map(|(what, _)| what.as_str()).unwrap_or_default();
+    let taken = samples(what, rounds, gap, subjects);
+    let row = |(index, (what, unit)): (usize, &(String, &'static str))| {
+        let columns = taken.iter().map(|taken| taken.column(index));
+        let columns = columns.filter(|c| c.failure.is_some() || !c.samples.is_empty()).collect();
+        Row { what: what.clone(), unit, columns }
+    };
+    parts.iter().enumerate().map(row).collect()
+}
+
+/// A subject's samples, each with its parts.
+struct Taken {
+    name: String,
+    samples: Vec<Vec<f64>>,
+    failure: Option<String>,
+}
+
+impl Taken {
+    fn column(&self, part: usize) -> Column {
+        let samples = self.samples.iter().filter_map(|sample| sample.get(part)).copied().collect();
+        Column { name: self.name.clone(), samples, failure: self.failure.clone() }
+    }
+}
+
+fn samples(what: &str, rounds: usize, gap: Duration, subjects: Vec<Subject<'_>>) -> Vec<Taken> {
     eprintln!("bench: {what}");
     let mut running: Vec<_> = subjects
         .into_iter()
         .map(|subject| {
-            let column = Column { name: subject.name.clone(), samples: Vec::new(), failure: None };
-            (subject, column)
+            let taken = Taken { name: subject.name.clone(), samples: Vec::new(), failure: None };
+            (subject, taken)
         })
         .collect();
     for round in 0..=rounds {
-        for (subject, column) in running.iter_mut().filter(|(_, c)| c.failure.is_none()) {
+        for (subject, taken) in running.iter_mut().filter(|(_, t)| t.failure.is_none()) {
             sleep(gap);
             match (subject.sample)() {
-                Ok(value) if round > 0 => column.samples.push(value),
+                Ok(parts) if round > 0 => taken.samples.push(parts),
                 Ok(_) => {}
                 Err(error) => {
-                    column.samples.clear();
-                    column.failure = Some(format!("{error:#}"));
+                    taken.samples.clear();
+                    taken.failure = Some(format!("{error:#}"));
                 }
             }
         }
     }
-    let columns = running.into_iter().map(|(_, column)| column).collect();
-    Row { what: what.to_owned(), unit, columns }
+    running.into_iter().map(|(_, taken)| taken).collect()
 }
 
 /// The sample at a share of the sorted samples.
@@ -176,6 +217,24 @@ mod tests {
         assert_eq!(*order.borrow(), "ababaa");
         assert_eq!(row.columns[0].samples, [2.0, 3.0, 4.0]);
         assert_eq!(row.columns[1].failure.as_deref(), Some("no b"));
+    }
+
+    #[test]
+    fn each_part_of_a_sample_has_its_row() {
+        let whole = Subject::of_parts("a", || Ok(vec![1.0, 2.0]));
+        let first_only = Subject::new("b", || Ok(3.0));
+        let fails = Subject::of_parts("c", || anyhow::bail!("no c"));
+        let parts = [("one".to_owned(), "ms"), ("two".to_owned(), "MiB")];
+        let rows = interleave_parts(&parts, 1, Duration::ZERO, vec![whole, first_only, fails]);
+        let shape =
+            |row: &Row| row.columns.iter().map(|c| (c.name.clone(), c.samples.clone())).collect::<Vec<_>>();
+        let failed = ("c".to_owned(), vec![]);
+        assert_eq!(
+            shape(&rows[0]),
+            [("a".to_owned(), vec![1.0]), ("b".to_owned(), vec![3.0]), failed.clone()]
+        );
+        assert_eq!(shape(&rows[1]), [("a".to_owned(), vec![2.0]), failed]);
+        assert_eq!((rows[1].what.as_str(), rows[1].unit), ("two", "MiB"));
     }
 
     #[test]

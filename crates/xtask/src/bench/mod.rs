@@ -12,9 +12,15 @@
 mod engines;
 mod fixture;
 mod floor;
+mod goals;
+mod inside;
 mod measure;
 mod memory;
+mod names;
+mod networks;
+mod ports;
 mod sections;
+mod traffic;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,12 +34,15 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 9] = ["runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "size"];
+const SECTIONS: [&str; 12] = [
+    "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "ports", "names", "networks",
+    "size",
+];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run bridge exec life many memory logs size (all of them by default)
+Sections: runtime run bridge exec life many memory logs ports names networks size (all by default)
 
 Options:
   --samples N     samples of each measure (default 30)
@@ -135,41 +144,42 @@ fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> 
     if chosen("runtime") {
         tables.push(sections::runtimes(&runtimes, fixture, options.samples)?);
     }
-    if ["run", "bridge", "exec", "life", "many", "memory", "logs"].into_iter().any(chosen) {
+    if SECTIONS.into_iter().any(|section| !["runtime", "size"].contains(&section) && chosen(section)) {
         let mut engines = start_engines(&wanted, dist, fixture)?;
         let crun = runtimes.iter().find(|r| r.name == "crun");
-        let mut rows = Vec::new();
-        // Memory first: what a run leaves behind must not count as idle.
-        if chosen("memory") {
-            rows.extend(sections::memory(&engines));
-        }
-        if chosen("run") {
-            rows.extend(sections::run(&engines, crun, fixture, options.samples));
-        }
-        if chosen("bridge") {
-            rows.extend(sections::bridge(&engines, options.samples));
-        }
-        if chosen("life") {
-            rows.extend(sections::life(&engines, options.samples));
-        }
-        if chosen("exec") {
-            rows.extend(sections::exec(&engines, options.samples));
-        }
-        if chosen("many") {
-            rows.extend(sections::many(&engines, options.samples));
-        }
-        if chosen("logs") {
-            rows.extend(sections::logs(&engines, options.samples));
-        }
+        tables.push(measure_engines(&chosen, &engines, crun, fixture, options.samples));
         for engine in &mut engines {
             engine.stop();
         }
-        tables.push(rows);
     }
     if chosen("size") && wanted("hull") {
         tables.push(sections::size(dist, work, options.clean_build)?);
     }
     print(options, &tables)
+}
+
+/// The sections of engines. Memory first: what a run leaves behind must not count as idle.
+fn measure_engines(
+    chosen: &dyn Fn(&str) -> bool,
+    engines: &[Engine],
+    crun: Option<&Runtime>,
+    fixture: &Fixture,
+    samples: usize,
+) -> Vec<Row> {
+    type Section<'a> = (&'static str, &'a dyn Fn() -> Vec<Row>);
+    let in_order: [Section<'_>; 10] = [
+        ("memory", &|| sections::memory(engines)),
+        ("run", &|| sections::run(engines, crun, fixture, samples)),
+        ("bridge", &|| sections::bridge(engines, samples)),
+        ("life", &|| sections::life(engines, samples)),
+        ("exec", &|| sections::exec(engines, samples)),
+        ("many", &|| sections::many(engines, samples)),
+        ("logs", &|| sections::logs(engines, samples)),
+        ("ports", &|| ports::ports(engines, samples)),
+        ("names", &|| names::names(engines, samples)),
+        ("networks", &|| networks::networks(engines, samples)),
+    ];
+    in_order.into_iter().filter(|(name, _)| chosen(name)).flat_map(|(_, measure)| measure()).collect()
 }
 
 /// The engines of this machine; a peer that does not come up is named and left out.
@@ -212,38 +222,7 @@ fn print(options: &Options, tables: &[Vec<Row>]) -> Result<()> {
         println!("{}", measure::table(rows));
     }
     let all: Vec<Row> = tables.concat();
-    let goals = [
-        ("F1 run --rm true, network none, cold", "docker", 1.0 / 12.0),
-        ("F1 run --rm true, network none, warm", "docker", 1.0 / 12.0),
-        ("F1 run --rm true, network host, cold", "docker", 1.0 / 12.0),
-        ("F1 run --rm true, network host, warm", "docker", 1.0 / 12.0),
-        ("F1 run --rm true, network none, cold", "bare crun", 1.0),
-        ("F2 run --rm true, bridge, cold", "docker", 1.0 / 15.0),
-        ("F2 run --rm true, bridge, warm", "docker", 1.0 / 15.0),
-        ("F2 run --rm true, bridge with -p, cold", "docker", 1.0 / 15.0),
-        ("F2 run --rm true, bridge with -p, warm", "docker", 1.0 / 15.0),
-        ("F3 exec true, cold", "docker", 1.0 / 12.0),
-        ("F3 exec true, warm", "docker", 1.0 / 12.0),
-        ("F4 run of a bundle, new netns, seccomp, cold", "crun", 0.5),
-        ("F4 run of a bundle, new netns, seccomp, warm", "crun", 0.8),
-        ("F4 run of a bundle, new netns, seccomp, cold", "floor", 2.0),
-        ("F4 run of a bundle, new netns, seccomp, warm", "floor", 2.0),
-        ("F4 run of a bundle, new netns, seccomp, warm: CPU", "crun", 0.8),
-        ("F4 run of a bundle, new netns, seccomp, warm: largest process", "crun", 1.0),
-        ("F5 create", "docker", 1.0 / 10.0),
-        ("F5 start", "docker", 1.0 / 15.0),
-        ("F5 inspect", "docker", 1.0 / 4.0),
-        ("F5 ps", "docker", 1.0 / 4.0),
-        ("F5 stop", "docker", 1.0 / 12.0),
-        ("F5 rm", "docker", 1.0 / 10.0),
-        ("F6 50 x run -d, 8 at a time", "docker", 1.0 / 12.0),
-        ("F6 rm -f of 50, 8 at a time", "docker", 1.0 / 12.0),
-        ("F7 idle: PSS of what serves the engine", "docker", 0.1),
-        ("F8 1M lines, run attached", "podman", 0.65),
-        ("F8 1M lines, logs replayed", "podman", 1.0 / 12.0),
-        ("F8 1M lines, logs --tail 10", "docker", 1.0 / 2.5),
-    ];
-    for line in goals.into_iter().filter_map(|(what, peer, most)| sections::verdict(&all, what, peer, most)) {
+    for line in goals::verdicts(&all) {
         println!("{line}");
     }
     let failed =

@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use super::engines::{Engine, IMAGE, Runtime};
 use super::fixture::Fixture;
 use super::floor::Floor;
-use super::measure::{Column, Row, Subject, interleave, median};
+use super::measure::{Column, Row, Subject, interleave, interleave_parts};
 use super::memory;
 
 /// Between two samples as a person types them.
-const COLD: Duration = Duration::from_millis(100);
-const WARM: Duration = Duration::ZERO;
+pub(crate) const COLD: Duration = Duration::from_millis(100);
+pub(crate) const WARM: Duration = Duration::ZERO;
 /// Containers at once, and workers, of F6.
 const MANY: usize = 50;
 const WORKERS: usize = 8;
@@ -33,44 +33,27 @@ pub(crate) fn runtimes(runtimes: &[Runtime], fixture: &Fixture, rounds: usize) -
     let floor = Floor::new(&fixture.rootfs)?;
     let mut rows = Vec::new();
     for gap in [COLD, WARM] {
-        let usages: Vec<_> = runtimes.iter().map(|_| std::cell::RefCell::new(Vec::new())).collect();
         let mut subjects: Vec<Subject<'_>> = runtimes
             .iter()
-            .zip(&usages)
-            .map(|(runtime, usages)| {
-                Subject::new(runtime.name, move || {
+            .map(|runtime| {
+                Subject::of_parts(runtime.name, move || {
                     let (millis, usage) = runtime.run(&fixture.bundle)?;
-                    usages.borrow_mut().push(usage);
-                    Ok(millis)
+                    #[expect(
+                        clippy::cast_precision_loss,
+                        reason = "microseconds and kilobytes of one process"
+                    )]
+                    Ok(vec![millis, usage.cpu as f64 / 1000.0, usage.peak_rss as f64 / 1024.0])
                 })
             })
             .collect();
         subjects.push(Subject::new("floor", || floor.start()));
         let what = format!("F4 run of a bundle, new netns, seccomp, {}", pace(gap));
-        let row = interleave(&what, "ms", rounds, gap, subjects);
-        let of_usage = |name: &str, unit: &'static str, value: fn(&hull_sys::usage::Usage) -> f64| Row {
-            what: format!("{what}: {name}"),
-            unit,
-            columns: row
-                .columns
-                .iter()
-                .zip(&usages)
-                .map(|(column, usages)| Column {
-                    samples: match column.failure {
-                        None => usages.borrow().iter().skip(1).map(value).collect(),
-                        Some(_) => Vec::new(),
-                    },
-                    ..column.clone()
-                })
-                .collect(),
-        };
-        #[expect(clippy::cast_precision_loss, reason = "microseconds and kilobytes of one process")]
-        let more = [
-            of_usage("CPU", "ms", |u| u.cpu as f64 / 1000.0),
-            of_usage("largest process", "MiB", |u| u.peak_rss as f64 / 1024.0),
+        let parts = [
+            (what.clone(), "ms"),
+            (format!("{what}: CPU"), "ms"),
+            (format!("{what}: largest process"), "MiB"),
         ];
-        rows.push(row);
-        rows.extend(more);
+        rows.extend(interleave_parts(&parts, rounds, gap, subjects));
     }
     Ok(rows)
 }
@@ -121,44 +104,23 @@ pub(crate) fn life(engines: &[Engine], rounds: usize) -> Vec<Row> {
     // A program that obeys SIGTERM at once, as pid 1 too.
     const OBEYS: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
     let create = ["create", "--name", "life", IMAGE, "/bin/sh", "-c", OBEYS];
-    let times: Vec<_> = engines.iter().map(|_| std::cell::RefCell::new(Vec::new())).collect();
-    let subjects = engines.iter().zip(&times).map(|(engine, times)| {
-        Subject::new(engine.name, move || {
-            let mut sample = Vec::new();
+    let subjects = engines.iter().map(|engine| {
+        Subject::of_parts(engine.name, move || {
+            let mut times = Vec::new();
             for step in STEPS {
-                sample.push(match step {
+                times.push(match step {
                     "create" => engine.time(&create)?,
                     "ps" => engine.time(&["ps"])?,
                     step => engine.time(&[step, "life"])?,
                 });
             }
-            let whole = sample.iter().sum();
-            times.borrow_mut().push(sample);
-            Ok(whole)
+            times.push(times.iter().sum());
+            Ok(times)
         })
     });
-    let row = interleave("F5 the six together", "ms", rounds, COLD, subjects.collect());
-    let mut rows: Vec<Row> = STEPS
-        .iter()
-        .enumerate()
-        .map(|(index, step)| Row {
-            what: format!("F5 {step}"),
-            unit: "ms",
-            columns: row
-                .columns
-                .iter()
-                .zip(&times)
-                .map(|(column, times)| Column {
-                    samples: match column.failure {
-                        None => times.borrow().iter().skip(1).map(|sample| sample[index]).collect(),
-                        Some(_) => Vec::new(),
-                    },
-                    ..column.clone()
-                })
-                .collect(),
-        })
-        .collect();
-    rows.push(row);
+    let parts: Vec<_> =
+        STEPS.into_iter().chain(["the six together"]).map(|step| (format!("F5 {step}"), "ms")).collect();
+    let rows = interleave_parts(&parts, rounds, COLD, subjects.collect());
     clear(engines);
     rows
 }
@@ -185,7 +147,8 @@ pub(crate) fn exec(engines: &[Engine], rounds: usize) -> Vec<Row> {
     rows
 }
 
-fn clear(engines: &[Engine]) {
+/// Removes every engine's containers, so that no section pays for another's.
+pub(crate) fn clear(engines: &[Engine]) {
     for engine in engines {
         if let Err(error) = engine.clear() {
             eprintln!("bench: {error:#}");
@@ -194,7 +157,7 @@ fn clear(engines: &[Engine]) {
 }
 
 /// Runs `commands` with [`WORKERS`] at a time; seconds, and what they printed.
-fn at_once(engine: &Engine, commands: &[Vec<&str>]) -> Result<(f64, Vec<String>)> {
+pub(crate) fn at_once(engine: &Engine, commands: &[Vec<&str>]) -> Result<(f64, Vec<String>)> {
     let begin = Instant::now();
     let share = commands.len().div_ceil(WORKERS);
     let lines = std::thread::scope(|scope| {
@@ -211,40 +174,28 @@ fn at_once(engine: &Engine, commands: &[Vec<&str>]) -> Result<(f64, Vec<String>)
     Ok((begin.elapsed().as_secs_f64(), lines.concat()))
 }
 
-/// F6: fifty containers, eight at a time, and their removal.
+/// F6: fifty containers, eight at a time, and their removal; without a network and on the default
+/// bridge.
 pub(crate) fn many(engines: &[Engine], rounds: usize) -> Vec<Row> {
-    let removals: Vec<_> = engines.iter().map(|_| std::cell::RefCell::new(Vec::new())).collect();
-    let subjects = engines.iter().zip(&removals).map(|(engine, removals)| {
-        Subject::new(engine.name, move || {
-            let start = vec!["run", "-d", "--network", "none", IMAGE, "/bin/sleep", "100000"];
-            let (started, ids) = at_once(engine, &vec![start; MANY])?;
-            let remove: Vec<_> = ids.iter().map(|id| vec!["rm", "-f", id.as_str()]).collect();
-            removals.borrow_mut().push(at_once(engine, &remove)?.0);
-            Ok(started)
-        })
-    });
     let rounds = rounds.div_ceil(10).max(2);
-    let row = interleave(
-        &format!("F6 {MANY} x run -d, {WORKERS} at a time"),
-        "s",
-        rounds,
-        WARM,
-        subjects.collect(),
-    );
-    let columns = row.columns.iter().zip(&removals).map(|(column, removals)| Column {
-        samples: match column.failure {
-            None => removals.borrow().iter().skip(1).copied().collect(),
-            Some(_) => Vec::new(),
-        },
-        ..column.clone()
-    });
-    let removed = Row {
-        what: format!("F6 rm -f of {MANY}, {WORKERS} at a time"),
-        unit: "s",
-        columns: columns.collect(),
-    };
-    clear(engines);
-    vec![row, removed]
+    let mut rows = Vec::new();
+    for network in ["none", "bridge"] {
+        let subjects = engines.iter().map(|engine| {
+            Subject::of_parts(engine.name, move || {
+                let start = vec!["run", "-d", "--network", network, IMAGE, "/bin/sleep", "100000"];
+                let (started, ids) = at_once(engine, &vec![start; MANY])?;
+                let remove: Vec<_> = ids.iter().map(|id| vec!["rm", "-f", id.as_str()]).collect();
+                Ok(vec![started, at_once(engine, &remove)?.0])
+            })
+        });
+        let parts = [
+            (format!("F6 {MANY} x run -d, {WORKERS} at a time, {network}"), "s"),
+            (format!("F6 rm -f of {MANY}, {WORKERS} at a time, {network}"), "s"),
+        ];
+        rows.extend(interleave_parts(&parts, rounds, WARM, subjects.collect()));
+        clear(engines);
+    }
+    rows
 }
 
 fn single(engine: &Engine, value: Result<f64>) -> Column {
@@ -352,15 +303,4 @@ pub(crate) fn size(dist: &Path, work: &Path, build: bool) -> Result<Vec<Row>> {
         });
     }
     Ok(rows)
-}
-
-/// A line for the reader: how the medians of a row compare with the figure to reach.
-pub(crate) fn verdict(rows: &[Row], what: &str, peer: &str, at_most: f64) -> Option<String> {
-    let row = rows.iter().find(|row| row.what == what)?;
-    let of = |name: &str| row.columns.iter().find(|c| c.name == name).and_then(|c| median(&c.samples));
-    let ours = row.columns.first().filter(|c| c.name.starts_with("hull"))?;
-    let ours = median(&ours.samples)?;
-    let ratio = ours / of(peer)?;
-    let word = if ratio <= at_most { "reached" } else { "missed" };
-    Some(format!("- {what}: {ratio:.3} of {peer}, to reach {at_most:.3}: {word}"))
 }
