@@ -46,7 +46,7 @@ impl std::fmt::Display for Finished {
 }
 
 /// Runs it to its end with `input` as its standard input; kills it and panics after a minute.
-pub(crate) fn run(command: &mut Command, input: &[u8]) -> Finished {
+pub fn run(command: &mut Command, input: &[u8]) -> Finished {
     let line = shown(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run `{line}`: {error}"));

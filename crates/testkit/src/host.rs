@@ -46,6 +46,8 @@ pub struct Options {
     pub disk_mib: Option<u32>,
     /// Each daemon gets a mount namespace of its own, a copy of the machine's.
     pub own_mounts: bool,
+    /// How many files the daemon may open when it starts, soft and hard.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// A machine: dropped, it leaves nothing behind.
@@ -122,15 +124,14 @@ impl Host {
 
     /// The daemon's command line, for tests that start it by themselves.
     pub fn daemon_command(&self) -> Command {
-        let mut command = match self.options.own_mounts {
-            false => self.inside(&self.executables.hull),
-            true => {
-                let mut command = self.inside("unshare");
-                command.args(["--mount", "--propagation", "private", "--"]).arg(&self.executables.hull);
-                command
-            }
-        };
-        command.arg("daemon");
+        let mut command = self.inside("env");
+        if let Some((soft, hard)) = self.options.open_files {
+            command.args(["prlimit", &format!("--nofile={soft}:{hard}"), "--"]);
+        }
+        if self.options.own_mounts {
+            command.args(["unshare", "--mount", "--propagation", "private", "--"]);
+        }
+        command.arg(&self.executables.hull).arg("daemon");
         command.arg("--data-root").arg(self.data_root()).arg("--exec-root").arg(self.exec_root());
         command.arg("--host").arg(format!("unix://{}", self.socket().display()));
         command.arg("--pidfile").arg(self.folder.path().join("hull.pid"));
@@ -148,6 +149,12 @@ impl Host {
     #[track_caller]
     pub fn start_daemon(&mut self) {
         self.launch_daemon();
+        self.await_socket();
+    }
+
+    /// Waits until the daemon that was launched answers.
+    #[track_caller]
+    pub fn await_socket(&mut self) {
         let start = Instant::now();
         while UnixStream::connect(self.socket()).is_err() {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
@@ -164,9 +171,15 @@ impl Host {
     /// Starts the daemon and does not wait: a failpoint may end it before it answers.
     #[track_caller]
     pub fn launch_daemon(&mut self) {
+        let mut command = self.daemon_command();
+        self.launch(&mut command);
+    }
+
+    /// Starts a daemon by a command line of the test's own.
+    #[track_caller]
+    pub fn launch(&mut self, command: &mut Command) {
         let log = fs::File::options().create(true).append(true).open(self.folder.path().join("daemon.log"));
         let log = log.expect("open the daemon's log");
-        let mut command = self.daemon_command();
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         self.daemon = Some(command.spawn().expect("start the daemon"));
     }
@@ -211,6 +224,16 @@ impl Host {
         daemon.wait().expect("reap the daemon");
     }
 
+    /// kill -9 of the daemon, and the next one at once: the kernel has not yet taken away what the
+    /// first one had.
+    #[track_caller]
+    pub fn replace_killed_daemon(&mut self) {
+        let mut killed = self.daemon.take().expect("the daemon runs");
+        killed.kill().expect("kill the daemon");
+        self.launch_daemon();
+        killed.wait().expect("reap the daemon");
+    }
+
     /// Waits for a daemon that is to end by itself.
     #[track_caller]
     pub fn await_daemon(&mut self) -> i32 {
@@ -228,15 +251,16 @@ impl Host {
 
     /// A command line of `hull` against this machine's daemon.
     pub fn hull_command(&self, words: &[&str]) -> Command {
-        self.client(&self.executables.hull, words)
+        self.client_command(&self.executables.hull, words)
     }
 
     /// The same with the official client.
     pub fn docker_command(&self, words: &[&str]) -> Command {
-        self.client(&self.executables.docker, words)
+        self.client_command(&self.executables.docker, words)
     }
 
-    fn client(&self, program: &Path, words: &[&str]) -> Command {
+    /// The same with whatever program is a client.
+    pub fn client_command(&self, program: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.arg("--host").arg(format!("unix://{}", self.socket().display())).args(words);
         command.env("HOME", self.folder.path()).env_remove("DOCKER_HOST").env_remove("DOCKER_CONFIG");

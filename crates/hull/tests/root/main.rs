@@ -2,6 +2,7 @@
 //! both clients. Nothing here is skipped: what cannot run fails.
 
 mod bulk;
+mod called;
 mod commands;
 mod exec;
 mod explain;
