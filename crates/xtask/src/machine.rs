@@ -8,32 +8,70 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// Namespaces that every container has.
+const NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+
+/// What containers need of a machine, as it was seen.
+struct Machine {
+    root: bool,
+    overlay: bool,
+    /// Of [`NAMESPACES`].
+    namespaces: Vec<&'static str>,
+    /// /proc/self/mountinfo (proc_pid_mountinfo(5)).
+    mounts: String,
+    /// /proc/self/status (proc_pid_status(5)).
+    status: String,
+}
+
 /// Stops with one line that names what this machine lacks for running containers.
 pub(crate) fn must_run_containers() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("containers need root here: run this command with sudo");
+    match lack(&look()?) {
+        Some(line) => bail!(line),
+        None => Ok(()),
     }
-    let filesystems = fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
-    if !lists_filesystem(&filesystems, "overlay") && !loads_module("overlay") {
-        bail!("the kernel lacks overlayfs (CONFIG_OVERLAY_FS): neither built in nor a module");
+}
+
+fn look() -> Result<Machine> {
+    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
+    let root = rustix::process::geteuid().is_root();
+    let listed = lists_filesystem(&read("/proc/filesystems")?, "overlay");
+    let has = |kind: &&'static str| Path::new("/proc/self/ns").join(kind).exists();
+    Ok(Machine {
+        root,
+        // Nobody else may load modules.
+        overlay: listed || root && loads_module("overlay"),
+        namespaces: NAMESPACES.into_iter().filter(has).collect(),
+        mounts: read("/proc/self/mountinfo")?,
+        status: read("/proc/self/status")?,
+    })
+}
+
+/// One line on the first thing that is missing, and what to do about it.
+fn lack(machine: &Machine) -> Option<String> {
+    if !machine.root {
+        return Some("containers need root here: run this command with sudo".to_owned());
     }
-    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "uts"] {
-        if !Path::new("/proc/self/ns").join(kind).exists() {
-            bail!("the kernel lacks {kind} namespaces (/proc/self/ns/{kind} is missing)");
-        }
+    if !machine.overlay {
+        return Some(
+            "the kernel lacks overlayfs (CONFIG_OVERLAY_FS): neither built in nor a module".to_owned(),
+        );
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    if !mounts.lines().any(|line| line.contains(" - cgroup")) {
-        bail!("no control groups are mounted (/sys/fs/cgroup): mount cgroup2 there, or start systemd");
+    if let Some(kind) = NAMESPACES.iter().find(|kind| !machine.namespaces.contains(kind)) {
+        return Some(format!("the kernel lacks {kind} namespaces (/proc/self/ns/{kind} is missing)"));
     }
-    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    if !has_sys_admin(&status) {
-        bail!("root here lacks CAP_SYS_ADMIN (a container without --privileged?): namespaces cannot be made");
+    if !machine.mounts.lines().any(|line| line.contains(" - cgroup")) {
+        let line = "no control groups are mounted (/sys/fs/cgroup): mount cgroup2 there, or start systemd";
+        return Some(line.to_owned());
     }
-    if !status.lines().any(|line| line.starts_with("Seccomp:")) {
-        bail!("the kernel lacks seccomp filters (CONFIG_SECCOMP_FILTER)");
+    if !has_sys_admin(&machine.status) {
+        let line =
+            "root here lacks CAP_SYS_ADMIN (a container without --privileged?): namespaces cannot be made";
+        return Some(line.to_owned());
     }
-    Ok(())
+    if !machine.status.lines().any(|line| line.starts_with("Seccomp:")) {
+        return Some("the kernel lacks seccomp filters (CONFIG_SECCOMP_FILTER)".to_owned());
+    }
+    None
 }
 
 fn lists_filesystem(filesystems: &str, name: &str) -> bool {
@@ -144,6 +182,39 @@ pub(crate) fn docker_client(folder: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn able() -> Machine {
+        Machine {
+            root: true,
+            overlay: true,
+            namespaces: NAMESPACES.to_vec(),
+            mounts: "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n".to_owned(),
+            status: "CapEff:\t000001ffffffffff\nSeccomp:\t0\n".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_lack_is_one_line_that_names_it() {
+        assert_eq!(lack(&able()), None);
+        let hybrid = "30 23 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n".to_owned();
+        assert_eq!(lack(&Machine { mounts: hybrid, ..able() }), None);
+        let without = |kind| NAMESPACES.into_iter().filter(|have| *have != kind).collect();
+        for (machine, named) in [
+            (Machine { root: false, ..able() }, "need root here: run this command with sudo"),
+            (Machine { overlay: false, ..able() }, "lacks overlayfs (CONFIG_OVERLAY_FS)"),
+            (Machine { namespaces: without("cgroup"), ..able() }, "lacks cgroup namespaces"),
+            (Machine { namespaces: without("uts"), ..able() }, "lacks uts namespaces"),
+            (Machine { mounts: "22 1 8:1 / / rw - ext4 d rw\n".into(), ..able() }, "no control groups are"),
+            (
+                Machine { status: "CapEff:\t00000000a80425fb\nSeccomp:\t0\n".into(), ..able() },
+                "lacks CAP_SYS_ADMIN",
+            ),
+            (Machine { status: "CapEff:\t000001ffffffffff\n".into(), ..able() }, "lacks seccomp filters"),
+        ] {
+            let line = lack(&machine).expect(named);
+            assert!(line.contains(named) && !line.contains('\n'), "{line:?} does not name {named:?}");
+        }
+    }
 
     #[test]
     fn a_filesystem_is_found_with_and_without_nodev() {

@@ -19,6 +19,7 @@ mod recovery;
 mod run;
 mod sharing;
 mod spawners;
+mod stops;
 mod streams;
 mod versions;
 
