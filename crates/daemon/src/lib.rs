@@ -3,6 +3,7 @@
 //! ```text
 //! options ── flags and daemon.json → Options
 //! listen ─── sockets and the pid file
+//! open_files  as many as the host allows
 //! serve ──── accept, one task a connection, HTTP/1.1 with limits
 //! hijack ─── a connection becomes a container's stream; detach: the keys that leave it
 //! http ───── one request: query, body, failure → status
@@ -17,6 +18,7 @@ mod detach;
 mod hijack;
 mod http;
 mod listen;
+mod open_files;
 mod options;
 mod routes;
 mod serve;
@@ -94,6 +96,7 @@ type LogHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subscribe
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let log = start_log(options);
+    let open_files = open_files::raise();
     // Every file made from here on is root's alone unless it says otherwise.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     listen::check(&options.listen)?;
@@ -104,13 +107,13 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .thread_name("hull-daemon")
         .build()
         .context("start the async runtime")?;
-    let result = runtime.block_on(serve_until_told(options, &log));
+    let result = runtime.block_on(serve_until_told(options, open_files, &log));
     // A blocking task that hangs does not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve_until_told(options: &Options, log: &LogHandle) -> anyhow::Result<()> {
+async fn serve_until_told(options: &Options, open_files: (u64, u64), log: &LogHandle) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -123,6 +126,7 @@ async fn serve_until_told(options: &Options, log: &LogHandle) -> anyhow::Result<
         dns: options.names.servers.clone(),
         dns_search: options.names.search.clone(),
         dns_options: options.names.options.clone(),
+        open_files: Some(open_files),
         ..Config::default()
     })
     .await

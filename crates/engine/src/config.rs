@@ -24,6 +24,9 @@ pub struct Config {
     pub dns_options: Vec<String>,
     /// Put on every container that does not set them: `RLIMIT_NOFILE` → (soft, hard).
     pub default_rlimits: BTreeMap<String, (u64, u64)>,
+    /// `RLIMIT_NOFILE` (soft, hard) of every process in a container that has none by its settings;
+    /// absent, they inherit the spawner's.
+    pub open_files: Option<(u64, u64)>,
     /// Bytes of /dev/shm where a container says nothing.
     pub default_shm_bytes: u64,
     /// `--init` for all containers.
@@ -45,6 +48,7 @@ impl Default for Config {
             dns_search: Vec::new(),
             dns_options: Vec::new(),
             default_rlimits: BTreeMap::new(),
+            open_files: None,
             default_shm_bytes: 64 << 20,
             init: false,
             network: Defaults::default(),

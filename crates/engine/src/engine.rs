@@ -419,7 +419,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
             None
         }
     };
-    let facts = HostFacts::gather(cgroups.as_ref());
+    let facts = HostFacts { open_files: config.open_files, ..HostFacts::gather(cgroups.as_ref()) };
     let registry = Arc::new(Registry::default());
     let spawner = Arc::new(Spawner::open(config.runtime.clone(), config.exec_root.clone())?);
     let events = Events::default();

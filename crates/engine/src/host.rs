@@ -53,6 +53,8 @@ pub struct HostFacts {
     /// Largest hard limits that this daemon may set (it may lack CAP_SYS_RESOURCE).
     pub rlimits: Vec<(String, u64)>,
     pub may_raise_limits: bool,
+    /// `RLIMIT_NOFILE` (soft, hard) that the daemon was started with, if it has raised its own since.
+    pub open_files: Option<(u64, u64)>,
     /// Of this process: a container cannot be given a lower score without CAP_SYS_RESOURCE.
     pub oom_score_adj: i32,
 }
@@ -96,6 +98,7 @@ impl HostFacts {
             },
             rlimits: rlimits(),
             may_raise_limits: effective & sys_resource != 0,
+            open_files: None,
             oom_score_adj: std::fs::read_to_string("/proc/self/oom_score_adj")
                 .ok()
                 .and_then(|text| text.trim().parse().ok())

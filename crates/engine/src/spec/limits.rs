@@ -21,9 +21,13 @@ pub fn cpu_quota(nano_cpus: i64) -> (i64, u64) {
     (nano_cpus.saturating_mul(PERIOD as i64) / 1_000_000_000, PERIOD)
 }
 
-/// Lowers what only a process with CAP_SYS_RESOURCE could raise, with one warning for all.
+/// Lowers what only a process with CAP_SYS_RESOURCE could raise, with one warning for all. Who asks
+/// for no number of open files gets the daemon's own of before it raised it.
 pub(super) fn rlimits(asked: &[Rlimit], host: &HostFacts) -> (Vec<Rlimit>, Option<String>) {
+    const OPEN_FILES: &str = "RLIMIT_NOFILE";
     let mut clamped = Vec::new();
+    let inherited = host.open_files.filter(|_| asked.iter().all(|limit| limit.kind != OPEN_FILES));
+    let inherited = inherited.map(|(soft, hard)| Rlimit { kind: OPEN_FILES.to_owned(), hard, soft });
     let limits = asked
         .iter()
         .map(|limit| {
@@ -35,6 +39,7 @@ pub(super) fn rlimits(asked: &[Rlimit], host: &HostFacts) -> (Vec<Rlimit>, Optio
             clamped.push(format!("{} to {largest}", limit.kind));
             Rlimit { kind: limit.kind.clone(), hard: largest, soft: limit.soft.min(largest) }
         })
+        .chain(inherited)
         .collect();
     let warning = (!clamped.is_empty())
         .then(|| format!("This daemon may not raise limits above its own: lowered {}.", clamped.join(", ")));
@@ -123,6 +128,18 @@ mod tests {
         assert!(warning.unwrap().contains("RLIMIT_NOFILE to 1000"));
         let free = HostFacts { may_raise_limits: true, ..host };
         assert_eq!(rlimits(&asked, &free), (asked.to_vec(), None));
+    }
+
+    #[test]
+    fn open_files_are_those_that_the_daemon_was_started_with_unless_asked_for() {
+        let host =
+            HostFacts { open_files: Some((256, 4096)), may_raise_limits: true, ..HostFacts::default() };
+        let files = |soft, hard| Rlimit { kind: "RLIMIT_NOFILE".into(), hard, soft };
+        let core = Rlimit { kind: "RLIMIT_CORE".into(), hard: 0, soft: 0 };
+        assert_eq!(rlimits(&[], &host).0, [files(256, 4096)]);
+        assert_eq!(rlimits(std::slice::from_ref(&core), &host).0, [core, files(256, 4096)]);
+        assert_eq!(rlimits(&[files(7, 8)], &host).0, [files(7, 8)]);
+        assert_eq!(rlimits(&[], &HostFacts::default()).0, []);
     }
 
     #[test]

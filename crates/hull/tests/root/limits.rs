@@ -1,6 +1,8 @@
 //! Resource limits, shown by what they do to a process.
 
-use super::{CLIENTS, host};
+use hull_testkit::{Host, Options};
+
+use super::{CLIENTS, executables, host};
 
 #[test]
 fn too_much_memory_is_killed_and_said() {
@@ -141,4 +143,33 @@ fn cpus_are_updated_in_the_way_in_which_they_were_given() {
             assert_eq!(client(&host, &["inspect", "-f", format, name]).ok(), "1000000000 0");
         }
     }
+}
+
+/// More containers than the soft limit it was started with would let it serve, each with the limit
+/// that it would have had without the raise.
+#[test]
+fn the_daemon_opens_more_files_than_it_was_given_and_containers_do_not_notice() {
+    let host = Host::start(executables(), Options { open_files: Some((256, 4096)), ..Options::default() });
+    host.busybox();
+    let ulimit = ["sh", "-c", "echo $(ulimit -Sn) $(ulimit -Hn)"];
+    for client in CLIENTS {
+        let limits = |flags: &[&str]| {
+            let run = [&["run", "--rm"], flags, &["busybox"], &ulimit].concat();
+            client(&host, &run).ok().to_owned()
+        };
+        assert_eq!(limits(&[]), "256 4096");
+        assert_eq!(limits(&["--privileged"]), "256 4096");
+        assert_eq!(limits(&["--ulimit", "nofile=99:100"]), "99 100");
+    }
+    let names: Vec<String> = (0..64).map(|number| format!("box-{number}")).collect();
+    for name in &names {
+        host.hull(&["run", "-d", "--name", name, "busybox", "sleep", "1000"]).ok();
+    }
+    let open = std::fs::read_dir(format!("/proc/{}/fd", host.daemon_pid())).unwrap().count();
+    assert!(open > 256, "the daemon has {open} files open: so many containers show nothing");
+    for name in &names {
+        assert_eq!(host.hull(&[&["exec", name.as_str()][..], &ulimit].concat()).ok(), "256 4096");
+    }
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    host.hull(&[&["rm", "-f"], &all[..]].concat()).ok();
 }
