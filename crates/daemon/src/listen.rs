@@ -1,10 +1,11 @@
 //! The addresses the daemon listens on, and its pid file.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
@@ -37,12 +38,30 @@ pub(crate) fn check(addresses: &[Listen]) -> Result<()> {
                 Ok(found) if !found.file_type().is_socket() => {
                     return Err(ListenError::NotASocket(path.clone()));
                 }
-                Ok(_) if UnixStream::connect(path).is_ok() => return Err(ListenError::Living(path.clone())),
+                Ok(_) if answers(path) => return Err(ListenError::Living(path.clone())),
                 _ => {}
             }
         }
     }
     Ok(())
+}
+
+/// How long a daemon may take to show that it lives.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether somebody lives behind a socket. A daemon that was just killed may still have it open:
+/// then it takes the connection, and closes it unanswered when it goes.
+fn answers(path: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(path) else { return false };
+    let asked = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.write_all(b"HEAD /_ping HTTP/1.0\r\n\r\n"))
+        .and_then(|()| stream.read(&mut [0]));
+    match asked {
+        Ok(bytes) => bytes > 0,
+        // Slow, but alive.
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 /// Opens an address. A dead Unix socket is replaced. The new one is root's alone (by the daemon's
@@ -163,6 +182,17 @@ mod tests {
         let listener = open(&address[0], Some("0")).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(matches!(check(&address), Err(ListenError::Living(_))));
+        let (said, hears) = std::sync::mpsc::channel();
+        let path_of_dying = folder.path().join("dying.sock");
+        let dying = std::os::unix::net::UnixListener::bind(&path_of_dying).unwrap();
+        std::thread::spawn(move || {
+            let connection = dying.accept();
+            said.send(()).unwrap();
+            drop(connection);
+        });
+        check(&[Listen::Unix(path_of_dying.clone())]).unwrap();
+        hears.recv().unwrap();
+        fs::remove_file(path_of_dying).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left in the folder");
         drop(listener);
         fs::write(folder.path().join("file"), "").unwrap();
@@ -199,6 +229,6 @@ mod tests {
     #[test]
     #[ignore = "a process for the test above"]
     fn sleeps_for_the_test_above() {
-        std::thread::sleep(std::time::Duration::from_secs(20));
+        std::thread::sleep(Duration::from_secs(20));
     }
 }

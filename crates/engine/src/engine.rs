@@ -492,6 +492,10 @@ fn uses_of(registry: &Arc<Registry>) -> Uses {
     })
 }
 
+/// How long a predecessor that was just killed may take to be gone: the kernel closes what it had
+/// open one by one, and sockets and namespaces take it many milliseconds.
+const PREDECESSOR: Duration = Duration::from_secs(2);
+
 /// Keeps a second daemon away from the data root.
 fn lock(root: &Path) -> Result<OwnedFd> {
     let path = root.join("lock");
@@ -500,9 +504,19 @@ fn lock(root: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::DataRootInUse { path: root.to_owned() }),
-        Err(errno) => Err(failed(errno)),
+        Ok(()) => return Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    // flock(2) waits for ever: a thread does, and gives the lock back if it comes too late.
+    let (got, waited) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
+        let _ = got.send(locked.map(|()| file));
+    });
+    match waited.recv_timeout(PREDECESSOR) {
+        Ok(locked) => locked.map_err(failed),
+        Err(_) => Err(Error::DataRootInUse { path: root.to_owned() }),
     }
 }
 

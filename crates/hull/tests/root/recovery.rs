@@ -166,3 +166,49 @@ fn ticks(host: &hull_testkit::Host) -> u64 {
     }
     all
 }
+
+#[test]
+fn the_next_daemon_starts_in_the_moment_after_a_kill() {
+    let mut host = host();
+    // With sockets, namespaces and filters to take away.
+    for name in ["one", "two", "three"] {
+        host.hull(&["run", "-d", "-P", "--expose", "80", "--name", name, "busybox", "sleep", "1000"]).ok();
+    }
+    for _ in 0..10 {
+        host.replace_killed_daemon();
+        host.await_socket();
+        assert_eq!(host.hull(&["ps", "-q"]).ok().lines().count(), 3);
+    }
+    host.hull(&["rm", "-f", "one", "two", "three"]).ok();
+}
+
+#[test]
+fn only_the_daemon_holds_its_data_root_and_no_second_one_gets_it() {
+    let host = host();
+    host.hull(&["run", "-d", "-p", "80", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    host.hull(&["exec", "-d", "box", "sleep", "1000"]).ok();
+    let lock = host.data_root().join("lock");
+    let has_it = |pid: &String| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == lock))
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let holders: Vec<String> =
+        processes.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(has_it).collect();
+    assert_eq!(holders, [host.daemon_pid().to_string()]);
+    // Elsewhere in everything but the data root.
+    let elsewhere = host.folder().join("elsewhere");
+    let mut second = host.inside(env!("CARGO_BIN_EXE_hull"));
+    second.arg("daemon").arg("--data-root").arg(host.data_root()).arg("--exec-root").arg(&elsewhere);
+    second.arg("--config-file").arg(host.folder().join("none.json"));
+    second.args(["--host", &format!("unix://{}", elsewhere.join("sock").display())]);
+    let start = std::time::Instant::now();
+    let refused = hull_testkit::run(&mut second, b"");
+    refused.fails(1, &format!("another daemon uses the data root {}", host.data_root().display()));
+    assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+    // And where everything is the same.
+    let refused = hull_testkit::run(&mut host.daemon_command(), b"");
+    refused.fails(1, &format!("another daemon answers on {}", host.socket().display()));
+    assert_eq!(host.hull(&["ps", "-q"]).ok().lines().count(), 1);
+    host.hull(&["rm", "-f", "box"]).ok();
+}
