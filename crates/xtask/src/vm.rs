@@ -100,32 +100,34 @@ fn image(kernel: &Path) -> Result<PathBuf> {
     files.into_iter().find(named).context("the kernel's package has no vmlinuz")
 }
 
-/// A small Debian with the kernel's modules, made anew from its archive each time: tests of an
-/// earlier run leave nothing.
-fn tree(folder: &Path, kernel: &Path) -> Result<PathBuf> {
+/// A small Debian of this machine's release, in an archive.
+fn debian(folder: &Path) -> Result<PathBuf> {
     let archive = folder.join("root.tar");
-    if !archive.exists() {
-        println!("making a small Debian");
-        let partial = folder.join("partial.tar");
-        let include = format!("--include={PACKAGES}");
-        let words =
-            ["--quiet", "--variant=minbase", &include, "--aptopt=Acquire::Check-Valid-Until \"false\""];
-        // The archive is the one that this machine installs from.
-        let mut sources = Vec::new();
-        for place in ["/etc/apt/sources.list", "/etc/apt/sources.list.d"] {
-            match fs::read_dir(place) {
-                Ok(entries) => sources.extend(entries.flatten().map(|entry| entry.path())),
-                Err(_) => sources.push(PathBuf::from(place)),
-            }
-        }
-        let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
-        let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-        let suite = suite.context("/etc/os-release names no VERSION_CODENAME")?.trim_matches('"');
-        let mirror = sources.iter().find_map(|file| mirror(&fs::read_to_string(file).ok()?));
-        let mirror = mirror.context("apt's configuration names no archive")?;
-        execute(Command::new("mmdebstrap").args(words).arg(suite).arg(&partial).arg(mirror))?;
-        fs::rename(&partial, &archive)?;
+    if archive.exists() {
+        return Ok(archive);
     }
+    println!("making a small Debian");
+    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let suite = suite.context("/etc/os-release names no VERSION_CODENAME")?.trim_matches('"');
+    // The packages come from where this machine's do.
+    let asked = ["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"];
+    let archives = Command::new("apt-get").args(asked).output().context("run apt-get indextargets")?;
+    let archives = String::from_utf8_lossy(&archives.stdout).into_owned();
+    let mirror = mirror(&archives, suite);
+    let mirror = mirror.with_context(|| format!("apt knows no archive of {suite}: run apt-get update"))?;
+    let partial = folder.join("partial.tar");
+    let include = format!("--include={PACKAGES}");
+    let words = ["--quiet", "--variant=minbase", &include, "--aptopt=Acquire::Check-Valid-Until \"false\""];
+    execute(Command::new("mmdebstrap").args(words).arg(suite).arg(&partial).arg(mirror))?;
+    fs::rename(&partial, &archive)?;
+    Ok(archive)
+}
+
+/// That Debian with the kernel's modules, unpacked anew each time: tests of an earlier run leave
+/// nothing.
+fn tree(folder: &Path, kernel: &Path) -> Result<PathBuf> {
+    let archive = debian(folder)?;
     let root = folder.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -153,12 +155,13 @@ fn tree(folder: &Path, kernel: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The first archive that a file of apt's configuration names, in either of its two forms.
-fn mirror(text: &str) -> Option<String> {
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let mut lines =
-        text.lines().map(str::trim).filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
-    lines.find_map(|line| words(line).into_iter().find(|word| word.contains("://")))
+/// The archive of a release, from apt's list of codenames and archives: other archives may be in
+/// use beside it.
+fn mirror<'a>(archives: &'a str, suite: &str) -> Option<&'a str> {
+    archives
+        .lines()
+        .find_map(|line| line.split_once(' ').filter(|(name, _)| *name == suite))
+        .map(|(_, at)| at)
 }
 
 /// The executables and the tests, where the tests were built to look for them.
@@ -229,12 +232,10 @@ mod tests {
     use super::mirror;
 
     #[test]
-    fn archives_are_found_in_both_forms() {
-        assert_eq!(
-            mirror("Types: deb\nURIs: http://deb.example/debian\n").as_deref(),
-            Some("http://deb.example/debian")
-        );
-        assert_eq!(mirror("# x\ndeb [a=b] http://h/d s main").as_deref(), Some("http://h/d"));
-        assert_eq!(mirror("deb-src http://h/d s main"), None);
+    fn the_archive_is_the_one_of_the_release() {
+        let archives = "nodistro https://else.example/\nbookworm-updates http://deb.example/u\n\
+                        bookworm http://deb.example/debian/\n";
+        assert_eq!(mirror(archives, "bookworm"), Some("http://deb.example/debian/"));
+        assert_eq!(mirror(archives, "trixie"), None);
     }
 }
