@@ -78,7 +78,7 @@ pub(crate) async fn exec(
 ) -> Result<Link> {
     let (shared, owned, id, settings) =
         (Arc::clone(services), record.clone(), id.to_owned(), settings.clone());
-    let prepared = services.blocking(move || prepare_exec(&shared, &owned, &id, &settings, stdin)).await?;
+    let prepared = services.blocking(move || prepare_exec(&shared, owned, &id, &settings, stdin)).await?;
     hull_runtime::failpoint!("engine.exec.before-launch");
     let attach = borrowed(streams);
     let launch = Launch::Exec {
@@ -117,14 +117,19 @@ fn borrowed(streams: &[Stream]) -> Vec<(Attach, BorrowedFd<'_>)> {
     streams.iter().map(|(attach, fd)| (*attach, fd.as_fd())).collect()
 }
 
-fn prepare(services: &Services, mut record: Record) -> Result<Prepared<Bundle>> {
-    let linked = links::environment(services, &record)?;
-    if !linked.is_empty() {
+/// The record with these variables in front of its own.
+fn with_environment(mut record: Record, variables: Vec<String>) -> Record {
+    if !variables.is_empty() {
         let mut settings = Settings::clone(&record.settings);
-        settings.env.splice(0..0, linked);
+        settings.env.splice(0..0, variables);
         record.settings = Arc::new(settings);
     }
-    let record = &record;
+    record
+}
+
+fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
+    let linked = links::environment(services, &record)?;
+    let record = &with_environment(record, linked);
     let settings = &record.settings;
     create::make_bind_sources(settings)?;
     files::write_etc(&services.config, &record.id, settings)?;
@@ -165,11 +170,13 @@ fn prepare(services: &Services, mut record: Record) -> Result<Prepared<Bundle>> 
 
 fn prepare_exec(
     services: &Services,
-    record: &Record,
+    record: Record,
     id: &str,
     exec: &ExecSettings,
     stdin: bool,
 ) -> Result<Prepared<Exec>> {
+    let linked = links::present(services, &record);
+    let record = &with_environment(record, linked);
     let user = if exec.user.is_empty() { &record.settings.user } else { &exec.user };
     let identity = identity(services, record, user)?;
     let inputs = inputs(services, record, &identity, &[])?;

@@ -65,3 +65,43 @@ fn exec_codes_streams_user_directory_and_environment() {
         client(&host, &["exec", "box", "true"]).fails(1, "is not running");
     }
 }
+
+#[test]
+fn exec_sees_what_links_tell() {
+    let host = host();
+    for client in CLIENTS {
+        let words = ["--expose", "80", "--expose", "53/udp", "-e", "WORD=secret", "busybox", "sleep", "1000"];
+        client(&host, &[&["run", "-d", "--name", "db"], &words[..]].concat()).ok();
+        let words = ["--link", "db:my-store", "-e", "MY_STORE_ENV_WORD=own", "busybox", "sleep", "1000"];
+        client(&host, &[&["run", "-d", "--name", "app"], &words[..]].concat()).ok();
+        let format = "{{.NetworkSettings.Networks.bridge.IPAddress}}";
+        let address = client(&host, &["inspect", "-f", format, "db"]).ok().to_owned();
+        let environment = client(&host, &["exec", "app", "env"]).ok().to_owned();
+        let told: Vec<&str> = environment.lines().filter(|line| line.starts_with("MY_STORE")).collect();
+        let mut expected = vec![
+            format!("MY_STORE_PORT=udp://{address}:53"),
+            "MY_STORE_NAME=/app/my-store".to_owned(),
+            // The container's own have the last word.
+            "MY_STORE_ENV_WORD=own".to_owned(),
+        ];
+        for (port, protocol) in [(53, "udp"), (80, "tcp")] {
+            let one = format!("MY_STORE_PORT_{port}_{}", protocol.to_uppercase());
+            expected.push(format!("{one}={protocol}://{address}:{port}"));
+            expected.push(format!("{one}_ADDR={address}"));
+            expected.push(format!("{one}_PORT={port}"));
+            expected.push(format!("{one}_PROTO={protocol}"));
+        }
+        assert!(expected.iter().all(|line| told.contains(&line.as_str())), "{expected:?}, not {told:?}");
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        // The same as the container's own program has.
+        let first = client(&host, &["exec", "app", "cat", "/proc/1/environ"]).ok().replace('\0', "\n");
+        assert!(expected.iter().all(|line| first.lines().any(|own| own == line)), "{first}");
+        // What has ended tells nothing, and is in nobody's way.
+        client(&host, &["stop", "-t", "0", "db"]).ok();
+        let told = client(&host, &["exec", "app", "env"]).ok().to_owned();
+        assert!(!told.contains("MY_STORE_PORT") && told.contains("MY_STORE_ENV_WORD=own"), "{told}");
+        client(&host, &["restart", "-t", "0", "app"])
+            .fails(1, "Cannot link to a non running container: /db AS /app/my-store");
+        client(&host, &["rm", "-f", "app", "db"]).ok();
+    }
+}
