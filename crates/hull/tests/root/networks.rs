@@ -159,8 +159,34 @@ fn what_is_refused_is_refused_in_the_references_words() {
         client(&host, &["network", "prune", "-f", "--filter", "nosuch=1"])
             .fails(1, "invalid filter 'nosuch'");
     }
-    let answer = host.request("POST", "/v1.51/networks/create", b"{\"Name\":\"x3\",\"EnableIPv4\":false}");
-    assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(&answer.body));
+    // What the clients do not send.
+    for (body, status, text) in [
+        (r#"{"Name":"x3","EnableIPv4":false}"#, 400, "IPv4 or IPv6 must be enabled"),
+        (r#"{"Name":"taken"}"#, 409, "network with name taken already exists"),
+        (
+            r#"{"Name":"x3","IPAM":{"Config":[{"Subnet":"10.82.0.0/24","Gateway":"10.83.0.1"}]}}"#,
+            400,
+            "10.83.0.1",
+        ),
+        (
+            r#"{"Name":"x3","IPAM":{"Config":[{"Subnet":"10.82.0.0/24"},{"Subnet":"10.82.0.0/25"}]}}"#,
+            403,
+            "overlaps",
+        ),
+        (
+            r#"{"Name":"x3","Options":{"com.docker.network.bridge.enable_icc":"nonsense"}}"#,
+            400,
+            "com.docker.network.bridge.enable_icc",
+        ),
+        (r#"{"Name":"x3","Options":{"com.docker.network.driver.mtu":"many"}}"#, 400, "many"),
+        (r#"{"Name":"x3","Driver":"nosuch"}"#, 404, "plugin \"nosuch\" not found"),
+    ] {
+        let answer = host.request("POST", "/v1.51/networks/create", body.as_bytes());
+        let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let said = said["message"].as_str().unwrap_or_default();
+        assert!(answer.status == status && said.contains(text), "{body}: {} {said}", answer.status);
+    }
+    assert_eq!(host.hull(&["network", "ls", "-q", "--filter", "name=x3"]).ok(), "");
 }
 
 /// What a program in a container prints; it has to end well.
@@ -263,8 +289,10 @@ fn several_networks_with_chosen_addresses() {
             .fails(125, "* user specified IP address is supported on user defined networks only");
         client(&host, &["run", "--rm", "--network", "nosuch", "busybox", "true"])
             .fails(125, "failed to set up container networking: network nosuch not found");
-        client(&host, &["run", "--rm", "--network", "none", "--network", "n1", "busybox", "true"])
-            .fails(125, "cannot attach both user-defined and non-user-defined network-modes");
+        for alone in ["none", "host"] {
+            client(&host, &["run", "--rm", "--network", alone, "--network", "n1", "busybox", "true"])
+                .fails(125, "cannot attach both user-defined and non-user-defined network-modes");
+        }
     }
 }
 
@@ -317,6 +345,12 @@ fn connect_and_disconnect_while_it_runs_and_while_it_does_not() {
         client(&host, &["network", "connect", "--ip", "10.99.0.1", "c1", "aa"])
             .fails(1, "no configured subnet or ip-range contain the IP address 10.99.0.1");
         client(&host, &["network", "disconnect", "-f", "c1", "nosuch"]).fails(1, "endpoint nosuch not found");
+        // Somebody has the address; nothing of the try is left.
+        client(&host, &["run", "-d", "--name", "bb", "busybox", "sleep", "1000"]).ok();
+        client(&host, &["network", "connect", "--ip", "10.85.0.77", "c1", "bb"])
+            .fails(1, "Address already in use");
+        assert!(!inside(&host, "bb", "ip -o link").contains("eth1"));
+        client(&host, &["rm", "-f", "bb"]).ok();
         client(&host, &["network", "disconnect", "c2", "aa"]).ok();
         assert!(inside(&host, "aa", "ip route").contains("default via 172.17.0.1 dev eth0"));
         client(&host, &["network", "disconnect", "c1", "aa"]).ok();
