@@ -328,6 +328,15 @@ pub(crate) fn prepare<T: Send>(
 /// first packets are lost.
 const FORWARDING: Duration = Duration::from_secs(1);
 
+/// Packets between ports of a bridge pass the host's chains (br_netfilter). Then one from a
+/// container to its own published port is rewritten while it is bridged, and comes back to it only
+/// by the port it left by. Elsewhere a port that reflects would do harm: whoever speaks to all
+/// hears himself, and a bridge inside the container learns wrong ways.
+fn bridged_packets_are_filtered() -> bool {
+    let on = |name| Key::of(&["net", "bridge", name]).read().is_ok_and(|value| value == "1");
+    on("bridge-nf-call-iptables") || on("bridge-nf-call-ip6tables")
+}
+
 /// Sets both ends of a new pair up and waits until the bridge takes packets from it: what a
 /// container sends before, its own announcement first of all, would be lost.
 pub(crate) fn connect(
@@ -346,6 +355,9 @@ pub(crate) fn connect(
         outer.index,
         &Change { up: Some(true), master: Some(Some(master)), own_link_local, ..Change::default() },
     );
+    if bridged_packets_are_filtered() {
+        batch.reflect(outer.index);
+    }
     socket.run(batch)?;
     let mut batch = Batch::new();
     let own_link_local = v6.then_some(false);

@@ -33,7 +33,8 @@
 //!   Where br_netfilter is on (others need it, Hull never does) the same packets also come through
 //!   `forward`, which therefore knows the links too. Published ports of a neighbour are then
 //!   rewritten while they are bridged: on a closed network that ends at the bridge table, and a
-//!   container reaches its own published port only if its bridge port reflects (hairpin mode).
+//!   container reaches its own published port because its bridge port reflects (hairpin mode), which
+//!   whoever makes the port sees to.
 //! - **Strangers**: where it was Hull that switched forwarding on, what neither comes from nor goes
 //!   to a bridge of Hull's is dropped as it was before.
 

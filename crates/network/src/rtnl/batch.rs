@@ -28,6 +28,10 @@ pub(super) const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+/// `IFLA_BRPORT_MODE`.
+const HAIRPIN: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_VLAN_ID: u16 = 1;
@@ -278,6 +282,18 @@ impl Batch {
     pub fn delete_link<'a>(&mut self, link: impl Into<LinkRef<'a>>) {
         let link = link.into();
         self.push(format!("delete {link}"), RTM_DELLINK, 0, |message| link_ref(message, link, 0, 0));
+    }
+
+    /// Has a bridge send packets out by the port that they came in by, too (hairpin mode). The port
+    /// has to be in its bridge before this batch.
+    pub fn reflect(&mut self, port: u32) {
+        self.push(format!("make link number {port} reflect"), RTM_NEWLINK, 0, |message| {
+            link_head(message, port, 0, 0);
+            message.nest(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+                info.nest(IFLA_INFO_SLAVE_DATA, |data| data.attribute(HAIRPIN, &[1]));
+            });
+        });
     }
 
     /// Deletes all links of a group with one wait. ENODEV if it has none.

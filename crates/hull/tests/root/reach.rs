@@ -1,0 +1,267 @@
+//! Who reaches whom through published ports, between containers and from other machines, with real
+//! packets at networks as people make them.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hull_network::namespace::Namespace;
+use hull_testkit::{Host, Options};
+
+use super::machines::{beside, container, nothing, of_host, received, route, serve, sysctl, tcp, udp};
+use super::{CLIENTS, executables, host};
+
+/// A container that does nothing; with these words of `run`.
+#[track_caller]
+fn run(host: &Host, name: &str, words: &[&str]) {
+    host.hull(&[&["run", "-d", "--name", name], words, &["busybox", "sleep", "1000"]].concat()).ok();
+}
+
+#[track_caller]
+fn address(host: &Host, name: &str, network: &str) -> String {
+    let format = format!("{{{{(index .NetworkSettings.Networks {network:?}).IPAddress}}}}");
+    host.hull(&["inspect", "-f", &format, name]).ok().to_owned()
+}
+
+/// Whether bridged packets pass the host's chains (br_netfilter), for both families.
+fn filter_bridged(host: &Host, on: bool) {
+    for kind in ["iptables", "ip6tables"] {
+        sysctl(&of_host(host), &format!("net/bridge/bridge-nf-call-{kind}"), if on { "1" } else { "0" });
+    }
+}
+
+#[test]
+fn a_published_port_is_there_at_every_address_of_the_host() {
+    let host = host();
+    let here = of_host(&host);
+    let _machine = beside(&host, 1, "192.0.2");
+    host.hull(&["network", "create", "--ipv6", "--subnet", "fd00:78::/64", "dual"]).ok();
+    let both = ["-p", "8080:80", "-p", "8080:80/udp"];
+    run(&host, "four", &both);
+    run(&host, "six", &["--network", "dual", "-p", "8081:80", "-p", "8081:80/udp"]);
+    container(&host, "four", &[80]);
+    container(&host, "six", &[80]);
+    for port in [8080, 8081] {
+        for at in ["127.0.0.1", "172.17.0.1", "192.0.2.1"] {
+            let to = format!("{at}:{port}");
+            let (by_tcp, by_udp) = (tcp(&here, &to), udp(&here, &to));
+            assert!(by_tcp == by_udp && !by_tcp.starts_with("127."), "{to}: {by_tcp}, {by_udp}");
+        }
+        // By the forwarder.
+        tcp(&here, &format!("[::1]:{port}"));
+        tcp(&here, &format!("[2001:db8:1::1]:{port}"));
+    }
+    udp(&here, "[2001:db8:1::1]:8081");
+    // What is bound to one address is there and nowhere else.
+    run(&host, "one", &["-p", "192.0.2.1:8082:80", "-p", "192.0.2.1:8082:80/udp"]);
+    container(&host, "one", &[80]);
+    tcp(&here, "192.0.2.1:8082");
+    udp(&here, "192.0.2.1:8082");
+    nothing(&here, "127.0.0.1:8082");
+    nothing(&here, "172.17.0.1:8082");
+}
+
+#[test]
+fn another_machine_reaches_what_is_published_and_nothing_else() {
+    let mut host = host();
+    // It was no router before Hull.
+    host.kill_daemon();
+    sysctl(&of_host(&host), "net/ipv4/ip_forward", "0");
+    host.start_daemon();
+    let client = beside(&host, 1, "192.0.2");
+    let other = beside(&host, 2, "198.51.100");
+    serve(&other, &[80]);
+    // The host itself gets there: whatever fails below is not for want of a way.
+    tcp(&of_host(&host), "198.51.100.2:80");
+    tcp(&of_host(&host), "[2001:db8:2::2]:80");
+    host.hull(&[
+        "network",
+        "create",
+        "--ipv6",
+        "--subnet",
+        "10.78.0.0/24",
+        "--subnet",
+        "fd00:78::/64",
+        "dual",
+    ])
+    .ok();
+    let words =
+        ["-p", "8080:80", "-p", "8080:80/udp", "-p", "127.0.0.1:8081:80", "-p", "127.0.0.1:8081:80/udp"];
+    run(&host, "web", &words);
+    run(&host, "six", &["--network", "dual", "-p", "8082:80", "-p", "8082:80/udp"]);
+    let web = container(&host, "web", &[80, 81]);
+    container(&host, "six", &[80, 81]);
+    // Seen by its own address, whichever family.
+    for (at, seen) in [
+        ("192.0.2.1:8080", "192.0.2.2"),
+        ("192.0.2.1:8082", "192.0.2.2"),
+        ("[2001:db8:1::1]:8082", "2001:db8:1::2"),
+    ] {
+        assert_eq!((tcp(&client, at).as_str(), udp(&client, at).as_str()), (seen, seen), "{at}");
+    }
+    // To a container without IPv6 the forwarder speaks for it.
+    assert_eq!(tcp(&client, "[2001:db8:1::1]:8080"), "172.17.0.1");
+    // The container's own address, be its port published or not.
+    let own = address(&host, "web", "bridge");
+    for to in [format!("{own}:80"), format!("{own}:81"), "[fd00:78::2]:80".into(), "[fd00:78::2]:81".into()] {
+        nothing(&client, &to);
+    }
+    // What is published on the host's loopback.
+    nothing(&client, "192.0.2.1:8081");
+    nothing(&client, "172.17.0.1:8081");
+    tcp(&of_host(&host), "127.0.0.1:8081");
+    // The host is no router between the two, neither before nor after a container asked both.
+    for to in ["198.51.100.2:80", "[2001:db8:2::2]:80"] {
+        nothing(&client, to);
+    }
+    assert_eq!(tcp(&web, "198.51.100.2:80"), "198.51.100.1");
+    nothing(&client, "198.51.100.2:80");
+    to_the_loopback_by_wire(&host);
+}
+
+/// A machine that sends packets for 127.0.0.1 to the host: they arrive and end there.
+fn to_the_loopback_by_wire(host: &Host) {
+    let stranger = beside(host, 3, "203.0.113");
+    // Without its loopback link 127/8 is nothing of its own.
+    let mut socket = stranger.rtnl().unwrap();
+    let mut batch = hull_network::rtnl::Batch::new();
+    batch.down("lo");
+    socket.run(batch).unwrap();
+    drop(socket);
+    sysctl(&stranger, "net/ipv4/conf/all/route_localnet", "1");
+    route(&stranger, "127.0.0.1/32", "203.0.113.1");
+    assert_eq!(tcp(&stranger, "203.0.113.1:8080"), "203.0.113.2");
+    let before = received(&of_host(host), "wan3");
+    nothing(&stranger, "127.0.0.1:8081");
+    assert!(received(&of_host(host), "wan3") > before, "nothing was sent");
+}
+
+#[test]
+fn an_internal_network_has_no_way_in_or_out() {
+    let host = host();
+    let machine = beside(&host, 1, "192.0.2");
+    serve(&machine, &[80]);
+    let asked = resolver(&machine);
+    host.hull(&["network", "create", "--internal", "--subnet", "10.77.0.0/24", "quiet"]).ok();
+    host.hull(&["network", "create", "open"]).ok();
+    let dns = ["--dns", "192.0.2.2"];
+    run(&host, "one", &[&["--network", "quiet", "-p", "8080:80"], &dns[..]].concat());
+    run(&host, "two", &[&["--network", "quiet"], &dns[..]].concat());
+    run(&host, "free", &[&["--network", "open", "-p", "8081:80"], &dns[..]].concat());
+    let one = container(&host, "one", &[80]);
+    let two = container(&host, "two", &[80]);
+    let free = container(&host, "free", &[80]);
+    let (at_one, at_two) = (address(&host, "one", "quiet"), address(&host, "two", "quiet"));
+    let at_free = address(&host, "free", "open");
+    assert_eq!(tcp(&one, &format!("{at_two}:80")), at_one);
+    assert_eq!(udp(&two, &format!("{at_one}:80")), at_two);
+    // Out: to another machine, another network, and what that one publishes.
+    for to in
+        ["192.0.2.2:80".to_owned(), format!("{at_free}:80"), "192.0.2.1:8081".into(), "10.77.0.1:8081".into()]
+    {
+        nothing(&one, &to);
+    }
+    assert_eq!(tcp(&free, "192.0.2.2:80"), "192.0.2.1");
+    // In: from another machine and another network, by address and by port.
+    let direct = format!("{at_one}:80");
+    for (from, to) in [
+        (&machine, direct.as_str()),
+        (&free, direct.as_str()),
+        (&machine, "192.0.2.1:8080"),
+        (&free, "192.0.2.1:8080"),
+        (&of_host(&host), "127.0.0.1:8080"),
+    ] {
+        nothing(from, to);
+    }
+    // Names of the network are known, those of the world are nobody's, and nobody is asked.
+    let look_up = |from: &str, name: &str| host.hull(&["exec", from, "nslookup", name]);
+    assert!(look_up("one", "two").ok().contains(&at_two));
+    let told = look_up("one", "outside.example");
+    assert!(format!("{told}").contains("NXDOMAIN"), "{told}");
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "the question has leaked out");
+    assert!(look_up("free", "outside.example").ok().contains("198.51.100.7"));
+    assert_ne!(asked.load(Ordering::SeqCst), 0);
+}
+
+/// A resolver on the machine's port 53 that knows one address for every name; how often it was asked.
+fn resolver(machine: &Namespace) -> Arc<AtomicUsize> {
+    let socket = machine.enter(|| UdpSocket::bind("192.0.2.2:53").unwrap()).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            count.fetch_add(1, Ordering::SeqCst);
+            // The header is 12 bytes; behind the name are type and class, two bytes each.
+            let end = buffer[12..len].iter().position(|&byte| byte == 0).unwrap() + 12 + 5;
+            let is_a = buffer[end - 3] == 1;
+            let mut answer =
+                [&buffer[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0], &buffer[12..end]].concat();
+            if is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 7]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    asked
+}
+
+/// A container at its own published port, and at a neighbour's, by an address of the host.
+#[test]
+fn published_ports_are_reached_from_behind() {
+    for bridged in [false, true] {
+        let host = host();
+        filter_bridged(&host, bridged);
+        let _machine = beside(&host, 1, "192.0.2");
+        host.hull(&["network", "create", "--ipv6", "--subnet", "fd00:78::/64", "dual"]).ok();
+        for (network, at) in [("bridge", "172.17.0.1"), ("dual", "[2001:db8:1::1]")] {
+            let words = ["--network", network, "-p", "8080:80", "-p", "8080:80/udp"];
+            run(&host, "own", &words);
+            run(&host, "next", &["--network", network, "-p", "8081:80", "-p", "8081:80/udp"]);
+            let own = container(&host, "own", &[80]);
+            let next = container(&host, "next", &[80]);
+            for at in [at, "192.0.2.1"] {
+                for (from, port) in [(&own, 8081), (&next, 8080), (&own, 8080), (&next, 8081)] {
+                    let to = format!("{at}:{port}");
+                    tcp(from, &to);
+                    udp(from, &to);
+                }
+            }
+            host.hull(&["rm", "-f", "own", "next"]).ok();
+        }
+    }
+}
+
+#[test]
+fn containers_that_are_kept_apart_reach_what_a_link_opens() {
+    let apart = Options { daemon: vec!["--icc=false".to_owned()], ..Options::default() };
+    for bridged in [false, true] {
+        let host = Host::start(executables(), apart.clone());
+        host.busybox();
+        filter_bridged(&host, bridged);
+        let off = "com.docker.network.bridge.enable_icc=false";
+        host.docker(&["network", "create", "-o", off, "closed"]).ok();
+        for (network, client) in [("bridge", CLIENTS[0]), ("closed", CLIENTS[1])] {
+            run(&host, "db", &["--network", network, "--expose", "80", "--expose", "82/udp"]);
+            run(&host, "stranger", &["--network", network]);
+            let words = ["run", "-d", "--name", "friend", "--network", network, "--link", "db:store"];
+            client(&host, &[&words[..], &["busybox", "sleep", "1000"]].concat()).ok();
+            let db = container(&host, "db", &[80, 81, 82]);
+            let stranger = container(&host, "stranger", &[80]);
+            let friend = container(&host, "friend", &[80]);
+            let at = |name: &str, port: u16| format!("{}:{port}", address(&host, name, network));
+            for port in [80, 81, 82] {
+                nothing(&stranger, &at("db", port));
+            }
+            assert_eq!(tcp(&friend, &at("db", 80)), address(&host, "friend", network));
+            assert_eq!(udp(&friend, &at("db", 82)), address(&host, "friend", network));
+            nothing(&friend, &at("db", 81));
+            for from in [&db, &stranger] {
+                nothing(from, &at("friend", 80));
+            }
+            // The host and the world are not meant.
+            tcp(&of_host(&host), &at("db", 80));
+            host.hull(&["rm", "-f", "db", "stranger", "friend"]).ok();
+        }
+    }
+}
