@@ -13,6 +13,7 @@ mod kills;
 mod lifecycle;
 mod limits;
 mod machines;
+mod macvlan;
 mod names;
 mod networks;
 mod ports;
