@@ -1,6 +1,7 @@
 //! Networks made and removed, and how long published ports lead nowhere when somebody has deleted
 //! Hull's tables of the packet filter.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ const LAST: &str = "bench-last";
 const PORT: u16 = 20_000;
 /// The tables are made again long before, or never.
 const PATIENCE: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_millis(2);
 /// How long after the deletion its effects are looked for.
 const AFTER: Duration = Duration::from_millis(500);
 
@@ -115,15 +117,16 @@ fn outage(to: SocketAddr) -> Result<f64> {
     })
 }
 
-/// Whether a connection is taken.
+/// Whether a connection is taken, and at once: one of which the tables are deleted half-way is never
+/// answered, and would be tried again after a second.
 fn works(to: SocketAddr) -> Result<bool> {
-    match TcpStream::connect(to) {
+    match TcpStream::connect_timeout(&to, AT_ONCE) {
         Ok(stream) => {
             // By a reset, which leaves nothing behind that a later one could be taken for.
             set_socket_linger(&stream, Some(Duration::ZERO)).context("set SO_LINGER")?;
             Ok(true)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::TimedOut) => Ok(false),
         Err(error) => Err(error).with_context(|| format!("connect to {to}")),
     }
 }
