@@ -320,12 +320,14 @@ impl Client {
         self.send(Method::DELETE, path, query, Body::Empty).await
     }
 
-    /// Asks which version the server speaks.
-    pub async fn ping(&self) -> Result<()> {
+    /// Asks which version the server speaks, and gives what it calls itself (`Hull/0.1.0 (linux)`).
+    pub async fn ping(&self) -> Result<String> {
         let answer = self.exchange(Method::GET, "/_ping", UnsyncBoxBody::default(), None, false).await?;
         self.settle(answer.headers());
+        let server = answer.headers().get(header::SERVER).and_then(|name| name.to_str().ok());
+        let server = server.unwrap_or_default().to_owned();
         answer.success().await?.bytes().await?;
-        Ok(())
+        Ok(server)
     }
 
     /// Sends a request; an answer of 400 or above becomes [`Error::Refused`].

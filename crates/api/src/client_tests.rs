@@ -105,6 +105,20 @@ async fn an_older_server_is_asked_again_on_the_same_connection() {
 }
 
 #[tokio::test]
+async fn a_ping_tells_what_the_server_calls_itself() {
+    let (_folder, listener, client) = listen();
+    let answers = vec![
+        "HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nServer: Hull/0.1.0 (linux)\r\nContent-Length: 2\r\n\r\nOK",
+        "HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: 2\r\n\r\nOK",
+    ];
+    let server = tokio::spawn(serve(listener, answers));
+    assert_eq!(client.ping().await.unwrap(), "Hull/0.1.0 (linux)");
+    assert_eq!(client.version(), ApiVersion::new(1, 44));
+    assert_eq!(client.ping().await.unwrap(), "");
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_refusal_carries_status_and_message() {
     let (_folder, listener, client) = listen();
     let server = tokio::spawn(serve(

@@ -32,8 +32,9 @@ async fn run(session: &Session, given: &Given) -> Result<u8, Failure> {
     if detach && given.has("attach") {
         return Err(fail("conflicting options: cannot specify both --attach and --detach"));
     }
-    let body =
-        create::prepare(session, given).map_err(|message| wrong(session, Failure { code: 125, message }))?;
+    let body = create::prepare(session, given)
+        .await
+        .map_err(|message| wrong(session, Failure { code: 125, message }))?;
     if body["AttachStdin"] == true && body["Tty"] == true && !crate::terminal::stdin_is_terminal() {
         return Err(fail("the input device is not a TTY"));
     }

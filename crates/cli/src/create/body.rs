@@ -17,11 +17,12 @@ pub(crate) struct Surroundings {
     pub(crate) console: (u16, u16),
     /// Proxy variables of the user's settings, `NAME=VALUE`.
     pub(crate) proxies: Vec<String>,
+    pub(crate) ranges: ports::Ranges,
 }
 
 /// The body of the create request.
 pub(crate) fn build(given: &Given, around: &Surroundings) -> Result<Value, String> {
-    let exposed = exposed(given)?;
+    let exposed = exposed(given, around.ranges)?;
     let (volumes, binds) = volumes(given);
     let mut body = config(given, around)?;
     body.insert("Volumes".into(), volumes);
@@ -147,14 +148,14 @@ struct Exposed {
     bindings: Value,
 }
 
-fn exposed(given: &Given) -> Result<Exposed, String> {
+fn exposed(given: &Given, ranges: ports::Ranges) -> Result<Exposed, String> {
     let mut bindings = ports::Bindings::new();
     for spec in given.list("publish") {
-        ports::publish(spec, &mut bindings)?;
+        ports::publish(spec, ranges, &mut bindings)?;
     }
     let mut ports: Map<String, Value> = bindings.keys().map(|port| (port.clone(), json!({}))).collect();
     for spec in given.list("expose") {
-        for port in ports::expose(spec)? {
+        for port in ports::expose(spec, ranges)? {
             ports.insert(port, json!({}));
         }
     }

@@ -30,7 +30,7 @@ pub(crate) static CREATE: Command = Command {
 };
 
 async fn create(session: &Session, given: &Given) -> Result<u8, Failure> {
-    let body = prepare(session, given).map_err(|message| Failure {
+    let body = prepare(session, given).await.map_err(|message| Failure {
         code: 125,
         message: format!("{message}\n\nRun '{} create --help' for more information", session.program),
     })?;

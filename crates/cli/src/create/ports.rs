@@ -14,8 +14,30 @@ pub(crate) struct Binding {
 /// Bindings by `PORT/PROTOCOL`.
 pub(crate) type Bindings = BTreeMap<String, Vec<Binding>>;
 
+/// How ranges are sent: the reference's API has a word for single ports only, Hull's daemon takes a
+/// range as one as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Ranges {
+    #[default]
+    SpelledOut,
+    /// Wide ones as one: 50,000 ports one by one are a request of three megabytes, which both ends
+    /// are longer busy with than with the container's whole start.
+    Whole,
+}
+
+/// The steps from the first to the last port from which on a range is a wide one.
+const WIDE: u32 = 256;
+
+/// Whether a `-p` or an `--expose` names a wide range.
+pub(crate) fn is_wide(text: &str) -> bool {
+    let short = if text.contains('=') { long_form(text).unwrap_or_default() } else { text.to_owned() };
+    let ports = short.split_once('/').map_or(short.as_str(), |(ports, _)| ports);
+    let container = ports.rsplit_once(':').map_or(ports, |(_, container)| container);
+    range(container).is_some_and(|(first, last)| last - first >= WIDE)
+}
+
 /// Adds what one `-p` says.
-pub(crate) fn publish(text: &str, into: &mut Bindings) -> Result<(), String> {
+pub(crate) fn publish(text: &str, ranges: Ranges, into: &mut Bindings) -> Result<(), String> {
     let short = if text.contains('=') { long_form(text)? } else { text.to_owned() };
     let (rest, protocol) = short.split_once('/').unwrap_or((&short, "tcp"));
     let (address, host, container) = parts(rest)?;
@@ -41,6 +63,12 @@ pub(crate) fn publish(text: &str, into: &mut Bindings) -> Result<(), String> {
     let protocol = protocol.to_ascii_lowercase();
     if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
         return Err(format!("invalid proto: {protocol}"));
+    }
+    if ranges == Ranges::Whole && count >= WIDE {
+        let port = published.map_or(String::new(), |(low, high)| format!("{low}-{high}"));
+        let binding = Binding { address: address.to_owned(), port };
+        into.entry(format!("{first}-{last}/{protocol}")).or_default().push(binding);
+        return Ok(());
     }
     for step in 0..=count {
         let port = match published {
@@ -97,7 +125,7 @@ fn range(text: &str) -> Option<(u32, u32)> {
 }
 
 /// The `PORT/PROTOCOL`s that one `--expose` names.
-pub(crate) fn expose(text: &str) -> Result<Vec<String>, String> {
+pub(crate) fn expose(text: &str, ranges: Ranges) -> Result<Vec<String>, String> {
     if text.contains(':') {
         return Err(format!("invalid port format for --expose: {text}"));
     }
@@ -106,7 +134,11 @@ pub(crate) fn expose(text: &str) -> Result<Vec<String>, String> {
     let (first, last) = range(ports).ok_or(format!(
         "invalid range format for --expose: {text}, error: strconv.ParseUint: parsing \"{bad}\": invalid syntax"
     ))?;
-    Ok((first..=last).map(|port| format!("{port}/{}", protocol.to_ascii_lowercase())).collect())
+    let protocol = protocol.to_ascii_lowercase();
+    if ranges == Ranges::Whole && last - first >= WIDE {
+        return Ok(vec![format!("{first}-{last}/{protocol}")]);
+    }
+    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
 }
 
 #[cfg(test)]
@@ -114,8 +146,12 @@ mod tests {
     use super::*;
 
     fn shown(text: &str) -> String {
+        sent(text, Ranges::SpelledOut)
+    }
+
+    fn sent(text: &str, ranges: Ranges) -> String {
         let mut bindings = Bindings::new();
-        match publish(text, &mut bindings) {
+        match publish(text, ranges, &mut bindings) {
             Err(refusal) => refusal,
             Ok(()) => bindings
                 .iter()
@@ -149,7 +185,28 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_range_is_sent_as_one_where_it_may_be() {
+        for (text, result) in [
+            ("10000-59999:10000-59999", "10000-59999/tcp=@10000-59999"),
+            ("127.0.0.1:3000-4000:2000-3000/udp", "2000-3000/udp=127.0.0.1@3000-4000"),
+            ("1000-1256", "1000-1256/tcp=@"),
+            ("9000-9001:90-91", "90/tcp=@9000 91/tcp=@9001"),
+            ("9100-9800:99", "99/tcp=@9100-9800"),
+            ("1-1000:2-1000", "invalid ranges specified for container and host Ports: 2-1000 and 1-1000"),
+        ] {
+            assert_eq!(sent(text, Ranges::Whole), result, "{text}");
+        }
+        assert_eq!(expose("2000-2256/UDP", Ranges::Whole).unwrap(), ["2000-2256/udp"]);
+        assert_eq!(shown("1000-1256").split(' ').count(), 257);
+        let wide = ["1000-1256", "[::1]:1-300:1-300/udp", "target=1-300,published=1-300", "1-65535/sctp"];
+        assert!(wide.into_iter().all(is_wide));
+        let narrow = ["1000-1255", "1-300:9", "target=1,published=1-300", "x", "a=b", ""];
+        assert!(!narrow.into_iter().any(is_wide));
+    }
+
+    #[test]
     fn exposed_ranges_are_spelled_out() {
+        let expose = |text| expose(text, Ranges::SpelledOut);
         assert_eq!(expose("2000-2001/udp").unwrap(), ["2000/udp", "2001/udp"]);
         assert_eq!(
             expose("1-x").unwrap_err(),

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::body::{self, Surroundings};
 use super::files::reason;
+use super::ports::{self, Ranges};
 use crate::command::{Failure, fail};
 use crate::flags::{Given, quoted};
 use crate::session::{Session, say};
@@ -22,8 +23,13 @@ struct Created {
 }
 
 /// The body for these flags, with what surrounds the call.
-pub(crate) fn prepare(session: &Session, given: &Given) -> Result<Value, String> {
-    let around = Surroundings { console: crate::terminal::size(), proxies: proxies(session) };
+pub(crate) async fn prepare(session: &Session, given: &Given) -> Result<Value, String> {
+    let wide = given.list("publish").chain(given.list("expose")).any(ports::is_wide);
+    let around = Surroundings {
+        console: crate::terminal::size(),
+        proxies: proxies(session),
+        ranges: if wide { ranges(session).await } else { Ranges::SpelledOut },
+    };
     let pull = given.text("pull");
     if !matches!(pull, "always" | "missing" | "never" | "") {
         return Err(format!(
@@ -32,6 +38,14 @@ pub(crate) fn prepare(session: &Session, given: &Given) -> Result<Value, String>
     }
     platform(given.text("platform"))?;
     body::build(given, &around)
+}
+
+/// How the daemon takes ranges. One that does not answer is reported by the request itself.
+async fn ranges(session: &Session) -> Ranges {
+    match session.client.ping().await {
+        Ok(server) if server.starts_with("Hull/") => Ranges::Whole,
+        _ => Ranges::SpelledOut,
+    }
 }
 
 /// Proxy variables of the user's settings, in both spellings.

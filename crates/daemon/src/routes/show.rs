@@ -14,7 +14,7 @@ use hull_engine::containers::settings::{Mount, NetworkMode, RestartPolicy, Setti
 use hull_engine::containers::view::{Place, View};
 use hull_network::record::Protocol;
 
-use crate::translate::Echo;
+use crate::translate::{Echo, spelled_out};
 
 /// Layers on overlayfs, under the name that tools know.
 pub(super) const DRIVER: &str = "overlay2";
@@ -311,6 +311,7 @@ fn graph_driver(view: &View) -> GraphDriver {
 pub(super) fn inspect(view: &View) -> Inspect {
     let Echo { config: asked, host: mut host_config } = echo(view);
     host_config.network_mode = network_mode(&view.settings.network);
+    host_config.port_bindings = host_config.port_bindings.map(spelled_out);
     updated(&mut host_config, &view.settings);
     let path = |path: &PathBuf| path.to_string_lossy().into_owned();
     let sandbox = view.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::Failure;
 
-pub(crate) use network::join;
+pub(crate) use network::{join, spelled_out};
 pub(crate) use resources::update;
 
 type Result<T> = std::result::Result<T, Failure>;

@@ -17,6 +17,8 @@ use crate::http::Failure;
 /// Most published or exposed ports of one request: every port of every protocol.
 const PORTS_MAX: usize = 3 * 65536;
 
+type PortBindings = BTreeMap<String, Option<Vec<PortBinding>>>;
+
 /// What was understood.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
@@ -185,6 +187,32 @@ fn published(host: &HostConfig) -> Result<Vec<PortRequest>> {
         }
     }
     Ok(folded(all))
+}
+
+/// Bindings as the reference shows them: a range that was asked for as one is spelled out.
+pub(crate) fn spelled_out(asked: PortBindings) -> PortBindings {
+    let mut all = PortBindings::new();
+    for (key, bindings) in asked {
+        let Some((protocol, ports)) = port(&key).ok().filter(|(_, ports)| ports.count() > 1) else {
+            let places = all.entry(key).or_default();
+            if let Some(bindings) = bindings {
+                places.get_or_insert_default().extend(bindings);
+            }
+            continue;
+        };
+        for (step, port) in (ports.first..=ports.last).enumerate() {
+            let one = |binding: &PortBinding| PortBinding {
+                host_port: match range(&binding.host_port).filter(|host| host.count() == ports.count()) {
+                    Some(host) => (usize::from(host.first) + step).to_string(),
+                    None => binding.host_port.clone(),
+                },
+                ..binding.clone()
+            };
+            let places = all.entry(format!("{port}/{}", protocol.name())).or_default();
+            places.get_or_insert_default().extend(bindings.iter().flatten().map(one));
+        }
+    }
+    all
 }
 
 fn binding_of(protocol: Protocol, container: PortRange, binding: &PortBinding) -> Result<PortRequest> {
@@ -359,6 +387,20 @@ mod tests {
         ] {
             assert_eq!(understood(config, host, networking).unwrap_err().message, text);
         }
+    }
+
+    #[test]
+    fn a_range_of_bindings_is_shown_port_by_port() {
+        let asked = r#"{"80/tcp":null,"90-91/udp":[{"HostIp":"::1","HostPort":"9000-9001"},{"HostPort":""}],"91/udp":[{"HostPort":"7"}]}"#;
+        let shown =
+            |asked| serde_json::to_string(&spelled_out(serde_json::from_str(asked).unwrap())).unwrap();
+        assert_eq!(
+            shown(asked),
+            r#"{"80/tcp":null,"90/udp":[{"HostIp":"::1","HostPort":"9000"},{"HostIp":"","HostPort":""}],"91/udp":[{"HostIp":"::1","HostPort":"9001"},{"HostIp":"","HostPort":""},{"HostIp":"","HostPort":"7"}]}"#
+        );
+        // Either way it is the same request.
+        let many = r#"{"10000-59999/tcp":[{"HostPort":"10000-59999"}]}"#;
+        assert_eq!(ports(many), ports(&shown(many)));
     }
 
     #[test]
