@@ -105,3 +105,16 @@ fn exec_sees_what_links_tell() {
         client(&host, &["rm", "-f", "app", "db"]).ok();
     }
 }
+
+/// Regression: the shim ended the stream before the daemon knew the code, and a client that asked for
+/// it at once was told that the exec still runs: it took that for 0.
+#[test]
+fn the_code_is_known_when_the_stream_ends() {
+    let host = host();
+    host.hull(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    for round in 0..40 {
+        let client = CLIENTS[round % 2];
+        let ended = client(&host, &["exec", "box", "sh", "-c", "echo e >&2; exit 3"]);
+        assert_eq!(ended.code, 3, "round {round}: {ended}");
+    }
+}

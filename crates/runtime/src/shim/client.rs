@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use hull_sys::Errno;
 use rustix::event::epoll::EventFlags;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::log::Stream;
 use crate::protocol::{Attach, Framing};
@@ -140,10 +140,11 @@ impl Client {
 }
 
 /// Reads what the client has sent and nobody wants: a socket that is closed with unread bytes
-/// tells its peer of a reset instead of an end (unix(7) is silent; Linux does so).
+/// tells its peer of a reset instead of an end (unix(7) is silent; Linux does so). It is closed and
+/// not shut down: whoever keeps a copy decides when the client sees the end. The daemon does, until
+/// it knows the code of an exec.
 impl Drop for Client {
     fn drop(&mut self) {
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         let mut block = [0; 4096];
         let mut left = UNWANTED_MAX;
         while left > 0 {
