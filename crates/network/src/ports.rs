@@ -102,6 +102,24 @@ fn show(range: PortRange) -> String {
     if range.count() == 1 { range.first.to_string() } else { format!("{}-{}", range.first, range.last) }
 }
 
+/// A socket that keeps a port from everybody else.
+#[derive(Debug)]
+pub struct Reserved {
+    pub protocol: Protocol,
+    pub at: SocketAddr,
+    pub socket: OwnedFd,
+}
+
+impl Reserved {
+    /// It is one of these ports.
+    pub fn is_of(&self, published: &[Published]) -> bool {
+        let has = |one: &Published| {
+            (one.protocol, one.address) == (self.protocol, self.at.ip()) && one.host.contains(self.at.port())
+        };
+        published.iter().any(has)
+    }
+}
+
 /// What Hull's own containers have of the host's ports.
 #[derive(Debug, Clone)]
 pub struct Allocation {
@@ -131,8 +149,9 @@ impl Allocation {
             .extend(of_the_host.map(|published| Taken { published: *published, holder: holder.to_owned() }));
     }
 
-    pub fn release(&mut self, holder: &str) {
-        self.taken.retain(|taken| taken.holder != holder);
+    /// These of a container's are free again.
+    pub fn release(&mut self, holder: &str, published: &[Published]) {
+        self.taken.retain(|taken| taken.holder != holder || !published.contains(&taken.published));
     }
 
     /// Chooses and notes. `busy` are the ports that others of the host have. Exact ports are
@@ -378,7 +397,7 @@ pub fn publish(
     holder: &str,
     wanted: &[Wanted],
     binding: &Binding,
-) -> Result<(Vec<Published>, Vec<OwnedFd>), Error> {
+) -> Result<(Vec<Published>, Vec<Reserved>), Error> {
     let count: u32 = wanted.iter().map(|one| one.container.count()).sum();
     // Sockets will tell of few; of many the kernel is asked at once.
     let mut busy = if count > RESERVED_MAX { listeners().map_err(Error::Listeners)? } else { Vec::new() };
@@ -411,7 +430,7 @@ pub fn publish(
 
 /// Binds a socket for each port; none where there are more than [`RESERVED_MAX`]. In the network
 /// namespace of the calling thread.
-pub fn reserve(published: &[Published]) -> Result<Vec<OwnedFd>, Error> {
+pub fn reserve(published: &[Published]) -> Result<Vec<Reserved>, Error> {
     let of_the_host = || published.iter().filter(|one| one.host.first != 0);
     if of_the_host().map(|one| one.host.count()).sum::<u32>() > RESERVED_MAX {
         return Ok(Vec::new());
@@ -421,7 +440,7 @@ pub fn reserve(published: &[Published]) -> Result<Vec<OwnedFd>, Error> {
         for port in ports(one.host) {
             let at = SocketAddr::new(one.address, port);
             match bound(one.protocol, at) {
-                Ok(socket) => sockets.push(socket),
+                Ok(socket) => sockets.push(Reserved { protocol: one.protocol, at, socket }),
                 Err(Errno::ADDRINUSE) => {
                     return Err(Error::InUse { at, protocol: one.protocol, by: None });
                 }

@@ -150,9 +150,9 @@ impl Task {
         }
     }
 
-    /// The run is over: its places are free, without anybody waiting for that.
-    pub(super) fn give_up_places(&mut self) {
-        let places = unplug::unplug_later(&self.services, &self.record.id);
+    /// The run is over: its places are nobody's, and soon free.
+    pub(super) async fn give_up_places(&mut self) {
+        let places = unplug::unplug_later(&self.services, &self.record.id).await;
         if !places.is_empty() {
             self.show();
         }

@@ -45,24 +45,37 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     for record in &records {
         services.registry.reserve(&record.name, &record.id)?;
     }
-    let links = services.blocking(adopt::links).await?;
-    let links = Arc::new(links);
     let mut observing = JoinSet::new();
     for record in records {
-        let (services, links) = (Arc::clone(services), Arc::clone(&links));
+        let services = Arc::clone(services);
         observing.spawn(async move {
             let found = observe(&services, &record).await;
+            (record, found)
+        });
+    }
+    let mut observed = Vec::new();
+    while let Some(one) = observing.join_next().await {
+        observed.extend(one.ok());
+    }
+    for (record, found) in &observed {
+        // Of a run that ended with the last daemon, or was never begun: before anybody starts, who
+        // may want the same address or port.
+        let lives = matches!(found.observed, Some(Observed::Alive { .. }));
+        if !lives && matches!(record.life.phase, Phase::Created | Phase::Exited(_) | Phase::Restarting { .. })
+        {
+            unplug::unplug_later(services, &record.id).await;
+        }
+    }
+    let links = Arc::new(services.blocking(adopt::links).await?);
+    let mut resuming = JoinSet::new();
+    for (record, found) in observed {
+        let (services, links) = (Arc::clone(services), Arc::clone(&links));
+        resuming.spawn(async move {
             resume(&services, &record, &found, links).await;
             task::spawn(&services, record, found);
         });
     }
-    while observing.join_next().await.is_some() {}
-    for handle in services.registry.all() {
-        // Of a run that ended with the last daemon, or was never begun.
-        if matches!(handle.view().phase, Phase::Created | Phase::Exited(_) | Phase::Restarting { .. }) {
-            unplug::unplug_later(services, &handle.id);
-        }
-    }
+    while resuming.join_next().await.is_some() {}
     sweep(services, known).await?;
     let mut booting = JoinSet::new();
     for handle in services.registry.all() {
@@ -174,7 +187,7 @@ async fn sweep(services: &Arc<Services>, known: BTreeSet<String>) -> Result<()> 
         tracing::warn!(container = id, "a shim without a record; ending it");
         let path = format!("{}/{id}", services.config.cgroup_parent.trim_matches('/'));
         kill_cgroup(services, path).await;
-        unplug::unplug_later(services, &id);
+        unplug::unplug_later(services, &id).await;
         forget(&exec_root, Kind::Container, &id);
     }
     for id in list(&exec_root, Kind::Exec)? {

@@ -154,7 +154,7 @@ impl Task {
             Word::Started { pid, at, pidfd, warnings } => self.started(pid, at, pidfd, warnings).await,
             Word::StartFailed(error) => {
                 self.link = None;
-                self.start_failed(Error::Start(error));
+                self.start_failed(Error::Start(error)).await;
                 self.handle(Input::StartFailed).await.ok();
             }
             // A shim says started before anything else: this is its spawner, which tells its end.
@@ -163,7 +163,8 @@ impl Task {
                 self.start_failed(Error::Start(StartError {
                     kind: StartErrorKind::Host,
                     message: "the shim ended before it could start the container".to_owned(),
-                }));
+                }))
+                .await;
                 self.handle(Input::StartFailed).await.ok();
             }
             Word::Exited(exit) => self.exited(exit).await,
@@ -231,13 +232,13 @@ impl Task {
     }
 
     /// Notes why a start failed; who waited for it is told when the phase says so too.
-    fn start_failed(&mut self, error: Error) {
+    async fn start_failed(&mut self, error: Error) {
         let code = match &error {
             Error::Start(StartError { kind: StartErrorKind::NotFound, .. }) => 127,
             Error::Start(StartError { kind: StartErrorKind::NotExecutable, .. }) => 126,
             _ => 128,
         };
-        unplug::unplug_later(&self.services, &self.record.id);
+        unplug::unplug_later(&self.services, &self.record.id).await;
         self.record.failure = Some(Failure { message: error.to_string(), code });
         self.streams.clear();
         self.start_error = Some(error);
@@ -331,7 +332,7 @@ impl Task {
             Effect::Freeze => self.freeze(true).await,
             Effect::Thaw => self.freeze(false).await,
             Effect::Finish(exit) => {
-                self.finish(exit);
+                self.finish(exit).await;
                 Ok(())
             }
             Effect::Delete => self.delete().await,
@@ -351,7 +352,7 @@ impl Task {
                 }
             }
             Err(error) => {
-                self.start_failed(error);
+                self.start_failed(error).await;
                 self.follow.push_back(Input::StartFailed);
             }
         }
@@ -393,14 +394,14 @@ impl Task {
     }
 
     /// A run has ended.
-    fn finish(&mut self, exit: Exit) {
+    async fn finish(&mut self, exit: Exit) {
         hull_runtime::failpoint!("engine.exit.committed");
         self.handle.set_process(None);
         self.timer = None;
         self.end_execs();
         let nanos = exit.at.saturating_sub(self.record.started.unwrap_or(exit.at)).max(0);
         let (code, seconds) = (exit.code.to_string(), (nanos / 1_000_000_000).to_string());
-        self.give_up_places();
+        self.give_up_places().await;
         if exit.oom {
             self.publish("oom", &[]);
         }

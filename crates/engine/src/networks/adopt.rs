@@ -86,9 +86,9 @@ pub(crate) fn adopt(services: &Services) -> Result<()> {
         }
         services.networks.adopt(endpoints);
     }
-    services.wiring.names.publish(services);
     drop(ports);
     let places: Vec<Place> = services.networks.all_places();
+    services.wiring.names.set(&places);
     services.wiring.relay.replace(services, &places);
     Ok(())
 }

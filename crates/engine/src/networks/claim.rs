@@ -44,8 +44,7 @@ impl Networks {
             let place = table.place(asker, attachment, &before, &self.defaults)?;
             places.push(place);
         }
-        let own = places.iter().map(|place| place.endpoint.clone());
-        table.endpoints.entry(asker.id.to_owned()).or_default().extend(own);
+        places.iter().for_each(|place| table.join(place.endpoint.clone()));
         Ok(places)
     }
 
@@ -61,19 +60,15 @@ impl Networks {
     /// The container is on these networks no more; its addresses stay taken until [`Networks::free`].
     pub(crate) fn leave(&self, container: &str, which: impl Fn(&Endpoint) -> bool) -> Vec<Place> {
         let mut table = self.write();
-        let Some(own) = table.endpoints.remove(container) else { return Vec::new() };
-        let (gone, stay): (Vec<Endpoint>, Vec<Endpoint>) = own.into_iter().partition(which);
-        if !stay.is_empty() {
-            table.endpoints.insert(container.to_owned(), stay);
-        }
-        table.leaving.extend(gone.iter().cloned());
+        let gone = table.leave(container, which);
         gone.into_iter().filter_map(|endpoint| table.with_record(endpoint)).collect()
     }
 
     /// The links of these endpoints pass no packet any more: others may have the addresses.
     pub(crate) fn free(&self, places: &[Place]) {
         let mut table = self.write();
-        table.leaving.retain(|endpoint| !places.iter().any(|place| place.endpoint.id == endpoint.id));
+        places.iter().for_each(|place| table.free(&place.endpoint.id));
+        drop(table);
         self.freed.notify_all();
     }
 
@@ -106,7 +101,7 @@ impl Networks {
         let mut table = self.write();
         for endpoint in endpoints {
             if table.networks.contains_key(&endpoint.network) {
-                table.endpoints.entry(endpoint.container.clone()).or_default().push(endpoint);
+                table.join(endpoint);
             }
         }
     }
@@ -133,15 +128,17 @@ impl Table {
                 network.name
             )));
         }
-        if self.on(&network.id).any(|endpoint| endpoint.container == asker.id) {
+        let mut own = self.endpoints.get(asker.id).into_iter().flatten();
+        if own.any(|endpoint| endpoint.network == network.id) {
             return Err(Error::Forbidden(format!(
                 "endpoint with name {} already exists in network {}",
                 asker.name, network.name
             )));
         }
-        let taken = self.taken(&network.id);
-        let address4 = self.address(network, false, attachment.address4.map(IpAddr::V4), &taken)?;
-        let address6 = self.address(network, true, attachment.address6.map(IpAddr::V6), &taken)?;
+        static NOTHING: BTreeSet<IpAddr> = BTreeSet::new();
+        let taken = self.members.get(&network.id).map_or(&NOTHING, |members| &members.taken);
+        let address4 = self.address(network, false, attachment.address4.map(IpAddr::V4), taken)?;
+        let address6 = self.address(network, true, attachment.address6.map(IpAddr::V6), taken)?;
         let own = self.endpoints.get(asker.id).into_iter().flatten().map(|endpoint| endpoint.link.as_str());
         let used: Vec<&str> = own.chain(others.iter().copied()).collect();
         let names = if record.has_names() { names(asker, attachment) } else { Vec::new() };
@@ -171,15 +168,6 @@ impl Table {
         };
         gateways(&mut endpoint, &record, defaults);
         Ok(Place { record, endpoint })
-    }
-
-    /// Everything on a network that nobody may be given now.
-    fn taken(&self, network: &str) -> BTreeSet<IpAddr> {
-        let of = |endpoint: &Endpoint| {
-            [endpoint.address4.map(|net| net.addr().into()), endpoint.address6.map(|net| net.addr().into())]
-        };
-        let leaving = self.leaving.iter().filter(|endpoint| endpoint.network == network);
-        self.on(network).chain(leaving).flat_map(of).flatten().collect()
     }
 
     fn address(

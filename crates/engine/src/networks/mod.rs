@@ -47,9 +47,9 @@ pub(crate) mod settle;
 pub(crate) mod unplug;
 pub(crate) mod wiring;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use hull_network::ipam;
@@ -86,20 +86,48 @@ struct Table {
     endpoints: BTreeMap<ContainerId, Vec<Endpoint>>,
     /// Of containers that have left, while their links are being cut: the addresses are still taken.
     leaving: Vec<Endpoint>,
+    /// Follows from the endpoints, so that nobody has to look through all of them.
+    members: HashMap<NetworkId, Members>,
+}
+
+/// Who is on a network.
+#[derive(Debug, Default)]
+struct Members {
+    containers: BTreeSet<ContainerId>,
+    /// What nobody may be given now, those who are leaving included.
+    taken: BTreeSet<IpAddr>,
+}
+
+fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> {
+    let v4 = endpoint.address4.map(|net| net.addr().into());
+    v4.into_iter().chain(endpoint.address6.map(|net| net.addr().into()))
 }
 
 /// What wakes those who wait for an address or a port.
 #[derive(Debug, Default)]
 struct Freed {
-    lock: Mutex<()>,
+    /// How often something has left for good.
+    times: Mutex<u64>,
     changed: Condvar,
 }
 
 impl Freed {
+    fn times(&self) -> MutexGuard<'_, u64> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn notify_all(&self) {
-        drop(self.lock.lock());
+        *self.times() += 1;
         self.changed.notify_all();
     }
+}
+
+/// Whether links of some container are being cut at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leaving {
+    pub(crate) somebody: bool,
+    /// Of [`Freed`], from before.
+    times: u64,
 }
 
 /// All networks, and every running container's places on them.
@@ -187,16 +215,16 @@ impl Networks {
         self.read().on(network).cloned().collect()
     }
 
-    /// Some container's links are being cut.
-    pub(crate) fn somebody_leaves(&self) -> bool {
-        !self.read().leaving.is_empty()
+    pub(crate) fn leaving(&self) -> Leaving {
+        let times = *self.freed.times();
+        Leaving { somebody: !self.read().leaving.is_empty(), times }
     }
 
-    /// Waits until something has left for good, or so long.
-    pub(crate) fn await_freed(&self, limit: Duration) {
-        let guard = self.freed.lock.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits until something has left for good since then, or so long.
+    pub(crate) fn await_freed(&self, since: Leaving, limit: Duration) {
+        let nothing = |times: &mut u64| *times == since.times;
         // Whoever woke us or did not: the caller looks again.
-        drop(self.freed.changed.wait_timeout(guard, limit));
+        drop(self.freed.changed.wait_timeout_while(self.freed.times(), limit, nothing));
     }
 
     /// By id.
@@ -234,7 +262,44 @@ impl Table {
     }
 
     fn on(&self, network: &str) -> impl Iterator<Item = &Endpoint> {
-        self.endpoints.values().flatten().filter(move |endpoint| endpoint.network == network)
+        let containers = self.members.get(network).into_iter().flat_map(|members| &members.containers);
+        let own = containers.filter_map(|container| self.endpoints.get(container)).flatten();
+        own.filter(move |endpoint| endpoint.network == network)
+    }
+
+    fn join(&mut self, endpoint: Endpoint) {
+        let members = self.members.entry(endpoint.network.clone()).or_default();
+        members.containers.insert(endpoint.container.clone());
+        members.taken.extend(addresses(&endpoint));
+        self.endpoints.entry(endpoint.container.clone()).or_default().push(endpoint);
+    }
+
+    /// Gives those that have left; their addresses stay taken.
+    fn leave(&mut self, container: &str, which: impl Fn(&Endpoint) -> bool) -> Vec<Endpoint> {
+        let Some(own) = self.endpoints.remove(container) else { return Vec::new() };
+        let (gone, stay): (Vec<Endpoint>, Vec<Endpoint>) = own.into_iter().partition(which);
+        if !stay.is_empty() {
+            self.endpoints.insert(container.to_owned(), stay);
+        }
+        for endpoint in &gone {
+            if let Some(members) = self.members.get_mut(&endpoint.network) {
+                members.containers.remove(container);
+            }
+        }
+        self.leaving.extend(gone.iter().cloned());
+        gone
+    }
+
+    fn free(&mut self, id: &str) {
+        let Some(at) = self.leaving.iter().position(|endpoint| endpoint.id == id) else { return };
+        let gone = self.leaving.swap_remove(at);
+        let Some(members) = self.members.get_mut(&gone.network) else { return };
+        for address in addresses(&gone) {
+            members.taken.remove(&address);
+        }
+        if members.containers.is_empty() && members.taken.is_empty() {
+            self.members.remove(&gone.network);
+        }
     }
 
     fn view_of(&self, record: Arc<Record>) -> View {

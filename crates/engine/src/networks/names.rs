@@ -9,7 +9,6 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use hull_network::dns::{self, Sockets};
 use hull_network::etc::{self, Hosts, Resolv};
@@ -32,18 +31,16 @@ const HOST_RESOLV: &str = "/etc/resolv.conf";
 #[derive(Debug)]
 pub(super) struct Names {
     server: Option<dns::Server>,
-    /// Held from the reading of the records until the server has what follows from them.
-    order: Mutex<()>,
 }
 
 impl Names {
     /// In the host's network namespace.
     pub(super) fn open() -> Names {
         match dns::Server::start(Path::new(HOST_RESOLV)) {
-            Ok(server) => Names { server: Some(server), order: Mutex::default() },
+            Ok(server) => Names { server: Some(server) },
             Err(error) => {
                 tracing::error!(%error, "names in containers are not answered");
-                Names { server: None, order: Mutex::default() }
+                Names { server: None }
             }
         }
     }
@@ -64,12 +61,17 @@ impl Names {
         }
     }
 
-    /// Answers by the records as they are now.
-    pub(super) fn publish(&self, services: &Services) {
+    /// These are there, or have changed.
+    pub(super) fn set(&self, places: &[Place]) {
         if let Some(server) = &self.server {
-            let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-            let (networks, endpoints) = services.networks.all();
-            server.set_table(dns::table(&networks, &endpoints));
+            places.iter().for_each(|place| server.set(&place.record.network, &place.endpoint));
+        }
+    }
+
+    /// These are there no more.
+    pub(super) fn unset(&self, places: &[Place]) {
+        if let Some(server) = &self.server {
+            places.iter().for_each(|place| server.unset(&place.endpoint.network, &place.endpoint.container));
         }
     }
 }

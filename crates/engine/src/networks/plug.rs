@@ -79,11 +79,13 @@ pub(crate) fn plug(services: &Services, record: &Record) -> Result<Plugged> {
 pub(super) fn patiently<T>(services: &Services, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
+        // Asked before: who has left by the time of the refusal may have been its reason.
+        let leaving = services.networks.leaving();
         match attempt() {
             Err(Error::Forbidden(_) | Error::Network(_))
-                if services.networks.somebody_leaves() && start.elapsed() < LEAVING_LIMIT =>
+                if leaving.somebody && start.elapsed() < LEAVING_LIMIT =>
             {
-                services.networks.await_freed(Duration::from_millis(100));
+                services.networks.await_freed(leaving, LEAVING_LIMIT.saturating_sub(start.elapsed()));
             }
             other => return other,
         }
@@ -113,7 +115,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     services.wiring.relay.open(services, &places);
     names::write(services, record, &places)?;
     let names = &services.wiring.names;
-    names.publish(services);
+    names.set(&places);
     names.serve(services, &record.id, settings, sockets.try_clone().map_err(failed)?);
     Ok(Plugged { namespace: namespace.try_clone_fd().map_err(failed)?, sockets, turn })
 }

@@ -2,11 +2,10 @@
 //! that keep others from taking them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
 
 use hull_network::driver::DefaultRoute;
 use hull_network::nft::foreign;
-use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Wanted};
+use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Reserved, Wanted};
 use hull_network::record::{Bridge, Driver, Endpoint, GatewayMode, Published};
 
 use super::claim::Place;
@@ -20,7 +19,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Ports {
     allocation: Allocation,
-    held: HashMap<String, Vec<OwnedFd>>,
+    held: HashMap<String, Vec<Reserved>>,
 }
 
 impl Ports {
@@ -31,7 +30,7 @@ impl Ports {
 
     /// The sockets that hold published ports, by inode.
     pub(super) fn holding(&self) -> BTreeSet<u64> {
-        let inode = |socket| rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino);
+        let inode = |port: &Reserved| rustix::fs::fstat(&port.socket).ok().map(|stat| stat.st_ino);
         self.held.values().flatten().filter_map(inode).collect()
     }
 
@@ -42,6 +41,16 @@ impl Ports {
             Ok(sockets) => self.held.entry(container.to_owned()).or_default().extend(sockets),
             // Somebody took it while no daemon ran; the rules lead to the container all the same.
             Err(error) => tracing::warn!(container, %error, "a published port is not held"),
+        }
+    }
+
+    fn release(&mut self, container: &str, published: &[Published]) {
+        self.allocation.release(container, published);
+        if let Some(held) = self.held.get_mut(container) {
+            held.retain(|port| !port.is_of(published));
+            if held.is_empty() {
+                self.held.remove(container);
+            }
         }
     }
 }
@@ -98,6 +107,8 @@ pub(super) fn publish(
             Ok(published)
         });
         place.endpoint.published = got?;
+        // From here on they go with the place, whatever fails next.
+        services.networks.update(&place.endpoint);
     }
     Ok(())
 }
@@ -180,9 +191,9 @@ fn binding(bridge: &Bridge, endpoint: &Endpoint, route: DefaultRoute) -> Binding
     Binding { default: bridge.binding, ipv4, ipv6 }
 }
 
-/// The container publishes nothing any more.
-pub(super) fn release(services: &Services, container: &str) {
-    let mut ports = services.wiring.ports();
-    ports.allocation.release(container);
-    ports.held.remove(container);
+/// The container publishes these no more.
+pub(super) fn release(services: &Services, container: &str, published: &[Published]) {
+    if !published.is_empty() {
+        services.wiring.ports().release(container, published);
+    }
 }

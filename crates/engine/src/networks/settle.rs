@@ -13,7 +13,7 @@ use super::filter::Awaited;
 use super::names;
 use super::plug::{allow, attach, known, patiently, routes};
 use super::publish::{publish, release};
-use super::unplug::{cut, forbid, part};
+use super::unplug::{cut, forbid};
 use crate::Result;
 use crate::containers::services::Services;
 use crate::containers::view::Record;
@@ -44,10 +44,16 @@ pub(crate) fn connect(
         .collect();
     let settled = settle(services, record, &namespace);
     if settled.is_err() {
-        let gone = part(services, &record.id, |endpoint| new.contains(&endpoint.id));
+        let gone = services.networks.leave(&record.id, |endpoint| new.contains(&endpoint.id));
+        forbid(services, &gone);
+        // Ports that moved to the new one for its route's sake go back; others were its own.
+        let had = |port: &Published| before.iter().any(|place| place.endpoint.published.contains(port));
+        let published = gone.iter().flat_map(|place| place.endpoint.published.iter().copied());
+        let (kept, own): (Vec<Published>, Vec<Published>) = published.partition(had);
+        release(services, &record.id, &own);
         cut(services, &gone, Some(&namespace));
         // Whatever was changed for the sake of the new one goes back to what it was.
-        if let Err(error) = settle(services, record, &namespace) {
+        if let Err(error) = settle_with(services, record, &namespace, kept) {
             tracing::warn!(container = record.id, %error, "a container's networks are not as they were");
         }
     }
@@ -105,7 +111,7 @@ pub(super) fn settle_with(
         Some(index) if !published.is_empty() => places[index].endpoint.published = published,
         Some(_) => publish(services, record, &mut places, &routes)?,
         None if published.is_empty() => {}
-        None => release(services, &record.id),
+        None => release(services, &record.id, &published),
     }
     for place in &places {
         services.networks.update(&place.endpoint);
@@ -116,7 +122,7 @@ pub(super) fn settle_with(
         attach(services, place, namespace, *route)?;
     }
     services.wiring.relay.open(services, &places);
-    services.wiring.names.publish(services);
+    services.wiring.names.set(&places);
     allowed.into_iter().try_for_each(Awaited::wait)
 }
 
@@ -141,6 +147,6 @@ pub(crate) fn rename(services: &Services, record: &Record) -> Result<()> {
         place.endpoint.names = claim::names(asker, own.unwrap_or(&Attachment::default()));
         services.networks.update(&place.endpoint);
     }
-    services.wiring.names.publish(services);
+    services.wiring.names.set(&places);
     note(services.exec_root(), &record.id, &places)
 }

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use hull_network::namespace::Namespace;
-use hull_network::record::Endpoint;
 
 use super::adopt::note;
 use super::claim::Place;
@@ -19,41 +18,34 @@ use crate::containers::services::Services;
 
 /// The container has no places any more. What others see goes at once, the links after that.
 pub(crate) fn unplug(services: &Services, container: &str) {
-    cut(services, &part(services, container, |_| true), None);
+    cut(services, &part(services, container), None);
     if let Err(error) = note(services.exec_root(), container, &[]) {
         tracing::warn!(container, %error, "what a container had of networks stays on record");
     }
 }
 
-/// The quick half: rules, names and ports go, and the places are nobody's.
-pub(super) fn part(services: &Services, container: &str, which: impl Fn(&Endpoint) -> bool) -> Vec<Place> {
-    let places = services.networks.leave(container, which);
+/// The first half: rules, names and ports go, and the places are nobody's.
+fn part(services: &Services, container: &str) -> Vec<Place> {
+    let places = services.networks.leave(container, |_| true);
     forbid(services, &places);
-    // A start that failed early has ports that stand in no place yet.
-    let alone = services.networks.places(container).is_empty();
-    if alone || places.iter().any(|place| !place.endpoint.published.is_empty()) {
-        release(services, container);
+    for place in &places {
+        release(services, container, &place.endpoint.published);
     }
-    let names = &services.wiring.names;
-    if alone {
-        names.forget(container);
-    }
-    if !places.is_empty() {
-        names.publish(services);
-    }
+    services.wiring.names.forget(container);
     places
 }
 
-/// Takes what these places were allowed from the packet filter, before anybody else can be given
-/// their ports.
+/// Nobody finds these places any more, and the packet filter allows them nothing: before anybody
+/// else can be given their ports.
 pub(super) fn forbid(services: &Services, places: &[Place]) {
+    services.wiring.names.unset(places);
     services.wiring.relay.shut(services, places);
     if let Some(filter) = &services.wiring.filter {
         places.iter().for_each(|place| filter.forget(&place.endpoint.id));
     }
 }
 
-/// The slow half. With the `namespace` of a container that lives on, the links are gone from it too.
+/// The second half. With the `namespace` of a container that lives on, the links are gone from it too.
 pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Namespace>) {
     for place in places {
         let network = &place.record.network;
@@ -69,9 +61,13 @@ pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Name
     services.networks.free(places);
 }
 
-/// Everything of a container that has ended, without waiting for it.
-pub(crate) fn unplug_later(services: &Arc<Services>, container: &str) -> Vec<Place> {
-    let places = part(services, container, |_| true);
+/// Everything of a container that has ended: what others could see or be given when this returns,
+/// the links without anybody waiting for that.
+pub(crate) async fn unplug_later(services: &Arc<Services>, container: &str) -> Vec<Place> {
+    let (shared, id) = (Arc::clone(services), container.to_owned());
+    let parted = services.blocking(move || Ok(part(&shared, &id))).await;
+    // Without an answer the whole engine is on its way out.
+    let places = parted.unwrap_or_default();
     if !places.is_empty() {
         let (shared, own) = (Arc::clone(services), places.clone());
         tokio::task::spawn_blocking(move || cut(&shared, &own, None));

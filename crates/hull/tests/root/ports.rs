@@ -235,6 +235,25 @@ fn pages_come_through_published_ports() {
 }
 
 #[test]
+fn a_connect_that_fails_leaves_a_container_its_ports() {
+    let host = host();
+    // Before `bridge` in the order of names: the default route, and the ports with it, would move there.
+    let id = host.hull(&["network", "create", "aa"]).ok()[..12].to_owned();
+    serve(&host, "web", &["-p", "80"]);
+    let port = host.hull(&["port", "web", "80"]).ok().lines().next().unwrap().to_owned();
+    let number = port.rsplit(':').next().unwrap().to_owned();
+    let broken = host.inside("ip").args(["link", "del", &format!("br-{id}")]).status().unwrap();
+    assert!(broken.success());
+    host.hull(&["network", "connect", "aa", "web"]).fails(1, "which does not exist");
+    assert_eq!(host.hull(&["port", "web", "80"]).ok().lines().next(), Some(port.as_str()));
+    let taken = format!("{number}:80");
+    host.hull(&["run", "--rm", "-p", &taken, "busybox", "true"]).fails(125, "port is already allocated");
+    assert_eq!(page(&host, &format!("http://127.0.0.1:{number}/")), "web");
+    host.hull(&["rm", "-f", "web"]).ok();
+    host.hull(&["run", "--rm", "-p", &taken, "busybox", "true"]).ok();
+}
+
+#[test]
 fn fifty_thousand_ports_are_published_as_fast_as_few() {
     let host = host();
     serve(&host, "many", &["-p", "10000-59999:10000-59999", "-p", "8080:80"]);

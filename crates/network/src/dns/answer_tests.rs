@@ -267,6 +267,48 @@ fn edns_is_answered_with_edns() {
 }
 
 #[test]
+fn who_comes_and_goes_changes_its_own_names_alone() {
+    let front = network("front", false, &["172.18.0.0/16"]);
+    let mut world = world();
+    let shown = |world: &Table, by: &str| {
+        let one = |name: &str| format!("{name}: {}", text(world, &asker(by), &ask(name, A, None)));
+        ["web", "app", "store", "db", "2.0.18.172.in-addr.arpa"].map(one).join("; ")
+    };
+    let before = shown(&world, "api");
+    // One that goes leaves what others have, the second owner of a name too.
+    world.unset("front", "web");
+    assert!(text(&world, &asker("web"), &ask("db", A, None)).contains("code 2"));
+    let alone = text(&world, &asker("api"), &ask("app", A, None));
+    assert!(alone.contains("172.18.0.3") && !alone.contains("172.18.0.2"), "{alone}");
+    assert_eq!(text(&world, &asker("api"), &ask("web", A, None)), "forward");
+    // Another has its address and one of its names, then it comes back with another address.
+    world.set(&front, &endpoint("front", "new", "172.18.0.2/16", "", &["new", "web"]));
+    world.set(&front, &endpoint("front", "web", "172.18.0.9/16", "", &["Web", "app"]));
+    let both = text(&world, &asker("api"), &ask("web", A, None));
+    assert!(both.contains("172.18.0.2") && both.contains("172.18.0.9"), "{both}");
+    world.unset("front", "new");
+    let mut web = endpoint("front", "web", "172.18.0.2/16", "fd00:1::2/64", &["Web", "0123456789ab", "app"]);
+    web.gateway4 = Some([172, 18, 0, 1].into());
+    web.links.insert("store".to_owned(), "db".to_owned());
+    // Renamed and put back: the same as at first, but for the order of those who share a name.
+    world.set(&front, &endpoint("front", "web", "172.18.0.9/16", "", &["other"]));
+    world.set(&front, &web);
+    world.set(&front, &endpoint("front", "api", "172.18.0.3/16", "", &["api", "app", "a.b"]));
+    assert_eq!(shown(&world, "api"), before);
+    // A link leads to whoever is there when it is asked for.
+    let link = |world: &Table| text(world, &asker("web"), &ask("store", A, None));
+    assert!(link(&world).contains("172.18.0.4"));
+    world.unset("front", "db");
+    assert_eq!(link(&world), "forward");
+    // Of a network that nobody is on, nothing is kept.
+    for container in ["web", "api"] {
+        world.unset("front", container);
+    }
+    assert_eq!(text(&world, &asker("db"), &ask("web", A, None)), "code 3");
+    assert!(text(&world, &asker("web"), &ask("web", A, None)).contains("code 2"));
+}
+
+#[test]
 fn what_does_not_fit_is_cut_over_udp_and_whole_over_tcp() {
     let networks = [network("front", false, &["172.18.0.0/16"])];
     let many: Vec<Endpoint> = (1..=100)

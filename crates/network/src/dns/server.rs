@@ -28,6 +28,7 @@ use super::message::Transport;
 use super::sockets::Sockets;
 use super::table::Table;
 use super::upstreams::{self, Upstreams};
+use crate::record::{ContainerId, Endpoint, Network, NetworkId};
 
 /// Bytes of the longest query over UDP; queries have one question and a few options.
 const QUERY_MAX: usize = 4096;
@@ -52,6 +53,8 @@ enum Order {
     Add(String, Sockets, Options),
     Remove(String),
     Table(Table),
+    Set(Box<(Network, Endpoint)>),
+    Unset { network: NetworkId, container: ContainerId },
     Stop,
 }
 
@@ -103,6 +106,16 @@ impl Server {
     /// Answers by this table from now on.
     pub fn set_table(&self, table: Table) {
         self.order(Order::Table(table));
+    }
+
+    /// A container is on a network, or what it has there has changed.
+    pub fn set(&self, network: &Network, endpoint: &Endpoint) {
+        self.order(Order::Set(Box::new((network.clone(), endpoint.clone()))));
+    }
+
+    /// It is on it no more.
+    pub fn unset(&self, network: &str, container: &str) {
+        self.order(Order::Unset { network: network.to_owned(), container: container.to_owned() });
     }
 
     fn order(&self, order: Order) {
@@ -289,6 +302,8 @@ impl Life {
                 Order::Add(container, sockets, options) => self.add(container, sockets, options),
                 Order::Remove(container) => self.remove(&container),
                 Order::Table(table) => self.table = table,
+                Order::Set(place) => self.table.set(&place.0, &place.1),
+                Order::Unset { network, container } => self.table.unset(&network, &container),
                 Order::Stop => return true,
             }
         }

@@ -176,9 +176,14 @@ fn a_networks_binding_and_mode_decide_where() {
 fn what_is_released_is_free() {
     let mut allocation = Allocation::new(EPHEMERAL);
     let wanted = [exactly(80, 80)];
-    allocation.ask("a", &wanted, &DUAL, &[]).unwrap();
+    let first = allocation.ask("a", &wanted, &DUAL, &[]).unwrap();
+    let more = allocation.ask("a", &[exactly(81, 81)], &DUAL, &[]).unwrap();
     assert!(allocation.ask("b", &wanted, &DUAL, &[]).is_err());
-    allocation.release("a");
+    allocation.release("b", &first);
+    allocation.release("a", &more);
+    assert!(allocation.ask("b", &wanted, &DUAL, &[]).is_err());
+    allocation.ask("b", &[exactly(81, 81)], &DUAL, &[]).unwrap();
+    allocation.release("a", &first);
     let published = allocation.ask("b", &wanted, &DUAL, &[]).unwrap();
     // A new daemon reads what a running container has.
     let mut next = Allocation::new(EPHEMERAL);
@@ -209,7 +214,7 @@ fn published_ports_are_held_against_programs() {
     let mut allocation = Allocation::new(ephemeral());
     let udp = Wanted { protocol: Protocol::Udp, ..tcp(HostPorts::Random, PortRange::one(53)) };
     let wanted = [tcp(HostPorts::Random, PortRange::one(80)), udp];
-    let (published, sockets) = publish(&mut allocation, "web", &wanted, &DUAL).unwrap();
+    let (published, mut sockets) = publish(&mut allocation, "web", &wanted, &DUAL).unwrap();
     assert_eq!((published.len(), sockets.len()), (4, 4));
     for one in &published {
         let at = SocketAddr::new(one.address, one.host.first);
@@ -219,9 +224,16 @@ fn published_ports_are_held_against_programs() {
         };
         assert_eq!(refused.unwrap().kind(), std::io::ErrorKind::AddrInUse, "{at}");
     }
-    // Their end is the port's freedom.
-    drop(sockets);
-    TcpListener::bind((published[0].address, published[0].host.first)).unwrap();
+    // Their end is the port's freedom, each its own's.
+    let (first, other) = (published[0], published[published.len() - 1]);
+    sockets.retain(|port| !port.is_of(&[first]));
+    assert_eq!(sockets.len(), 3);
+    let bind = |one: &Published| match one.protocol {
+        Protocol::Tcp => TcpListener::bind((one.address, one.host.first)).map(drop),
+        _ => UdpSocket::bind((one.address, one.host.first)).map(drop),
+    };
+    bind(&first).unwrap();
+    assert!(bind(&other).is_err());
 }
 
 #[test]
