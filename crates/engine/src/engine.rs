@@ -29,9 +29,9 @@ use crate::containers::{create, files, logs, networking, recover};
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
 use crate::images::{Images, Setup, Unpack, Use, Uses};
-use crate::networks::adopt;
 use crate::networks::wiring::Wiring;
 use crate::networks::{self, Networks, change, explain};
+use crate::networks::{adopt, relay};
 use crate::seccomp::Profiles;
 use crate::store::Store;
 use crate::{Config, Error, Result, names, signals};
@@ -56,6 +56,7 @@ impl Engine {
         let opened = tokio::task::spawn_blocking(move || open_blocking(config));
         let Opened { services, lock, containers } = opened.await.map_err(|_| Error::ShuttingDown)??;
         let services = Arc::new(services);
+        relay::watch(&services);
         recover::recover(&services, containers).await?;
         Ok(Engine(Arc::new(Inner { services, _lock: lock })))
     }

@@ -89,7 +89,7 @@ pub(crate) fn adopt(services: &Services) -> Result<()> {
     drop(ports);
     let places: Vec<Place> = services.networks.all_places();
     services.wiring.names.set(&places);
-    services.wiring.relay.replace(services, &places);
+    services.wiring.relay.adopt(services);
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub(crate) mod plug;
 mod predefined;
 pub(crate) mod publish;
 mod record;
-mod relay;
+pub(crate) mod relay;
 pub(crate) mod settle;
 pub(crate) mod unplug;
 pub(crate) mod wiring;

@@ -1,28 +1,52 @@
 //! The one forwarder of the host, which carries what the kernel cannot rewrite: TCP to ::1, and to
 //! IPv6 addresses of the host for containers that have none.
 //!
-//! It is started by the first publication that needs it and outlives daemons; each daemon tells it
-//! what is published now. Without it everything else goes on.
+//! It is started by the first publication that needs it and outlives daemons. Whenever one is found
+//! or started it is told everything that is published now, and from then on what changes. When it
+//! dies another is started ([`watch`]), and the rules lead there. Without it everything else goes on.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use hull_network::rules;
-use hull_runtime::forwarder::{Client, Target};
+use hull_runtime::forwarder::{self, Client, Target};
+use tokio::sync::Notify;
 
+use super::change::failed;
 use super::claim::Place;
 use super::wiring;
 use crate::Result;
+use crate::containers::link;
 use crate::containers::services::Services;
+
+/// One that lives shorter than this has died of what it was told, or of the host.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// How many of those in a row are followed by another; the next one is started when it is needed.
+const SHORT_MAX: u32 = 3;
 
 /// The way to the forwarder, where one was needed.
 #[derive(Debug, Default)]
-pub(super) struct Relay(Mutex<Option<Client>>);
+pub(super) struct Relay {
+    /// Held from the reading of the records until the forwarder was told what follows from them:
+    /// whoever changes a record says so afterwards, and so comes after it.
+    client: Mutex<Option<Client>>,
+    /// Rung when another forwarder was found or started.
+    another: Arc<Notify>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.another.notify_one();
+    }
+}
 
 impl Relay {
     // What panics under the lock leaves a conversation that fails and is begun anew.
     fn lock(&self) -> MutexGuard<'_, Option<Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the forwarder listens.
@@ -36,66 +60,159 @@ impl Relay {
         if targets.is_empty() {
             return;
         }
-        match self.start(services) {
-            Ok(false) => {}
-            // The rules have to lead to it.
-            Ok(true) => {
-                if let Err(error) = wiring::apply(services) {
-                    tracing::error!(%error, "published ports cannot be reached at ::1");
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "published ports cannot be reached at ::1");
-                return;
-            }
+        let known = self.lock().is_some();
+        if known {
+            tell(&mut self.lock(), |client| client.open(&targets));
+        } else {
+            self.start(services);
         }
-        self.tell(|client| client.open(&targets));
     }
 
-    /// No more for these.
+    /// No more for these. Blocks.
     pub(super) fn shut(&self, services: &Services, places: &[Place]) {
         let targets = targets(services, places);
         if !targets.is_empty() {
-            self.tell(|client| client.shut(&targets));
+            tell(&mut self.lock(), |client| client.shut(&targets));
         }
     }
 
-    /// Those of all running containers and no others: of a daemon that has just come.
-    pub(super) fn replace(&self, services: &Services, places: &[Place]) {
-        let targets = targets(services, places);
-        if targets.is_empty() {
-            return;
-        }
-        match self.start(services) {
-            Ok(_) => self.tell(|client| client.replace(&targets)),
+    /// Tells the forwarder of the last daemon, or another one, what is published by now: be it
+    /// nothing. The rules are made afterwards. Blocks.
+    pub(super) fn adopt(&self, services: &Services) {
+        let targets = targets(services, &services.networks.all_places());
+        let found = match Client::adopt(services.exec_root()) {
+            Ok(None) if targets.is_empty() => return,
+            Ok(Some(client)) => Ok(client),
+            Ok(None) => client(services),
+            Err(error) => Err(failed(error)),
+        };
+        match found {
+            Ok(client) => {
+                let mut own = self.lock();
+                *own = Some(client);
+                tell(&mut own, |client| client.replace(&targets));
+                self.another.notify_one();
+            }
             Err(error) => tracing::error!(%error, "published ports cannot be reached at ::1"),
         }
     }
 
-    /// Tells whether it was not known before.
-    fn start(&self, services: &Services) -> Result<bool> {
-        let mut client = self.lock();
-        if client.is_some() {
-            return Ok(false);
+    /// Finds or starts a forwarder where none is known, has the rules lead to it and tells it of all
+    /// places.
+    fn start(&self, services: &Services) {
+        let begin = || -> Result<()> {
+            {
+                let mut own = self.lock();
+                if own.is_some() {
+                    return Ok(());
+                }
+                *own = Some(client(services)?);
+            }
+            self.another.notify_one();
+            wiring::apply(services)
+        };
+        if let Err(error) = begin() {
+            tracing::error!(%error, "published ports cannot be reached at ::1");
         }
-        let spawner = services.spawner.client_blocking()?;
-        let found = Client::adopt_or_start(&spawner, services.exec_root()).map_err(super::change::failed)?;
-        *client = Some(found);
-        Ok(true)
+        let mut own = self.lock();
+        let targets = targets(services, &services.networks.all_places());
+        tell(&mut own, |client| client.replace(&targets));
     }
 
-    fn tell(&self, say: impl FnOnce(&Client) -> std::result::Result<(), hull_runtime::forwarder::Error>) {
-        let mut client = self.lock();
-        let Some(found) = &*client else { return };
-        if let Err(error) = say(found) {
-            tracing::warn!(%error, "the forwarder does not answer; it is looked for again when it is needed");
-            *client = None;
+    /// Starts another one where this one has gone and is needed.
+    fn revive(&self, services: &Services) {
+        {
+            let mut own = self.lock();
+            if own.as_ref().is_some_and(|client| !gone(client)) {
+                return;
+            }
+            *own = None;
         }
+        if !targets(services, &services.networks.all_places()).is_empty() {
+            tracing::warn!("the forwarder has gone; starting another");
+            self.start(services);
+        }
+    }
+
+    fn connection(&self) -> Option<OwnedFd> {
+        self.lock().as_ref()?.as_fd().try_clone_to_owned().ok()
+    }
+}
+
+fn client(services: &Services) -> Result<Client> {
+    let spawner = services.spawner.client_blocking()?;
+    Client::adopt_or_start(&spawner, services.exec_root()).map_err(failed)
+}
+
+fn tell(own: &mut Option<Client>, say: impl FnOnce(&Client) -> std::result::Result<(), forwarder::Error>) {
+    let Some(client) = own else { return };
+    if let Err(error) = say(client) {
+        tracing::warn!(%error, "the forwarder does not answer");
+        *own = None;
+    }
+}
+
+/// Its end of the connection is closed.
+fn gone(connection: &impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    // A hangup is told without being asked for (poll(2)).
+    let mut one = [PollFd::new(connection, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut one, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Has another forwarder started whenever one dies, until the services are gone.
+pub(crate) fn watch(services: &Arc<Services>) {
+    let (another, services) = (Arc::clone(&services.wiring.relay.another), Arc::downgrade(services));
+    tokio::spawn(async move {
+        let mut short = 0;
+        loop {
+            another.notified().await;
+            let Some(connection) = services.upgrade().map(|services| services.wiring.relay.connection())
+            else {
+                return;
+            };
+            let Some(connection) = connection else { continue };
+            let start = Instant::now();
+            hangup(connection).await;
+            short = if start.elapsed() < SHORT { short + 1 } else { 0 };
+            if short > SHORT_MAX {
+                tracing::error!(
+                    "forwarders die as soon as they are started; the next port at ::1 starts another"
+                );
+                short = 0;
+            } else if !revive(&services).await {
+                return;
+            }
+        }
+    });
+}
+
+async fn revive(services: &Weak<Services>) -> bool {
+    let Some(services) = services.upgrade() else { return false };
+    let shared = Arc::clone(&services);
+    let work = move || {
+        shared.wiring.relay.revive(&shared);
+        Ok(())
+    };
+    services.blocking(work).await.is_ok()
+}
+
+/// Returns when the other end is closed.
+async fn hangup(connection: OwnedFd) {
+    let Ok(connection) = link::watch(connection) else { return };
+    // Answers to others wake this, too, and are not for it to read.
+    while let Ok(mut ready) = connection.readable().await {
+        if gone(&connection.get_ref().0) {
+            return;
+        }
+        ready.clear_ready();
     }
 }
 
 fn targets(services: &Services, places: &[Place]) -> Vec<Target> {
-    let options = services.wiring.options(services);
+    // Where the forwarder listens does not matter here, and may be asked under its lock.
+    let options = rules::Options { ipv6: services.networks.defaults().rules6, ..rules::Options::default() };
     let relayed = |place: &Place| rules::relayed(&place.record.network, &place.endpoint, &options);
     let target = |(published, to): (hull_network::record::Published, IpAddr)| {
         let IpAddr::V6(address) = published.address else { return None };

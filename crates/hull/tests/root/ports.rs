@@ -254,6 +254,44 @@ fn a_connect_that_fails_leaves_a_container_its_ports() {
 }
 
 #[test]
+fn a_forwarder_that_dies_is_followed_by_another_that_knows_all_ports() {
+    let mut host = host();
+    serve(&host, "web", &["-p", "8080:80"]);
+    serve(&host, "own", &["-p", "8082:80"]);
+    let pages = |host: &Host| {
+        for (port, name) in [(8080, "web"), (8082, "own")] {
+            assert_eq!(page(host, &format!("http://[::1]:{port}/")), name);
+        }
+    };
+    pages(&host);
+    let forwarders = |host: &Host| {
+        let mut pids = host.processes();
+        pids.retain(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name == "hull-forwarder\n"
+        });
+        pids
+    };
+    for round in 0..2 {
+        let old = forwarders(&host);
+        assert_eq!(old.len(), 1, "round {round}");
+        let pid = rustix::process::Pid::from_raw(old[0].cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let start = Instant::now();
+        // Nobody starts or asks for anything.
+        while forwarders(&host).iter().all(|pid| old.contains(pid)) {
+            assert!(start.elapsed() < Duration::from_secs(10), "nobody follows the forwarder that died");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        pages(&host);
+        // One that was found is watched like one that was started.
+        host.kill_daemon();
+        host.start_daemon();
+        pages(&host);
+    }
+}
+
+#[test]
 fn fifty_thousand_ports_are_published_as_fast_as_few() {
     let host = host();
     serve(&host, "many", &["-p", "10000-59999:10000-59999", "-p", "8080:80"]);

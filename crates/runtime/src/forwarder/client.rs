@@ -56,14 +56,10 @@ impl Client {
     /// its connections and takes no more. Where the host has no IPv6 there is nothing to forward:
     /// the error is [`Error::Prepare`] with EAFNOSUPPORT.
     pub fn adopt_or_start(spawner: &spawner::Client, exec_root: &Path) -> Result<Client, Error> {
-        let path = socket_path(exec_root);
-        if let Some((client, version)) = Client::connect(&path)? {
-            if version == VERSION {
-                return Ok(client);
-            }
-            // Whether it heard is seen by its socket, which is removed in either case.
-            let _ = client.ask(&ToForwarder::Retire);
+        if let Some(client) = Client::adopt(exec_root)? {
+            return Ok(client);
         }
+        let path = socket_path(exec_root);
         let prepare = |source| Error::Prepare { source };
         let listener = listen().map_err(prepare)?;
         let _ = rustix::fs::unlink(&path);
@@ -73,6 +69,17 @@ impl Client {
             .map_err(|source| Error::Start { source: Box::new(source) })?;
         drop((listener, service));
         Client::connect(&path)?.map(|(client, _)| client).ok_or(Error::Silent)
+    }
+
+    /// The same where it is not to be started.
+    pub fn adopt(exec_root: &Path) -> Result<Option<Client>, Error> {
+        let Some((client, version)) = Client::connect(&socket_path(exec_root))? else { return Ok(None) };
+        if version == VERSION {
+            return Ok(Some(client));
+        }
+        // Whether it heard is seen by its socket, which is removed in either case.
+        let _ = client.ask(&ToForwarder::Retire);
+        Ok(None)
     }
 
     /// `None`: there is none.
