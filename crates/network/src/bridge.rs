@@ -149,7 +149,7 @@ impl driver::Driver for Driver {
             let v6 = driver::speaks_v6(endpoint);
             let link = inner(&outer, namespace)?;
             if made {
-                prepare(namespace, &link.name, v6, || ())?;
+                namespace.enter(|| driver::prepare_sysctls(&link.name, v6))??;
                 connect(&mut socket, &outer, master, namespace, &link, v6)?;
             } else {
                 join(&mut socket, &outer, master)?;
@@ -308,19 +308,6 @@ pub(crate) fn make_pair(
     });
     socket.run(batch)?;
     socket.link(host_link)?.ok_or_else(|| Error::Elsewhere { name: host_link.to_owned() })
-}
-
-/// What a new inner end needs before it is up, and what else is to happen in the namespace.
-pub(crate) fn prepare<T: Send>(
-    namespace: &Namespace,
-    link: &str,
-    v6: bool,
-    inside: impl FnOnce() -> T + Send,
-) -> Result<T> {
-    namespace.enter(|| {
-        driver::prepare_sysctls(link, v6)?;
-        Ok(inside())
-    })?
 }
 
 /// How long a bridge may take to pass packets of a new port on: it takes the kernel's next work

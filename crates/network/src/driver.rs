@@ -159,9 +159,29 @@ pub(crate) fn prepare_sysctls(link: &str, v6: bool) -> sysctl::Result<()> {
         // No router but the engine's gateway: any neighbour could claim to be one.
         Key::conf(Family::V6, link, "accept_ra").set("0")?;
         Key::conf(Family::V6, link, "ndisc_notify").set("1")?;
-        Key::conf(Family::V6, link, "disable_ipv6").set(if v6 { "0" } else { "1" })?;
+        Key::conf(Family::V6, link, "disable_ipv6").ensure(if v6 { "0" } else { "1" })?;
     }
     Ok(())
+}
+
+/// Has `make` make links in the namespace of this thread, which nobody else uses yet, that speak
+/// IPv6 or do not from their birth.
+///
+/// To change that of a link the kernel needs its one lock of all links, and does not sleep until it
+/// gets it: it starts the write again and again (`restart_syscall` in `addrconf_disable_ipv6`). A
+/// dozen containers that start at the same moment would so take the processors from the very
+/// thread that has the lock, for seconds on a busy machine. What new links begin with is changed
+/// without the lock (since Linux 6.9).
+pub(crate) fn born<T>(v6: bool, make: impl FnOnce() -> T) -> sysctl::Result<T> {
+    let begin = Key::conf(Family::V6, "default", "disable_ipv6");
+    if v6 || !sysctl::ipv6_present() {
+        return Ok(make());
+    }
+    let usual = begin.read()?;
+    begin.ensure("1")?;
+    let made = make();
+    begin.ensure(&usual)?;
+    Ok(made)
 }
 
 /// Gives `link`, which is in `namespace`, its name, addresses and routes. It has been prepared

@@ -21,7 +21,7 @@ use crate::bridge;
 use crate::driver::{self, random_name};
 use crate::namespace::Namespace;
 use crate::record::{self, Bridge, Network, NetworkId};
-use crate::rtnl::{self, Peer};
+use crate::rtnl::{self, Link, Peer};
 
 /// Ready namespaces of one network: as many as start before the thread has made another on a small
 /// machine. Each costs the kernel some 200 KiB.
@@ -242,21 +242,36 @@ fn make_pair<P: Send>(
     let master = bridge::index(&mut socket, network, bridge)?;
     // The name that the first link of most containers has.
     let inner = format!("{}0", bridge.prefix);
-    let mut attempts = 0;
-    let outer = loop {
-        let name = random_name("veth");
-        let peer = Peer { name: &inner, mac: None, namespace: Some(namespace.as_fd()) };
-        match bridge::make_pair(&mut socket, bridge, &name, peer, master) {
-            Ok(link) => break link,
-            // One in 2^28 for each link of the host.
-            Err(driver::Error::Link(error)) if error.errno() == Errno::EXIST && attempts < 3 => attempts += 1,
-            Err(error) => return Err(error.into()),
-        }
-    };
+    // From inside, where it can be said what the inner end begins with; the socket is the host's.
+    let made = namespace.enter(|| -> driver::Result<_> {
+        let ends = || make_ends(&mut socket, (bridge, master), namespace, &inner);
+        let outer = driver::born(network.ipv6, ends)??;
+        driver::prepare_sysctls(&inner, network.ipv6)?;
+        Ok((outer, prepare(network)))
+    });
+    let (outer, prepared) = made.map_err(driver::Error::from)??;
     let missing = || driver::Error::Elsewhere { name: outer.name.clone() };
     let found = namespace.rtnl().map_err(driver::Error::from)?.link(&inner)?;
     let link = found.ok_or_else(missing)?;
-    let prepared = bridge::prepare(namespace, &inner, network.ipv6, || prepare(network))?;
     bridge::connect(&mut socket, &outer, master, namespace, &link, network.ipv6)?;
     Ok((outer.name, prepared))
+}
+
+/// The pair, its inner end in `namespace`; gives the outer one, under a name that nobody has.
+fn make_ends(
+    socket: &mut rtnl::Socket,
+    (bridge, master): (&Bridge, u32),
+    namespace: &Namespace,
+    inner: &str,
+) -> driver::Result<Link> {
+    let mut attempts = 0;
+    loop {
+        let name = random_name("veth");
+        let peer = Peer { name: inner, mac: None, namespace: Some(namespace.as_fd()) };
+        match bridge::make_pair(socket, bridge, &name, peer, master) {
+            // One in 2^28 for each link of the host.
+            Err(driver::Error::Link(error)) if error.errno() == Errno::EXIST && attempts < 3 => attempts += 1,
+            made => return made,
+        }
+    }
 }

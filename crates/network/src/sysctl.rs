@@ -93,6 +93,11 @@ impl Key {
             .map_err(|source| Error { verb: format!("set to {value:?} the"), key: self.clone(), source })
     }
 
+    /// Sets what has another value. Reading takes no lock of the kernel's, writing some keys does.
+    pub fn ensure(&self, value: &str) -> Result<()> {
+        if self.read()? == value { Ok(()) } else { self.set(value) }
+    }
+
     /// Without the end of line.
     pub fn read(&self) -> Result<String> {
         std::fs::read_to_string(self.path())

@@ -127,6 +127,21 @@ fn an_endpoint_may_differ_from_what_was_made_ready() {
 }
 
 #[test]
+fn a_link_is_born_with_ipv6_or_without_and_the_namespace_is_as_any_other() {
+    let drivers = host();
+    let fresh = Namespace::new().unwrap();
+    let usual = read(&fresh, "/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    for (number, v6) in [(7, false), (8, true)] {
+        let network = bridge(number, v6);
+        drivers.bridge.setup(&network).unwrap();
+        let ready = pool().take(&network).unwrap();
+        let of = |link: &str| read(&ready.namespace, &format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
+        assert_eq!(of("eth0"), if v6 { "0" } else { "1" });
+        assert_eq!((of("default"), of("lo").as_str()), (usual.clone(), "0"));
+    }
+}
+
+#[test]
 fn what_is_prepared_comes_with_the_namespace() {
     let drivers = host();
     let network = bridge(7, false);
