@@ -102,7 +102,7 @@ impl Baseline {
             if now == *self {
                 return;
             }
-            if start.elapsed() > Duration::from_secs(15) {
+            if start.elapsed() > crate::patience(15) {
                 let (came, went) = (beyond(&now.rules, &self.rules), beyond(&self.rules, &now.rules));
                 assert!(came.is_empty() && went.is_empty(), "rules that came: {came:?}, that went: {went:?}");
                 let (mut now, mut before) = (now, self.clone());

@@ -5,8 +5,15 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// No command of a test may take longer.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Seconds; no command of a test may take longer.
+const LIMIT: u64 = 60;
+
+/// So many seconds, and `HULL_TEST_PATIENCE` times as many where that is set: an emulated machine
+/// is many times slower than the one that the limits of tests are made for.
+pub fn patience(seconds: u64) -> Duration {
+    let times = std::env::var("HULL_TEST_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    Duration::from_secs(seconds.saturating_mul(times))
+}
 
 /// A command that has ended.
 #[derive(Debug, Clone)]
@@ -84,10 +91,10 @@ pub(crate) fn wait(child: &mut Child, line: &str) -> i32 {
             Ok(Some(status)) => {
                 return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             }
-            Ok(None) if start.elapsed() > LIMIT => {
+            Ok(None) if start.elapsed() > patience(LIMIT) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("`{line}` did not end within {} s", LIMIT.as_secs());
+                panic!("`{line}` did not end within {} s", patience(LIMIT).as_secs());
             }
             Ok(None) => thread::sleep(Duration::from_millis(2)),
             Err(error) => panic!("cannot wait for `{line}`: {error}"),
@@ -161,7 +168,7 @@ impl Terminal {
         let start = Instant::now();
         while !self.screen().contains(text) {
             assert!(
-                start.elapsed() < Duration::from_secs(10),
+                start.elapsed() < patience(10),
                 "`{}` never showed {text:?}: {:?}",
                 self.line,
                 self.screen()

@@ -160,7 +160,7 @@ impl Host {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             assert!(ended.is_none(), "the daemon ended with {ended:?}:\n{}", self.daemon_log());
             assert!(
-                start.elapsed() < Duration::from_secs(30),
+                start.elapsed() < command::patience(30),
                 "the daemon never listened:\n{}",
                 self.daemon_log()
             );

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 /// An answer with its body decoded from chunks.
 #[derive(Debug, Clone)]
@@ -40,7 +39,7 @@ impl Connection {
     pub fn open(socket: &Path) -> Connection {
         let stream = UnixStream::connect(socket)
             .unwrap_or_else(|error| panic!("connect {}: {error}", socket.display()));
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set a time limit");
+        stream.set_read_timeout(Some(crate::patience(30))).expect("set a time limit");
         Connection { stream }
     }
 

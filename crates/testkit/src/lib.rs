@@ -13,6 +13,6 @@ mod host;
 mod http;
 
 pub use baseline::Baseline;
-pub use command::{Finished, Terminal, run};
+pub use command::{Finished, Terminal, patience, run};
 pub use host::{Executables, Host, Options};
 pub use http::{Answer, Connection};

@@ -49,7 +49,7 @@ const MODULES: &[&str] = &[
     "kernel/drivers/net/macvlan.ko",
 ];
 /// Seconds until a machine that says nothing more is given up.
-const PATIENCE: &str = "1500";
+const PATIENCE: &str = "3600";
 const MEMORY: &str = "4096";
 
 /// Boots and runs the tests that `filters` name; without any, those of limits and isolation.

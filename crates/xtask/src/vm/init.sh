@@ -1,6 +1,8 @@
 #!/bin/sh
 # The first process of the virtual machine: every controller on cgroup v2, then the tests.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+# The processor is emulated.
+export HULL_TEST_PATIENCE=10
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
