@@ -24,6 +24,7 @@ mod sharing;
 mod spawners;
 mod stops;
 mod streams;
+mod takeover;
 mod versions;
 
 use hull_testkit::{Executables, Finished, Host, Options};
