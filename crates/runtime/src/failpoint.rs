@@ -41,17 +41,29 @@
 //! | `engine.remove.before-row` | daemon: all has gone but the record |
 //! | `engine.remove.row-gone` | daemon: the record has gone, nobody was told |
 //! | `engine.network.claimed` | daemon: a container's addresses are chosen, nothing is noted |
+//! | `engine.network.published` | daemon: a container's ports are bound, nothing is noted |
 //! | `engine.network.noted` | daemon: what a container gets is on record, no link is made |
+//! | `engine.network.linked` | daemon: its links are made, its rules may not be in force |
 //! | `engine.network.attached` | daemon: a container's links are made, no shim is asked for |
+//! | `engine.network.named` | daemon: its names are known, too |
+//! | `engine.network.forbidden` | daemon: the rules of a container that has ended go, its ports are still bound |
+//! | `engine.network.parted` | daemon: its ports are free, its links are still there |
+//! | `engine.network.cut` | daemon: its links have gone, its addresses are not free |
+//! | `engine.network.renaming` | daemon: a running container has another name, on record it has the old one on its networks |
+//! | `engine.network.refilling` | daemon: a namespace that is to be kept ready is half made |
+//! | `engine.relay.started` | daemon: the forwarder runs, nothing leads to it |
 //! | `engine.network.joining` | daemon: a running container has an address on one more network, and no link |
 //! | `engine.network.joined` | daemon: it is connected, nobody was told |
 //! | `engine.network.leaving` | daemon: a running container is on a network no more, its link is still there |
 //! | `engine.network.left` | daemon: it is disconnected, nobody was told |
 //! | `engine.forwarding.noted` | daemon: what of the host's forwarding is off is on record |
 //! | `engine.forwarding.guarded` | daemon: the rules keep strangers out, forwarding is still off |
+//! | `engine.network-create.reserved` | daemon: a network's name and subnets are chosen, nothing is durable |
 //! | `engine.network-create.committed` | daemon: the network's record is durable, its links are not made |
+//! | `engine.network-create.linked` | daemon: its links are made, its rules are not |
 //! | `engine.network-create.made` | daemon: the network is ready, nobody was told |
 //! | `engine.network-remove.before` | daemon: nobody can join the network any more, all is still there |
+//! | `engine.network-remove.closed` | daemon: its rules have gone, its links are still there |
 //! | `engine.network-remove.before-row` | daemon: its links have gone, its record has not |
 //! | `engine.network-remove.row-gone` | daemon: its record has gone, nobody was told |
 

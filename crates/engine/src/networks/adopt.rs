@@ -17,7 +17,7 @@ use hull_runtime::shim;
 use super::change::{self, failed};
 use super::claim::Place;
 use super::names;
-use super::settle::settle_with;
+use super::settle::{rename, settle_with};
 use super::unplug::{cut, forbid};
 use crate::containers::services::Services;
 use crate::containers::view::Record;
@@ -112,6 +112,8 @@ pub(crate) fn resume(
         Ok(None) => {}
         Err(error) => tracing::error!(container = record.id, %error, "names in a container are not answered"),
     }
+    // It may have been renamed without that being noted.
+    rename(services, record)?;
     let wanted = |place: &Place| {
         let name = &place.record.network.name;
         record.settings.attachments.iter().any(|own| own.network == *name)

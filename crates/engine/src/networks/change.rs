@@ -153,6 +153,7 @@ pub(crate) async fn create(services: &Arc<Services>, asked: Create) -> Result<Cr
     let observed = services.blocking(observe).await?;
     let (record, warnings) = services.networks.reserve(&asked, &observed, hull_sys::time::now())?;
     let id = &record.network.id;
+    hull_runtime::failpoint!("engine.network-create.reserved");
     if let Err(error) = make(services, &record).await {
         services.networks.forget(id);
         return Err(error);
@@ -182,6 +183,7 @@ pub(super) fn set_up(services: &Services, record: &Record) -> Result<()> {
     match services.wiring.drivers.of(&record.network) {
         Some(driver) if !record.config_only => {
             driver.setup(&record.network).map_err(failed)?;
+            hull_runtime::failpoint!("engine.network-create.linked");
             wiring::open_network(services, &record.network)
         }
         _ => Ok(()),
@@ -190,6 +192,7 @@ pub(super) fn set_up(services: &Services, record: &Record) -> Result<()> {
 
 fn tear_down(services: &Services, network: &Network) -> Result<()> {
     wiring::close_network(services, network);
+    hull_runtime::failpoint!("engine.network-remove.closed");
     match services.wiring.drivers.of(network) {
         Some(driver) => driver.teardown(network).map_err(failed),
         None => Ok(()),

@@ -99,6 +99,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
         place.endpoint.links = known(services, settings, place);
     }
     publish(services, record, &mut places, &routes)?;
+    hull_runtime::failpoint!("engine.network.published");
     let (namespace, sockets, turn) = namespace(services, &mut places)?;
     for place in &places {
         services.networks.update(&place.endpoint);
@@ -109,6 +110,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     for (place, route) in places.iter().zip(&routes) {
         attach(services, place, &namespace, *route)?;
     }
+    hull_runtime::failpoint!("engine.network.linked");
     allowed.into_iter().try_for_each(Awaited::wait)?;
     forget_connections(&places);
     hull_runtime::failpoint!("engine.network.attached");
@@ -117,6 +119,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     let names = &services.wiring.names;
     names.set(&places);
     names.serve(services, &record.id, settings, sockets.try_clone().map_err(failed)?);
+    hull_runtime::failpoint!("engine.network.named");
     Ok(Plugged { namespace: namespace.try_clone_fd().map_err(failed)?, sockets, turn })
 }
 

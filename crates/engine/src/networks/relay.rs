@@ -106,7 +106,9 @@ impl Relay {
                 if own.is_some() {
                     return Ok(());
                 }
-                *own = Some(client(services)?);
+                let found = client(services)?;
+                hull_runtime::failpoint!("engine.relay.started");
+                *own = Some(found);
             }
             self.another.notify_one();
             wiring::apply(services)

@@ -132,6 +132,7 @@ pub(crate) fn rename(services: &Services, record: &Record) -> Result<()> {
     if places.is_empty() {
         return Ok(());
     }
+    let mut changed = false;
     for place in &mut places {
         if !place.record.has_names() {
             continue;
@@ -144,9 +145,17 @@ pub(crate) fn rename(services: &Services, record: &Record) -> Result<()> {
             hostname: &record.settings.hostname,
             exposed: &record.settings.exposed,
         };
-        place.endpoint.names = claim::names(asker, own.unwrap_or(&Attachment::default()));
-        services.networks.update(&place.endpoint);
+        let names = claim::names(asker, own.unwrap_or(&Attachment::default()));
+        if names != place.endpoint.names {
+            place.endpoint.names = names;
+            services.networks.update(&place.endpoint);
+            changed = true;
+        }
     }
+    if !changed {
+        return Ok(());
+    }
+    hull_runtime::failpoint!("engine.network.renaming");
     services.wiring.names.set(&places);
     note(services.exec_root(), &record.id, &places)
 }

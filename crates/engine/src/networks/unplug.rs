@@ -28,10 +28,12 @@ pub(crate) fn unplug(services: &Services, container: &str) {
 fn part(services: &Services, container: &str) -> Vec<Place> {
     let places = services.networks.leave(container, |_| true);
     forbid(services, &places);
+    hull_runtime::failpoint!("engine.network.forbidden");
     for place in &places {
         release(services, container, &place.endpoint.published);
     }
     services.wiring.names.forget(container);
+    hull_runtime::failpoint!("engine.network.parted");
     places
 }
 
@@ -56,6 +58,7 @@ pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Name
             tracing::warn!(container, network = network.name, %error, "a link was not cut");
         }
     }
+    hull_runtime::failpoint!("engine.network.cut");
     // Before anybody gets their addresses: known connections are let through.
     forget_connections(places);
     services.networks.free(places);

@@ -51,7 +51,11 @@ impl Wiring {
         let defaults = &config.network;
         let mut drivers = Drivers::new().map_err(failed)?;
         drivers.bridge.loopback = defaults.rules4;
-        let pool = Pool::new(Box::new(|_| Ok(names::sockets()?))).map_err(|source| Error::Io {
+        let pool = Pool::new(Box::new(|_| {
+            hull_runtime::failpoint!("engine.network.refilling");
+            Ok(names::sockets()?)
+        }))
+        .map_err(|source| Error::Io {
             call: "start a thread for",
             path: "namespaces".into(),
             source,

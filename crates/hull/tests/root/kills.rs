@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use hull_testkit::{Baseline, Finished, Host};
 
-use self::house::{Act, House};
+use self::house::{Act, HOLDING, House};
 use super::host;
 
 /// Where the daemon dies, of what, and what the next one shows of the container; "" is nothing.
@@ -84,13 +84,33 @@ const PLACE: [(&str, Act); 4] = [
 ];
 
 /// Where the daemon dies of a network that comes or goes, and whether the next one has it.
-const NETWORK: [(&str, Act, bool); 5] = [
+const NETWORK: [(&str, Act, bool); 9] = [
+    ("engine.network-create.reserved", Act::NetworkCreate, false),
     ("engine.network-create.committed", Act::NetworkCreate, true),
+    ("engine.network-create.linked", Act::NetworkCreate, true),
     ("engine.network-create.made", Act::NetworkCreate, true),
     ("engine.network-remove.before", Act::NetworkRemove, true),
+    ("engine.network-remove.closed", Act::NetworkRemove, true),
     ("engine.network-remove.before-row", Act::NetworkRemove, true),
+    ("engine.network-remove.before-row", Act::NetworkPrune, true),
     ("engine.network-remove.row-gone", Act::NetworkRemove, false),
 ];
+
+/// Where the daemon dies of a container that is about to hold an address and a port, or to give them
+/// up, and what the next one shows of it.
+const HOLDER: [(&str, Act, &str); 8] = [
+    ("engine.relay.started", Act::Publish, "created 0"),
+    ("engine.network.published", Act::Publish, "created 0"),
+    ("engine.network.linked", Act::Publish, "created 0"),
+    ("engine.network.named", Act::Publish, "created 0"),
+    ("engine.network.refilling", Act::Publish, "running 0"),
+    ("engine.network.forbidden", Act::Unpublish, "exited 5"),
+    ("engine.network.parted", Act::Unpublish, "exited 5"),
+    ("engine.network.cut", Act::Unpublish, "exited 5"),
+];
+
+/// Where it dies of a container that is renamed.
+const RENAME: &str = "engine.network.renaming";
 
 /// Where the daemon dies while it makes the host a router.
 const FORWARDING: [&str; 2] = ["engine.forwarding.noted", "engine.forwarding.guarded"];
@@ -140,6 +160,63 @@ fn the_daemon_may_be_killed_while_networks_come_and_go() {
         assert_eq!(house.links(), before, "{point}");
         house.clear("");
     }
+    house.end();
+}
+
+#[test]
+fn the_daemon_may_be_killed_while_addresses_and_ports_change_hands() {
+    let mut house = House::new();
+    let heir = [&["run", "--rm"], &HOLDING[..], &["busybox", "true"]].concat();
+    house.host.hull(&["network", "create", "--subnet", "10.66.0.0/24", "others"]).ok();
+    // From the first that needs the forwarder on, which stays.
+    let mut before: Option<Baseline> = None;
+    for (point, act, state) in HOLDER {
+        covered(point, act, state);
+        // What happens behind the scenes may come after the answer.
+        house.die_at(point, act);
+        assert_eq!(house.host.await_daemon(), 137, "{point}");
+        house.host.start_daemon();
+        house.shows(point, state);
+        let running = state.starts_with("running");
+        if running {
+            house.host.hull(&["rm", "-f", "victim"]).ok();
+        }
+        // What it had, or was about to have, is to be had at once.
+        house.host.hull(&heir).ok();
+        house.clear(if running { "" } else { state });
+        warm_others(&house.host);
+        match &before {
+            Some(before) => before.returns(&house.host),
+            None => before = Some(Baseline::of(&house.host)),
+        }
+    }
+    let processes = before.unwrap().processes;
+    assert_eq!(processes.iter().filter(|name| *name == "hull-forwarder").count(), 1, "{processes:?}");
+}
+
+fn warm_others(host: &Host) {
+    for network in ["bridge", "others"] {
+        host.hull(&["run", "--rm", "--network", network, "busybox", "true"]).ok();
+    }
+}
+
+#[test]
+fn the_daemon_may_be_killed_while_a_container_is_renamed() {
+    let mut house = House::new();
+    house.host.hull(&["network", "create", "others"]).ok();
+    house.die_at(RENAME, Act::Rename);
+    assert_eq!(house.host.await_daemon(), 137);
+    house.host.start_daemon();
+    let found = |name: &str| {
+        let words = ["run", "--rm", "--network", "others", "busybox", "ping", "-c", "1", "-W", "5", name];
+        house.host.hull(&words).code == 0
+    };
+    assert_eq!(house.host.hull(&["inspect", "-f", "{{.State.Status}}", "risen"]).ok(), "running");
+    assert!(found("risen"), "the renamed container is not found by its name");
+    assert!(!found("victim"), "it is found by its old name");
+    house.host.hull(&["rm", "-f", "risen"]).ok();
+    house.host.hull(&["network", "rm", "others"]).ok();
+    house.clear("");
     house.end();
 }
 
@@ -260,6 +337,8 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .chain(SHIM.iter().chain(&SPAWNER).map(|row| row.0))
         .chain(NETWORK.iter().map(|row| row.0))
         .chain(PLACE.iter().map(|row| row.0))
+        .chain(HOLDER.iter().map(|row| row.0))
+        .chain([RENAME])
         .chain(FORWARDING)
         .map(str::to_owned)
         .collect();

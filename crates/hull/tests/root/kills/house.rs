@@ -24,12 +24,27 @@ pub(super) enum Act {
     /// To the network `others`.
     Connect,
     Disconnect,
+    /// With an address on `others` and a port of the host of its own choice.
+    Publish,
+    /// A stop of such a one.
+    Unpublish,
+    /// Of a container on `others`, to `risen`.
+    Rename,
+    NetworkPrune,
 }
+
+/// What a container has that is to be had only once.
+pub(super) const HOLDING: [&str; 6] = ["--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"];
 
 impl Act {
     fn setup(self) -> Option<&'static [&'static str]> {
         match self {
-            Act::Create | Act::Run | Act::NetworkCreate | Act::NetworkRemove => None,
+            Act::Create | Act::Run | Act::Publish => None,
+            Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune => None,
+            Act::Unpublish => {
+                Some(&["run", "-d", "--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"])
+            }
+            Act::Rename => Some(&["run", "-d", "--network", "others"]),
             Act::Exec | Act::Stop | Act::Remove | Act::Connect | Act::Disconnect => Some(&["run", "-d"]),
             Act::StopGoing => Some(&["run", "-d", "--rm"]),
         }
@@ -40,10 +55,13 @@ impl Act {
             Act::Create => run(host, &["create"]),
             Act::Run => run(host, &["run", "-d"]),
             Act::Exec => host.hull(&["exec", "victim", "true"]),
-            Act::Stop | Act::StopGoing => host.hull(&["stop", "-t", "20", "victim"]),
+            Act::Publish => run(host, &[&["run", "-d"], &HOLDING[..]].concat()),
+            Act::Rename => host.hull(&["rename", "victim", "risen"]),
+            Act::Stop | Act::StopGoing | Act::Unpublish => host.hull(&["stop", "-t", "20", "victim"]),
             Act::Remove => host.hull(&["rm", "-f", "victim"]),
             Act::NetworkCreate => host.hull(&["network", "create", "victims"]),
             Act::NetworkRemove => host.hull(&["network", "rm", "victims"]),
+            Act::NetworkPrune => host.hull(&["network", "prune", "-f"]),
             Act::Connect => host.hull(&["network", "connect", "others", "victim"]),
             Act::Disconnect => host.hull(&["network", "disconnect", "others", "victim"]),
         }
@@ -59,7 +77,7 @@ fn run(host: &Host, verb: &[&str]) -> Finished {
 
 /// What a daemon keeps once it has started a container (the compiled filter), it has then; and if
 /// there is no spawner, there is one afterwards.
-fn warm(host: &Host) {
+pub(super) fn warm(host: &Host) {
     host.hull(&["run", "--rm", "busybox", "true"]).ok();
 }
 
@@ -122,7 +140,7 @@ impl House {
                 assert!(start.elapsed() < Duration::from_secs(10), "{point}: the victim says nothing");
             }
         }
-        if act == Act::NetworkRemove {
+        if matches!(act, Act::NetworkRemove | Act::NetworkPrune) {
             self.host.hull(&["network", "create", "victims"]).ok();
         }
         if act == Act::Disconnect {
