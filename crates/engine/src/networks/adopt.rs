@@ -18,7 +18,7 @@ use super::change::{self, failed};
 use super::claim::Place;
 use super::names;
 use super::settle::{rename, settle_with};
-use super::unplug::{cut, forbid};
+use super::unplug::{cut, forbid, needs_inside};
 use crate::containers::services::Services;
 use crate::containers::view::Record;
 use crate::{Error, Result};
@@ -119,6 +119,10 @@ pub(crate) fn resume(
         record.settings.attachments.iter().any(|own| own.network == *name)
     };
     let places = services.networks.places(&record.id);
+    if needs_inside(&places) {
+        let namespace = Namespace::of_process(process).map_err(failed)?;
+        services.wiring.inside.keep(&record.id, &places, &namespace)?;
+    }
     let strays: Vec<String> =
         places.iter().filter(|place| !wanted(place)).map(|place| place.endpoint.id.clone()).collect();
     let broken = places.iter().any(|place| {

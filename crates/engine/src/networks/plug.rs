@@ -107,6 +107,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     note(services.exec_root(), &record.id, &places)?;
     hull_runtime::failpoint!("engine.network.noted");
     let allowed = allow(services, &places)?;
+    services.wiring.inside.keep(&record.id, &places, &namespace)?;
     for (place, route) in places.iter().zip(&routes) {
         attach(services, place, &namespace, *route)?;
     }
@@ -182,7 +183,10 @@ pub(super) fn attach(
 ) -> Result<()> {
     let network = &place.record.network;
     match services.wiring.drivers.of(network) {
-        Some(driver) => driver.attach(network, &place.endpoint, namespace, route).map_err(failed),
+        // A macvlan link that is just being deleted may have the parent or the hardware address.
+        Some(driver) => {
+            patiently(services, || driver.attach(network, &place.endpoint, namespace, route).map_err(failed))
+        }
         None => Err(Error::Network(format!("no container can be attached to network {}", network.name))),
     }
 }

@@ -118,6 +118,7 @@ pub(super) fn settle_with(
     }
     note(services.exec_root(), &record.id, &places)?;
     let allowed = allow(services, &places)?;
+    services.wiring.inside.keep(&record.id, &places, namespace)?;
     for (place, route) in places.iter().zip(&routes) {
         attach(services, place, namespace, *route)?;
     }

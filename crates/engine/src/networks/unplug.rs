@@ -6,19 +6,52 @@
 //!
 //! What others could see or be given goes first; an address is free when no link has it any more.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_network::namespace::Namespace;
+use hull_network::record::{ContainerId, Driver};
 
 use super::adopt::note;
+use super::change::failed;
 use super::claim::Place;
 use super::plug::forget_connections;
 use super::publish::release;
+use crate::Result;
 use crate::containers::services::Services;
+
+/// Namespaces of running containers with links that can only be deleted from inside (macvlan). By
+/// itself such a link goes some time after the last process; until then it has its hardware
+/// address, and a passthru one its parent, and the container's next start would be refused.
+#[derive(Debug, Default)]
+pub(super) struct Inside(Mutex<HashMap<ContainerId, Namespace>>);
+
+impl Inside {
+    /// What panics under the lock leaves a map that is whole.
+    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, Namespace>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the namespace of a container with these places, if it is needed at their end.
+    pub(super) fn keep(&self, container: &str, places: &[Place], namespace: &Namespace) -> Result<()> {
+        if needs_inside(places) {
+            let namespace = Namespace::from_fd(namespace.try_clone_fd().map_err(failed)?);
+            self.lock().insert(container.to_owned(), namespace);
+        } else {
+            self.lock().remove(container);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn needs_inside(places: &[Place]) -> bool {
+    places.iter().any(|place| matches!(place.record.network.driver, Driver::Macvlan(_)))
+}
 
 /// The container has no places any more. What others see goes at once, the links after that.
 pub(crate) fn unplug(services: &Services, container: &str) {
-    cut(services, &part(services, container), None);
+    let inside = services.wiring.inside.lock().remove(container);
+    cut(services, &part(services, container), inside.as_ref());
     if let Err(error) = note(services.exec_root(), container, &[]) {
         tracing::warn!(container, %error, "what a container had of networks stays on record");
     }
@@ -47,7 +80,7 @@ pub(super) fn forbid(services: &Services, places: &[Place]) {
     }
 }
 
-/// The second half. With the `namespace` of a container that lives on, the links are gone from it too.
+/// The second half. With the `namespace`, the links are gone from it too.
 pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Namespace>) {
     for place in places {
         let network = &place.record.network;
@@ -67,13 +100,14 @@ pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Name
 /// Everything of a container that has ended: what others could see or be given when this returns,
 /// the links without anybody waiting for that.
 pub(crate) async fn unplug_later(services: &Arc<Services>, container: &str) -> Vec<Place> {
+    let inside = services.wiring.inside.lock().remove(container);
     let (shared, id) = (Arc::clone(services), container.to_owned());
     let parted = services.blocking(move || Ok(part(&shared, &id))).await;
     // Without an answer the whole engine is on its way out.
     let places = parted.unwrap_or_default();
     if !places.is_empty() {
         let (shared, own) = (Arc::clone(services), places.clone());
-        tokio::task::spawn_blocking(move || cut(&shared, &own, None));
+        tokio::task::spawn_blocking(move || cut(&shared, &own, inside.as_ref()));
     }
     places
 }

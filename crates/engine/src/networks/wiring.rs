@@ -26,6 +26,7 @@ use super::names::{self, Names};
 use super::publish::Ports;
 use super::record::Defaults;
 use super::relay::Relay;
+use super::unplug::Inside;
 use crate::containers::services::Services;
 use crate::{Config, Error, Result};
 
@@ -40,6 +41,7 @@ pub(crate) struct Wiring {
     pub(super) names: Names,
     pub(super) relay: Relay,
     pub(super) ports: Mutex<Ports>,
+    pub(super) inside: Inside,
     /// `None` where the configuration wants no rules.
     pub(super) filter: Option<Filter>,
     pub(super) forwarding: Forwarding,
@@ -68,6 +70,7 @@ impl Wiring {
             names,
             relay: Relay::default(),
             ports: Mutex::new(Ports::open()),
+            inside: Inside::default(),
             filter,
             forwarding: Forwarding::open(&config.exec_root),
         })

@@ -87,3 +87,32 @@ fn what_a_parent_cannot_be_is_said() {
         assert_eq!(client(&host, &["network", "ls", "-q", "-f", "driver=macvlan"]).ok(), "");
     }
 }
+
+/// The link of the run before is gone when the next one needs its parent, or its hardware address.
+#[test]
+fn what_a_run_had_the_next_one_gets() {
+    let mut host = host();
+    let machine = Namespace::new().unwrap();
+    wire(&host, "lan0", &machine);
+    address(&machine, "eth0", &["10.99.0.9/24"]);
+    serve(&machine, &[80]);
+    for (client, mode, mac) in [(CLIENTS[0], "passthru", ""), (CLIENTS[1], "bridge", "02:42:0a:63:00:0b")] {
+        let mode = format!("macvlan_mode={mode}");
+        let words = ["network", "create", "-d", "macvlan", "--subnet", "10.99.0.0/24", "-o", "parent=lan0"];
+        client(&host, &[&words[..], &["-o", &mode, "lan"]].concat()).ok();
+        let network =
+            format!("name=lan,ip=10.99.0.11{}{mac}", if mac.is_empty() { "" } else { ",mac-address=" });
+        let run = ["run", "-d", "--name", "one", "--network", &network, "busybox", "sleep", "1000"];
+        client(&host, &run).ok();
+        for _ in 0..5 {
+            client(&host, &["restart", "-t", "0", "one"]).ok();
+            assert_eq!(tcp(&container(&host, "one", &[]), "10.99.0.9:80"), "10.99.0.11");
+            host.kill_daemon();
+            host.start_daemon();
+            client(&host, &["rm", "-f", "one"]).ok();
+            client(&host, &run).ok();
+        }
+        client(&host, &["rm", "-f", "one"]).ok();
+        client(&host, &["network", "rm", "lan"]).ok();
+    }
+}
