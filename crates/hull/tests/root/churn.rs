@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hull_testkit::{Baseline, Host};
 
-use super::ports::serve;
+use super::ports::{page, serve};
 use super::{CLIENTS, host};
 
 /// Says numbers, fifty a second, for as long as somebody hears them.
@@ -115,6 +115,7 @@ fn nobody_elses_traffic_notices_two_hundred_changes() {
     stream(&host, "near", &["--network", "steady"], "near-hears 5000");
     stream(&host, "published", &["-p", "5000:5000"], "172.17.0.1 5000");
     serve(&host, "web", &["--network", "steady", "-p", "8080:80"]);
+    page(&host, "http://127.0.0.1:8080/");
     for (name, question) in [
         ("asks", "nslookup -type=a web 2>&1 | grep -q 'Name:.web'"),
         (
