@@ -152,6 +152,8 @@ async fn serve_until_told(options: &Options, open_files: (u64, u64), log: &LogHa
     for address in &options.listen {
         tracing::info!(?address, "listening");
     }
+    // Finding everything again took more than what is to come.
+    hull_sys::offspring::trim_heap();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
