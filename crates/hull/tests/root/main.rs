@@ -3,7 +3,6 @@
 
 mod bulk;
 mod called;
-mod churn;
 mod commands;
 mod exec;
 mod explain;
