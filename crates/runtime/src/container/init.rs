@@ -236,9 +236,13 @@ fn launch(init: &Init<'_>) -> Result<Infallible> {
     if init.bundle.init {
         reaper::block()?;
         let terminal = matches!(init.streams, Streams::Terminal);
+        let (gone, held) = reaper::pledge()?;
         match process::fork().or_host()? {
             Forked::Parent(child) => reaper::run(child),
-            Forked::Child => reaper::lead(terminal)?,
+            Forked::Child => {
+                drop(held);
+                reaper::lead(terminal, &gone)?;
+            }
         }
     }
     finish(process, init.seccomp, &dressed)

@@ -3,10 +3,11 @@
 //! It is the container's first process itself, which forked once more instead of executing: no file
 //! of the image or the host is run. It has dropped everything the program has dropped, has no
 //! descriptor but the standard streams, and stays not dumpable, so the container cannot look into
-//! what it is a copy of.
+//! what it is a copy of. The program is executed only when those descriptors are gone.
 
 use std::convert::Infallible;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
@@ -49,8 +50,18 @@ fn all() -> Vec<i32> {
     (1..=signal::MAX).collect()
 }
 
-/// In the child: signals as they were, and the leader of the terminal's foreground group.
-pub(super) fn lead(terminal: bool) -> Result<()> {
+/// A pipe whose end comes when the reaper has closed all that it has: it keeps the second
+/// descriptor, which goes with the others.
+pub(super) fn pledge() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during("pipe2", || "O_CLOEXEC").or_host()
+}
+
+/// In the child: signals as they were, and the leader of the terminal's foreground group. Comes
+/// back when `gone` has ended: nothing of the container runs beside a reaper with descriptors.
+pub(super) fn lead(terminal: bool, gone: &OwnedFd) -> Result<()> {
+    rustix::io::retry_on_intr(|| rustix::io::read(gone, &mut [0u8; 1]))
+        .during("read", || "a pipe")
+        .or_host()?;
     rustix::process::setpgid(None, None).during("setpgid", || "0, 0").or_host()?;
     if terminal {
         let group = rustix::process::getpgrp();
