@@ -348,12 +348,20 @@ mod tests {
         Ok((rustix::fs::fstat(&fd)?.st_ino, flags.contains(OFlags::PATH)))
     }
 
-    fn resolve(scope: Scope) -> rustix::fs::ResolveFlags {
+    /// The kernel's own answer. A rename anywhere on the host during a walk through `..` is EAGAIN
+    /// (openat2(2)): then it is asked again.
+    fn kernels(root: &Root, path: &str, flags: OFlags, mode: Mode, scope: Scope) -> Result<OwnedFd, Errno> {
         use rustix::fs::ResolveFlags as Flags;
-        match scope {
+        let resolve = match scope {
             Scope::InRoot => Flags::IN_ROOT | Flags::NO_MAGICLINKS,
             Scope::Beneath => Flags::BENEATH | Flags::NO_MAGICLINKS,
             Scope::Entry => Flags::BENEATH | Flags::NO_SYMLINKS,
+        };
+        loop {
+            match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve) {
+                Err(Errno::AGAIN) => {}
+                answer => return answer,
+            }
         }
     }
 
@@ -366,8 +374,7 @@ mod tests {
             let scopes = [Scope::InRoot, Scope::Beneath, Scope::Entry];
             FLAGS.iter().flat_map(move |flags| scopes.map(move |scope| (*path, *flags, scope)))
         }) {
-            let kernels =
-                rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve(scope));
+            let kernels = kernels(&root, path, flags, Mode::empty(), scope);
             let ours = open(root.as_fd(), path.as_bytes(), flags, Mode::empty(), scope);
             let (kernels, ours) = (seen(kernels), seen(ours));
             assert_eq!(ours, kernels, "{path:?} {flags:?} {scope:?}");
@@ -398,13 +405,7 @@ mod tests {
                     let mode = Mode::RUSR | Mode::WUSR;
                     let result = match by_hand {
                         true => open(root.as_fd(), path.as_bytes(), flags, mode, Scope::InRoot),
-                        false => rustix::fs::openat2(
-                            &root,
-                            path,
-                            flags | OFlags::CLOEXEC,
-                            mode,
-                            resolve(Scope::InRoot),
-                        ),
+                        false => kernels(&root, path, flags, mode, Scope::InRoot),
                     };
                     let names = ["root/new", "root/etc/new", "root/etc/nothing", "host/new"];
                     (result.map(drop), names.map(|name| world.path().join(name).exists()))
@@ -433,7 +434,7 @@ mod tests {
             "self/ns/mnt",
         ] {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let kernels = rustix::fs::openat2(&proc, path, flags, Mode::empty(), resolve(Scope::InRoot));
+            let kernels = kernels(&proc, path, flags, Mode::empty(), Scope::InRoot);
             let ours = open(proc.as_fd(), path.as_bytes(), flags, Mode::empty(), Scope::InRoot);
             assert_eq!(ours.map(drop), kernels.map(drop), "{path}");
         }
@@ -463,8 +464,7 @@ mod tests {
                     root.find(Path::new(path)).map(|found| found.map(|h| h.stat().unwrap().st_ino))
                 });
                 forbid_openat2(errno);
-                let direct =
-                    rustix::fs::openat2(&root, "file", OFlags::PATH, Mode::empty(), resolve(Scope::InRoot));
+                let direct = kernels(&root, "file", OFlags::PATH, Mode::empty(), Scope::InRoot);
                 assert_eq!(direct.unwrap_err(), errno, "the control: the call is there");
                 for (path, before) in PATHS.iter().zip(before) {
                     let after =
