@@ -19,6 +19,8 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use hull_engine::chain;
+
 use crate::Server;
 use crate::hijack::Slot;
 
@@ -231,18 +233,6 @@ impl From<hull_engine::Error> for Failure {
         };
         Failure::new(status, chain(&error))
     }
-}
-
-/// The error with its sources: this is the edge where the chain is printed.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 impl From<gojson::Error> for Failure {

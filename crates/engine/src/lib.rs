@@ -21,4 +21,4 @@ pub mod store;
 
 pub use config::Config;
 pub use engine::Engine;
-pub use error::{Class, Error, Result};
+pub use error::{Class, Error, Result, chain};

@@ -13,7 +13,7 @@ use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::images::Unpacked;
-use crate::{Error, Result};
+use crate::{Error, Result, chain};
 
 /// How long a full queue of the spawner is waited for, in steps.
 const STEPS: u32 = 200;
@@ -111,17 +111,6 @@ impl Spawner {
             }
         }
     }
-}
-
-/// An error and what is behind it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }
 
 fn errno(error: &SpawnerError) -> Option<Errno> {

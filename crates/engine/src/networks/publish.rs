@@ -13,7 +13,7 @@ use super::plug::patiently;
 use crate::containers::services::Services;
 use crate::containers::settings::{PortRequest, Settings};
 use crate::containers::view::Record;
-use crate::{Error, Result};
+use crate::{Error, Result, chain};
 
 /// Published ports, and the sockets that keep others from taking them, by container.
 #[derive(Debug)]
@@ -128,16 +128,6 @@ fn refused(services: &Services, record: &Record, endpoint: &Endpoint, error: por
         endpoint.id,
         chain(&error)
     ))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }
 
 /// Everything that is to be published: what was asked for, and with `-P` what is exposed besides.

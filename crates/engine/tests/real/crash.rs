@@ -7,7 +7,9 @@ use std::time::Duration;
 use hull_engine::Engine;
 use hull_engine::containers::settings::{RestartPolicy, Settings};
 
-use crate::support::{Host, chain, sh, within};
+use hull_engine::chain;
+
+use crate::support::{Host, sh, within};
 
 const DATA: &str = "HULL_TEST_HELD_ENGINE";
 

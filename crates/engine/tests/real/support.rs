@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use hull_engine::chain;
 use hull_engine::containers::requests::{Attach, Attachment, Condition, Logs, Remove, WaitResult};
 use hull_engine::containers::settings::{Create, Settings};
 use hull_engine::images::Import;
@@ -275,14 +276,4 @@ pub(crate) fn text(mut bytes: &[u8]) -> String {
         bytes = &rest[length..];
     }
     String::from_utf8(text).unwrap()
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }
