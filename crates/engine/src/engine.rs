@@ -61,7 +61,8 @@ impl Engine {
         Ok(Engine(Arc::new(Inner { services, _lock: lock })))
     }
 
-    /// Ends the containers' tasks and writes what is still to be written. Containers go on running.
+    /// Ends the containers' tasks and writes what is still to be written. Containers go on running;
+    /// where there is none, spawner and forwarder are sent away.
     pub async fn close(self) {
         let services = &self.0.services;
         for handle in services.registry.all() {
@@ -75,6 +76,17 @@ impl Engine {
         // The writer works in order: when this is answered, everything before it is written.
         if let Err(error) = services.store.commit(Vec::new()).await {
             tracing::error!(%error, "the last changes were not written");
+        }
+        // The next engine asks them for nothing then: no process of ours stays behind. With a
+        // container running they stay, and the next engine finds them.
+        let Host { running, paused, .. } = self.host();
+        if running + paused == 0 {
+            let services = Arc::clone(services);
+            let leave = move || {
+                services.wiring.relay.leave();
+                services.spawner.leave();
+            };
+            tokio::task::spawn_blocking(leave).await.ok();
         }
     }
 

@@ -197,13 +197,12 @@ impl Host {
     /// The pids of this machine's spawners.
     pub fn spawners(&self) -> Vec<u32> {
         let mut pids = self.processes();
-        // The word comes after the name it was called by. Shims are copies of it, so they have the
-        // same words, but another name.
+        // The word comes after the name it was called by. What is forked from it has the same
+        // words, but another name.
         pids.retain(|pid| {
             let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            words.split(|&byte| byte == 0).nth(1) == Some(b"spawner")
-                && !["hull-shim\n", "hull-worker\n"].contains(&name.as_str())
+            words.split(|&byte| byte == 0).nth(1) == Some(b"spawner") && name == "hull-spawner\n"
         });
         pids
     }
@@ -441,7 +440,7 @@ impl Host {
         !pids.is_empty()
     }
 
-    /// Every process of this machine: in its mount or network namespace, or in one of its cgroups.
+    /// Every process of this machine, the one that holds its namespaces among them: in its mount or network namespace, or in one of its cgroups.
     pub fn processes(&self) -> Vec<u32> {
         let namespace = |pid: u32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
         let ours = [namespace(self.holder.id(), "mnt"), namespace(self.holder.id(), "net")];

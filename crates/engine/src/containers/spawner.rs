@@ -44,6 +44,14 @@ impl Spawner {
         Ok(Arc::clone(&client))
     }
 
+    /// Sends the spawner away: it starts nothing more, and goes with the last process it has.
+    pub(crate) fn leave(&self) {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = client.retire() {
+            tracing::debug!(%error, "the spawner had gone by itself");
+        }
+    }
+
     async fn client(self: &Arc<Self>) -> Result<Arc<Client>> {
         if let Ok(client) = self.client.try_lock()
             && client.alive()

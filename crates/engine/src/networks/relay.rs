@@ -29,7 +29,7 @@ const SHORT_MAX: u32 = 3;
 
 /// The way to the forwarder, where one was needed.
 #[derive(Debug, Default)]
-pub(super) struct Relay {
+pub(crate) struct Relay {
     /// Held from the reading of the records until the forwarder was told what follows from them:
     /// whoever changes a record says so afterwards, and so comes after it.
     client: Mutex<Option<Client>>,
@@ -133,6 +133,15 @@ impl Relay {
         if !targets(services, &services.networks.all_places()).is_empty() {
             tracing::warn!("the forwarder has gone; starting another");
             self.start(services);
+        }
+    }
+
+    /// Sends the forwarder away: it takes no more connections, and goes with its last one.
+    pub(crate) fn leave(&self) {
+        if let Some(client) = self.lock().take()
+            && let Err(error) = client.retire()
+        {
+            tracing::warn!(%error, "the forwarder does not answer, and stays");
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Wiring {
     pub(super) drivers: Drivers,
     pub(super) pool: Pool<Sockets>,
     pub(super) names: Names,
-    pub(super) relay: Relay,
+    pub(crate) relay: Relay,
     pub(super) ports: Mutex<Ports>,
     pub(super) inside: Inside,
     /// `None` where the configuration wants no rules.

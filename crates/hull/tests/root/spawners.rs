@@ -92,6 +92,24 @@ fn a_daemon_of_another_build_has_its_own_spawner_and_the_old_one_leaves_with_its
     leaves_with_its_last_shim(&host, old, &pid);
 }
 
+#[test]
+fn a_stopped_daemon_leaves_no_process_where_nothing_runs() {
+    let mut host = host();
+    let old = with_container(&host);
+    host.hull(&["run", "-d", "--name", "web", "-p", "80", "busybox", "sleep", "1000"]).ok();
+    assert_eq!(host.stop_daemon(), 0);
+    assert_eq!(host.spawners(), [old], "what runs needs it");
+    host.start_daemon();
+    assert_eq!(host.spawners(), [old], "and so does the next daemon");
+    host.hull(&["rm", "-f", "old", "web"]).ok();
+    // The one that holds the namespaces of the machine, the daemon, the spawner, the forwarder.
+    assert_eq!(host.processes().len(), 4, "the control");
+    assert_eq!(host.stop_daemon(), 0);
+    until("the end of all but the first", || host.processes().len() == 1);
+    host.start_daemon();
+    assert_eq!(host.hull(&["run", "--rm", "busybox", "echo", "new"]).ok(), "new");
+}
+
 /// Regression: a spawner told to retire by a daemon that did not wait for its hello never heard it.
 #[test]
 fn a_spawner_of_another_build_with_nothing_to_do_leaves_at_once() {

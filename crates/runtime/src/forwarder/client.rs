@@ -78,7 +78,7 @@ impl Client {
             return Ok(Some(client));
         }
         // Whether it heard is seen by its socket, which is removed in either case.
-        let _ = client.ask(&ToForwarder::Retire);
+        let _ = client.retire();
         Ok(None)
     }
 
@@ -126,6 +126,11 @@ impl Client {
                 return Ok(());
             }
         }
+    }
+
+    /// It takes no more connections, and leaves with its last one.
+    pub fn retire(&self) -> Result<(), Error> {
+        self.ask(&ToForwarder::Retire)
     }
 
     fn ask(&self, message: &ToForwarder) -> Result<(), Error> {
