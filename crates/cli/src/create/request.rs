@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 
 use hull_api::client::{Body, Query};
+use hull_oci::reference::is_identifier;
+use hull_oci::{Digest, Reference};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -89,6 +91,10 @@ fn platform(text: &str) -> Result<(), String> {
 pub(crate) async fn send(session: &Session, given: &Given, body: &Value) -> Result<String, Failure> {
     let mut id_file = IdFile::reserve(given.text("cidfile"))?;
     let image = given.arguments.first().map_or("", String::as_str);
+    // A whole ID, with its algorithm or without, is no name and as good.
+    if !is_identifier(image) && Digest::parse(image).is_err() {
+        Reference::parse(image)?;
+    }
     let query = Query::new()
         .unless_empty("name", given.text("name"))
         .unless_empty("platform", given.text("platform"));

@@ -38,6 +38,13 @@ fn a_program_that_is_not_there_is_127_and_one_that_cannot_run_126() {
         client(&host, &["run", "--rm", "busybox", "/etc"]).fails(126, "/etc");
         client(&host, &["run", "--rm", "--no-such-flag", "busybox", "true"]).fails(125, "no-such-flag");
         client(&host, &["run", "--rm", "--memory", "lots", "busybox", "true"]).fails(125, "lots");
+        let misspelt = client(&host, &["run", "--rm", "BAD", "true"]);
+        misspelt.fails(125, "invalid reference format: repository name (library/BAD) must be lowercase");
+        assert!(!misspelt.stderr.contains("daemon"), "the client knows: {misspelt}");
+    }
+    let id = host.hull(&["inspect", "-f", "{{.Id}}", "busybox"]).ok().to_owned();
+    for name in [&id, id.trim_start_matches("sha256:"), &id[7..19]] {
+        assert_eq!(host.hull(&["run", "--rm", name, "echo", "by its ID"]).ok(), "by its ID");
     }
     assert_eq!(host.hull(&["ps", "-aq"]).ok(), "", "a container that never started was not removed");
 }
