@@ -170,6 +170,21 @@ impl Table {
         Ok(Place { record, endpoint })
     }
 
+    /// Who has an address that is in use, in words.
+    fn owner(&self, network: &Network, address: IpAddr) -> String {
+        let has = |endpoint: &&Endpoint| {
+            let own = [endpoint.address4.map(IpNet::V4), endpoint.address6.map(IpNet::V6)];
+            endpoint.network == network.id && own.iter().flatten().any(|net| net.addr() == address)
+        };
+        match self.endpoints.values().flatten().find(has) {
+            Some(endpoint) => {
+                let name = endpoint.names.first().map_or(short(&endpoint.container), String::as_str);
+                format!("container {name} has {address}")
+            }
+            None => format!("network {} keeps {address} for its gateway or aside", network.name),
+        }
+    }
+
     fn address(
         &self,
         network: &Network,
@@ -187,7 +202,10 @@ impl Table {
             };
         }
         ipam::address_of(&network.subnets, ipv6, asked, taken).map(Some).map_err(|reason| match reason {
-            NoAddress::InUse => Error::Forbidden("Address already in use".to_owned()),
+            NoAddress::InUse => Error::Forbidden(format!(
+                "Address already in use: {}",
+                asked.map_or_else(String::new, |address| self.owner(network, address))
+            )),
             NoAddress::Full => Error::Network(format!(
                 "no available IPv{version} addresses on this network's address pools: {} ({})",
                 network.name, network.id

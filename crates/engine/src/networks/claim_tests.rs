@@ -70,11 +70,14 @@ fn an_address_has_one_owner() {
     with(&networks, "n1", "10.77.0.0/29", Create::default());
     let fixed = |address: &str| Attachment { address4: Some(address.parse().unwrap()), ..on("n1") };
     networks.claim(asker("a"), &[fixed("10.77.0.5")]).unwrap();
-    for taken in ["10.77.0.5", "10.77.0.1"] {
+    for (taken, owner) in [
+        ("10.77.0.5", "container a has 10.77.0.5"),
+        ("10.77.0.1", "network n1 keeps 10.77.0.1 for its gateway or aside"),
+    ] {
         let error = networks.claim(asker("b"), &[fixed(taken)]).unwrap_err();
         assert_eq!(
-            (error.class(), error.to_string().as_str()),
-            (crate::Class::Forbidden, "Address already in use")
+            (error.class(), error.to_string()),
+            (crate::Class::Forbidden, format!("Address already in use: {owner}"))
         );
     }
     for id in ["b", "c", "d", "e"] {

@@ -274,8 +274,10 @@ fn several_networks_with_chosen_addresses() {
             &["run", "--rm", "--network", "n2", "busybox", "ping", "-6", "-c", "1", "-W", "5", "fd00:78::50"],
         )
         .ok();
-        client(&host, &["run", "--rm", "--network", "n1", "--ip", "10.77.0.50", "busybox", "true"])
-            .fails(125, "failed to set up container networking: Address already in use");
+        client(&host, &["run", "--rm", "--network", "n1", "--ip", "10.77.0.50", "busybox", "true"]).fails(
+            125,
+            "failed to set up container networking: Address already in use: container two has 10.77.0.50",
+        );
         client(&host, &["network", "rm", "n1"])
             .fails(1, "error while removing network: network n1 has active endpoints (name:\"two\" id:\"");
         client(&host, &["rm", "-f", "two"]).ok();
