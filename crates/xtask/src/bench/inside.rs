@@ -12,7 +12,7 @@ const ADDRESS: &str = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
 
 /// A running container on one network, as it is seen from there.
 pub(crate) struct Inside {
-    network: File,
+    pub(crate) network: File,
     pub(crate) address: Ipv4Addr,
     /// Whom its /etc/resolv.conf names first.
     pub(crate) resolver: Ipv4Addr,
@@ -34,16 +34,16 @@ impl Inside {
             resolver: first.trim().parse().with_context(|| format!("{resolvers} names no IPv4 server"))?,
         })
     }
+}
 
-    /// Does something on a thread of the container's network namespace. Sockets opened there stay
-    /// there, whichever thread uses them.
-    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                hull_sys::process::join_one(&self.network)?;
-                work()
-            });
-            thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
-        })
-    }
+/// Does something on a thread of a network namespace. Sockets opened there stay there, whichever
+/// thread uses them.
+pub(crate) fn enter<T: Send>(network: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            hull_sys::process::join_one(network)?;
+            work()
+        });
+        thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+    })
 }

@@ -18,6 +18,7 @@ mod measure;
 mod memory;
 mod names;
 mod networks;
+mod port_floor;
 mod ports;
 mod sections;
 mod traffic;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::engines::{Engine, IMAGE};
-use super::inside::Inside;
+use super::inside::{Inside, enter};
 use super::measure::{Row, Subject, interleave_parts, median};
 use super::sections::{WARM, clear};
 
@@ -53,7 +53,7 @@ fn containers(engine: &Engine) -> Result<Inside> {
 }
 
 fn client(inside: &Inside) -> Result<UdpSocket> {
-    inside.enter(|| {
+    enter(&inside.network, || {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         socket.connect((inside.resolver, 53))?;

@@ -87,7 +87,7 @@ fn endpoints(hull: &Engine) -> Result<Server> {
     let published = format!("{PORT}:{}", Kind::Connections.port());
     let last = ["run", "-d", "--name", LAST, "--network", &names[NETWORKS - 1], "-p", &published];
     hull.line(&[&last[..], &sleep].concat())?;
-    Server::start(&Inside::of(hull, LAST)?, Kind::Connections)
+    Server::start(&Inside::of(hull, LAST)?.network, Kind::Connections)
 }
 
 /// Deletes Hull's tables; milliseconds. What is measured is the longest time between two

@@ -1,15 +1,18 @@
-//! F12: what a published port carries beside the container's own address, and what publishing
-//! costs: the first port and the thousandth, one port and a range of 50,000.
+//! F12: what a published port carries beside the container's own address, and beside the same two
+//! ways without an engine; what publishing costs: the first port and the thousandth, one port and a
+//! range of 50,000.
 
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::engines::{Engine, IMAGE};
-use super::inside::Inside;
+use super::inside::{Inside, enter};
 use super::measure::{Column, Row, Subject, interleave};
 use super::memory;
+use super::port_floor;
 use super::sections::{COLD, WARM, clear};
 use super::traffic::{Kind, Server};
 
@@ -36,14 +39,38 @@ pub(crate) fn ports(engines: &[Engine], rounds: usize) -> Vec<Row> {
     rows
 }
 
-/// A running container with the servers in it, and the two ways there.
-struct Served {
-    _servers: Vec<Server>,
-    own: Ipv4Addr,
-    /// In the order of [`Kind::ALL`].
-    published: Vec<SocketAddr>,
+/// Settings of the clients' namespace without which samples are not alike.
+const SETTINGS: [(&str, &str); 2] = [
+    // Some hosts' default, BBR, paces by what it believes of the line, and finds none here.
+    ("/proc/sys/net/ipv4/tcp_congestion_control", "reno"),
+    // Else each closed connection keeps its client's port for ten seconds, and after some samples
+    // the kernel searches for ports that it may give to masqueraded connections.
+    ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close", "0"),
+];
+
+/// Servers in a network namespace of their own, and the two ways there from another, each in the
+/// order of [`Kind::ALL`].
+pub(crate) struct Served {
+    pub(crate) _servers: Vec<Server>,
+    /// Where the clients are.
+    pub(crate) from: File,
+    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) published: Vec<SocketAddr>,
 }
 
+impl Served {
+    /// Makes samples alike that start from `from`.
+    fn settle(self) -> Result<Served> {
+        enter(&self.from, || {
+            let set =
+                |(path, value)| fs::write(path, value).with_context(|| format!("write {value} to {path}"));
+            SETTINGS.into_iter().try_for_each(set)
+        })?;
+        Ok(self)
+    }
+}
+
+/// A running container of an engine with the servers in it.
 fn served(engine: &Engine) -> Result<Served> {
     let ports = Kind::ALL.map(|kind| kind.port().to_string());
     let mut words = vec!["run", "-d"];
@@ -57,28 +84,30 @@ fn served(engine: &Engine) -> Result<Served> {
         let port: u16 = port.with_context(|| format!("{} port printed {line:?}", engine.name))?;
         Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     };
+    let servers = Kind::ALL.into_iter().map(|kind| Server::start(&inside.network, kind));
     Ok(Served {
-        own: inside.address,
+        _servers: servers.collect::<Result<_>>()?,
+        from: File::open("/proc/self/ns/net").context("open the network namespace")?,
+        own: Kind::ALL.map(|kind| (inside.address, kind.port()).into()).into(),
         published: ports.iter().map(published).collect::<Result<_>>()?,
-        _servers: Kind::ALL.into_iter().map(|kind| Server::start(&inside, kind)).collect::<Result<_>>()?,
     })
 }
 
 fn traffic(engines: &[Engine], rounds: usize) -> Vec<Row> {
-    let ready: Vec<_> = engines.iter().map(served).collect();
+    let of = |engine: &Engine| (engine.name, served(engine).and_then(Served::settle));
+    let floor = ("floor", port_floor::served().and_then(Served::settle));
+    let ready: Vec<_> = engines.iter().map(of).chain([floor]).collect();
     let row = |(index, kind): (usize, Kind)| {
-        let subjects = engines.iter().zip(&ready).flat_map(|(engine, served)| {
-            let by = |name: String, way: fn(&Served, usize) -> SocketAddr| {
+        let subjects = ready.iter().flat_map(|(name, served)| {
+            let by = |name: String, way: fn(&Served) -> &[SocketAddr]| {
                 Subject::new(&name, move || match served {
-                    Ok(served) => kind.rate(way(served, index)),
+                    Ok(served) => enter(&served.from, || kind.rate(way(served)[index])),
                     Err(error) => bail!("{error:#}"),
                 })
             };
             [
-                by(engine.name.to_owned(), |served, index| served.published[index]),
-                by(format!("{}, own address", engine.name), |served, index| {
-                    (served.own, Kind::ALL[index].port()).into()
-                }),
+                by((*name).to_owned(), |served| &served.published),
+                by(format!("{name}, own address"), |served| &served.own),
             ]
         });
         let what = format!("F12 published port on 127.0.0.1, {}", kind.name());

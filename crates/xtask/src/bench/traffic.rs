@@ -2,6 +2,7 @@
 //! clients that count. Both are of this process, so that two ways to the same server differ in
 //! nothing but the way.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::net::sockopt::set_socket_linger;
 
-use super::inside::Inside;
+use super::inside::enter;
 
 /// What one stream carries, and how much at a time.
 const BULK: usize = 1 << 30;
@@ -85,8 +86,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(inside: &Inside, kind: Kind) -> Result<Server> {
-        let listener = inside.enter(|| Ok(TcpListener::bind(("0.0.0.0", kind.port()))?))?;
+    pub(crate) fn start(network: &File, kind: Kind) -> Result<Server> {
+        let listener = enter(network, || Ok(TcpListener::bind(("0.0.0.0", kind.port()))?))?;
         let listener = Arc::new(listener);
         let threads = if kind == Kind::Connections { CLIENTS } else { 1 };
         let threads = (0..threads).map(|_| {
@@ -205,8 +206,7 @@ fn connections(to: SocketAddr) -> Result<f64> {
             let mut stream = connect(to)?;
             stream.write_all(&[0; REQUEST])?;
             stream.read_exact(&mut [0; ANSWER])?;
-            // Closed by a reset: the client's port is free at once, and so is the entry of the
-            // connection tracking, of which a whole run would otherwise fill the table.
+            // Closed by a reset: the client's port is free at once.
             set_socket_linger(&stream, Some(Duration::ZERO)).context("set SO_LINGER")?;
         }
         Ok(())
