@@ -17,7 +17,7 @@ use hull_network::driver::{DefaultRoute, random_name};
 use hull_network::namespace::Namespace;
 use hull_network::nft::conntrack;
 use hull_network::pool::Turn;
-use hull_network::record::Driver;
+use hull_network::record::{Driver, Protocol};
 use hull_network::rules;
 
 use super::adopt::note;
@@ -30,7 +30,7 @@ use super::unplug::unplug;
 use crate::containers::services::Services;
 use crate::containers::settings::Settings;
 use crate::containers::view::Record;
-use crate::{Error, Result};
+use crate::{Error, Result, chain};
 
 /// How long an address or port is waited for whose container has just ended.
 const LEAVING_LIMIT: Duration = Duration::from_secs(2);
@@ -113,7 +113,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     }
     hull_runtime::failpoint!("engine.network.linked");
     allowed.into_iter().try_for_each(Awaited::wait)?;
-    forget_connections(&places);
+    led_here(&places);
     hull_runtime::failpoint!("engine.network.attached");
     services.wiring.relay.open(services, &places);
     names::write(services, record, &places)?;
@@ -141,13 +141,18 @@ fn namespace(services: &Services, places: &mut [Place]) -> Result<(Namespace, So
     Ok((ready.namespace, ready.prepared, Some(ready.turn)))
 }
 
-/// Clients that had these ports of somebody else before are led here from now on.
-pub(super) fn forget_connections(places: &[Place]) {
-    for place in places {
-        if let Err(error) = conntrack::forget(&place.endpoint.published) {
-            tracing::warn!(%error, "connections of a port's former holder are not forgotten");
-        }
+/// Clients that have been sending to these ports already are led here from now on; nobody waits for
+/// that. For a thread of the engine.
+pub(super) fn led_here(places: &[Place]) {
+    let published: Vec<_> = places.iter().flat_map(|place| &place.endpoint.published).copied().collect();
+    if !published.iter().any(|one| one.protocol == Protocol::Udp) {
+        return;
     }
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = conntrack::forget_ports(&published) {
+            tracing::warn!(error = chain(&error), "earlier clients of a published port may not reach it");
+        }
+    });
 }
 
 /// Tells the packet filter what these places are allowed; each is to be waited for.

@@ -11,7 +11,7 @@ use super::change::failed;
 use super::claim::{self, Asker, Place};
 use super::filter::Awaited;
 use super::names;
-use super::plug::{allow, attach, known, patiently, routes};
+use super::plug::{allow, attach, known, led_here, patiently, routes};
 use super::publish::{publish, release};
 use super::unplug::{cut, forbid};
 use crate::Result;
@@ -124,7 +124,9 @@ pub(super) fn settle_with(
     }
     services.wiring.relay.open(services, &places);
     services.wiring.names.set(&places);
-    allowed.into_iter().try_for_each(Awaited::wait)
+    allowed.into_iter().try_for_each(Awaited::wait)?;
+    led_here(&places);
+    Ok(())
 }
 
 /// Gives a container's places the names that it has by now.

@@ -10,15 +10,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_network::namespace::Namespace;
+use hull_network::nft::conntrack;
 use hull_network::record::{ContainerId, Driver};
 
+use super::addresses;
 use super::adopt::note;
 use super::change::failed;
 use super::claim::Place;
-use super::plug::forget_connections;
 use super::publish::release;
-use crate::Result;
 use crate::containers::services::Services;
+use crate::{Result, chain};
 
 /// Namespaces of running containers with links that can only be deleted from inside (macvlan). By
 /// itself such a link goes some time after the last process; until then it has its hardware
@@ -93,8 +94,22 @@ pub(super) fn cut(services: &Services, places: &[Place], namespace: Option<&Name
     }
     hull_runtime::failpoint!("engine.network.cut");
     // Before anybody gets their addresses: known connections are let through.
-    forget_connections(places);
+    places.iter().for_each(forget_connections);
     services.networks.free(places);
+}
+
+/// Nothing that was meant for this container reaches the next one at its addresses. Only a bridge's
+/// addresses are its containers' alone: those of a wire may be anybody's.
+fn forget_connections(place: &Place) {
+    if !matches!(place.record.network.driver, Driver::Bridge(_)) {
+        return;
+    }
+    for address in addresses(&place.endpoint) {
+        if let Err(error) = conntrack::forget_address(address) {
+            let error = chain(&error);
+            tracing::warn!(%address, error, "connections of an address' former holder are not forgotten");
+        }
+    }
 }
 
 /// Everything of a container that has ended: what others could see or be given when this returns,

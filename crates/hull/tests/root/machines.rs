@@ -13,8 +13,8 @@ use hull_network::rtnl::{Batch, Kind, NewLink, Peer, Route};
 use hull_testkit::Host;
 
 /// How long an answer that must come is waited for, and one that must not.
-const LIMIT: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_millis(400);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
 /// The namespace that a process is in.
 fn of(pid: &str) -> Namespace {

@@ -1,14 +1,17 @@
 //! Who reaches whom through published ports, between containers and from other machines, with real
 //! packets at networks as people make them.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hull_network::namespace::Namespace;
 use hull_testkit::{Host, Options};
 
-use super::machines::{beside, container, nothing, of_host, received, route, serve, sysctl, tcp, udp};
+use super::machines::{
+    LIMIT, SILENCE, beside, container, nothing, of_host, received, route, serve, sysctl, tcp, udp,
+};
 use super::{CLIENTS, executables, host};
 
 /// A container that does nothing; with these words of `run`.
@@ -263,5 +266,64 @@ fn containers_that_are_kept_apart_reach_what_a_link_opens() {
             tcp(&of_host(&host), &at("db", 80));
             host.hull(&["rm", "-f", "db", "stranger", "friend"]).ok();
         }
+    }
+}
+
+/// A socket of the container that speaks to everybody.
+fn speaker(container: &Namespace, at: &str) -> UdpSocket {
+    container.enter(|| UdpSocket::bind(at).unwrap()).unwrap()
+}
+
+/// Whether a word that the machine sends to `peer` comes to this socket.
+fn hears(socket: &UdpSocket, machine: &UdpSocket, peer: SocketAddr, limit: Duration) -> bool {
+    socket.set_read_timeout(Some(limit)).unwrap();
+    machine.send_to(b"answer", peer).unwrap();
+    socket.recv(&mut [0; 64]).is_ok()
+}
+
+/// Who spoke with a container goes on when another one has its address.
+#[test]
+fn an_heir_of_an_address_hears_nothing_of_what_its_holder_began() {
+    let host = host();
+    let outside = beside(&host, 1, "192.0.2");
+    let subnets = ["--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64"];
+    host.hull(&[&["network", "create"], &subnets[..], &["lan"]].concat()).ok();
+    run(&host, "other", &["--network", "lan"]);
+    let other = container(&host, "other", &[]);
+    for (client, wire, any) in
+        [(CLIENTS[0], "192.0.2.2:53", "0.0.0.0:4000"), (CLIENTS[1], "[2001:db8:1::2]:53", "[::]:4000")]
+    {
+        let place = ["--network", "lan", "--ip", "10.77.0.50", "--ip6", "fd00:77::50"];
+        let words =
+            |name| [&["run", "-d", "--name", name], &place[..], &["busybox", "sleep", "1000"]].concat();
+        client(&host, &words("old")).ok();
+        let old = container(&host, "old", &[]);
+        let machine = speaker(&outside, wire);
+        machine.set_read_timeout(Some(SILENCE)).unwrap();
+        // The first word may be lost while a link comes up.
+        let greet = |socket: &UdpSocket, word: u8| {
+            let end = Instant::now() + LIMIT;
+            loop {
+                socket.send_to(&[word], wire).unwrap();
+                let mut heard = [0];
+                match machine.recv_from(&mut heard) {
+                    Ok((_, from)) if heard == [word] => return from,
+                    _ => assert!(Instant::now() < end, "nothing comes to {wire}"),
+                }
+            }
+        };
+        let (own, others) = (speaker(&old, any), speaker(&other, any));
+        let (to_own, to_others) = (greet(&own, 1), greet(&others, 2));
+        assert!(hears(&own, &machine, to_own, LIMIT) && hears(&others, &machine, to_others, LIMIT));
+        client(&host, &["rm", "-f", "old"]).ok();
+        client(&host, &words("heir")).ok();
+        let heir = container(&host, "heir", &[]);
+        let its = speaker(&heir, any);
+        assert!(!hears(&its, &machine, to_own, SILENCE), "the heir hears what was not for it");
+        assert!(hears(&others, &machine, to_others, LIMIT), "another container's answers are lost");
+        // Its own are its own.
+        let to_its = greet(&its, 3);
+        assert!(hears(&its, &machine, to_its, LIMIT));
+        client(&host, &["rm", "-f", "heir"]).ok();
     }
 }

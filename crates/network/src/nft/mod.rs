@@ -3,7 +3,7 @@
 //! [`encode`](self) turns a [`crate::ruleset::RuleSet`] or a change of it into one batch;
 //! [`Nftables`] sends it, remembers it and reads back what the kernel has. [`foreign`] looks at what others'
 //! tables do to forwarded packets, [`monitor`] hears of changes by others, [`conntrack`] forgets
-//! connections that a port's former holder had. nft(8) is asked in tests only.
+//! connections that a former holder of an address had. nft(8) is asked in tests only.
 
 pub mod conntrack;
 mod dump;

@@ -16,7 +16,7 @@ use hull_network::rules::{self, Input, Options};
 use crate::world::{self, LIMIT, rtnl};
 
 /// How long a packet that must not arrive is waited for.
-const SILENCE: Duration = Duration::from_millis(250);
+pub(crate) const SILENCE: Duration = Duration::from_millis(250);
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
