@@ -44,7 +44,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::listen::PidFile;
-use crate::options::{Listen, Options, OptionsError};
+use crate::options::{CommandLine, Listen, Options, OptionsError};
 use crate::serve::Listener;
 
 /// What the handlers of all requests share.
@@ -62,39 +62,41 @@ pub(crate) struct Server {
 /// How long requests that run when the daemon is told to stop may still take.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Runs the daemon until it is told to stop. `args` are the words after `hull daemon` (or
-/// `dockerd`). 0 after SIGTERM or SIGINT, 1 if it could not start, 2 for a wrong command line.
-pub fn main(args: Vec<OsString>) -> ExitCode {
-    let options = match options::read(args) {
+/// Runs the daemon until it is told to stop. `args` are the words after `program`, which is what it
+/// was called: `hull daemon` or `dockerd`. 0 after SIGTERM or SIGINT, 1 if it could not start.
+pub fn main(program: &'static str, args: Vec<OsString>) -> ExitCode {
+    let line = CommandLine { program, args };
+    let options = match options::read(&line) {
         Ok(options) => options,
         Err(OptionsError::CommandLine(error)) => {
             // Nobody to tell if even that fails.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            // The reference's daemon ends with 1 for a wrong flag, too; help is no failure.
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
-        Err(error) => return fail(&http::chain(&error)),
+        Err(error) => return fail(program, &http::chain(&error)),
     };
     if options.validate {
         let _ = writeln!(std::io::stdout(), "configuration OK");
         return ExitCode::SUCCESS;
     }
     if !rustix::process::geteuid().is_root() {
-        return fail("the daemon needs root: start it with sudo, or as a service");
+        return fail(program, "the daemon needs root: start it with sudo, or as a service");
     }
-    match run(&options) {
+    match run(&line, &options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(program, &format!("{error:#}")),
     }
 }
 
-fn fail(message: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "hull daemon: {message}");
+fn fail(program: &str, message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{program}: {message}");
     ExitCode::FAILURE
 }
 
 type LogHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
-fn run(options: &Options) -> anyhow::Result<()> {
+fn run(line: &CommandLine, options: &Options) -> anyhow::Result<()> {
     let log = start_log(options);
     let open_files = open_files::raise();
     // Every file made from here on is root's alone unless it says otherwise.
@@ -107,13 +109,18 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .thread_name("hull-daemon")
         .build()
         .context("start the async runtime")?;
-    let result = runtime.block_on(serve_until_told(options, open_files, &log));
+    let result = runtime.block_on(serve_until_told(line, options, open_files, &log));
     // A blocking task that hangs does not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve_until_told(options: &Options, open_files: (u64, u64), log: &LogHandle) -> anyhow::Result<()> {
+async fn serve_until_told(
+    line: &CommandLine,
+    options: &Options,
+    open_files: (u64, u64),
+    log: &LogHandle,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -158,7 +165,7 @@ async fn serve_until_told(options: &Options, open_files: (u64, u64), log: &LogHa
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(options, log, &server),
+            _ = hangup.recv() => reload(line, options, log, &server),
         }
     }
     tracing::info!("stopping; containers go on");
@@ -188,12 +195,8 @@ fn facts(engine: &Engine) -> translate::Facts {
 
 /// SIGHUP: reads the file again. The log's level changes; what cannot change while running keeps
 /// its value and is named.
-fn reload(before: &Options, log: &LogHandle, server: &Server) {
-    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if args.first().is_some_and(|word| word == "daemon") {
-        args.remove(0);
-    }
-    let after = match options::read(args) {
+fn reload(line: &CommandLine, before: &Options, log: &LogHandle, server: &Server) {
+    let after = match options::read(line) {
         Ok(after) => after,
         Err(error) => {
             tracing::error!(error = %http::chain(&error), "the configuration is not reloaded");

@@ -73,6 +73,7 @@ impl Host {
         let folder = tempfile::Builder::new().prefix("hull-test-").tempdir().expect("make a folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("make the data root");
+        fs::write(folder.path().join("daemon.json"), "{}").expect("make the daemon's file");
         let holder = hold(&folder, &data, options.disk_mib);
         let mut host = Host { folder, executables, options, holder, daemon: None, cgroup };
         host.start_daemon();

@@ -86,6 +86,15 @@ impl Level {
     }
 }
 
+/// How the daemon was called.
+#[derive(Debug)]
+pub(crate) struct CommandLine {
+    /// In its own messages.
+    pub program: &'static str,
+    /// What came after that.
+    pub args: Vec<OsString>,
+}
+
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OptionsError {
@@ -94,7 +103,7 @@ pub(crate) enum OptionsError {
     CommandLine(#[from] clap::Error),
     #[error("unable to configure the daemon with file {}: {what}", path.display())]
     File { path: PathBuf, what: String },
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("unable to configure the daemon with file {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("invalid value {value:?} for {key}: {why}")]
     Value { key: String, value: String, why: String },
@@ -161,8 +170,8 @@ fn keys() -> impl Iterator<Item = &'static Key> {
     KEYS.iter().chain(network::KEYS)
 }
 
-fn command() -> Command {
-    let mut command = Command::new("hull daemon")
+fn command(program: &'static str) -> Command {
+    let mut command = Command::new(program)
         .about("Runs the engine: serves the API, owns the containers and images of this host")
         .version(env!("CARGO_PKG_VERSION"))
         .arg(
@@ -171,7 +180,7 @@ fn command() -> Command {
                 .num_args(1)
                 .value_name("FILE")
                 .default_value(CONFIG_FILE)
-                .help("Configuration file; it need not exist"),
+                .help("Configuration file; the default one need not exist"),
         )
         .arg(
             Arg::new("validate")
@@ -215,14 +224,15 @@ impl std::fmt::Display for Given {
     }
 }
 
-/// Reads the command line (without the program's name) and the file it names.
-pub(crate) fn read(args: Vec<OsString>) -> Result<Options> {
-    let matches = command().no_binary_name(true).try_get_matches_from(args)?;
+/// Reads the command line and the file it names: one that is named has to be there.
+pub(crate) fn read(line: &CommandLine) -> Result<Options> {
+    let matches = command(line.program).no_binary_name(true).try_get_matches_from(&line.args)?;
+    let named = matches.value_source("config-file") == Some(ValueSource::CommandLine);
     let config_file = PathBuf::from(matches.get_one::<String>("config-file").map_or(CONFIG_FILE, |s| s));
     let flags = from_flags(&matches);
     let text = match std::fs::read_to_string(&config_file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => String::new(),
         Err(source) => return Err(OptionsError::Read { path: config_file, source }),
     };
     let file =
@@ -409,12 +419,10 @@ mod tests {
     fn parse(words: &[&str], file: Option<&str>) -> Result<Options> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("daemon.json");
-        if let Some(text) = file {
-            std::fs::write(&path, text).unwrap();
-        }
+        std::fs::write(&path, file.unwrap_or("{}")).unwrap();
         let mut args: Vec<OsString> = words.iter().map(OsString::from).collect();
         args.extend([OsString::from("--config-file"), path.into_os_string()]);
-        read(args)
+        read(&CommandLine { program: "hull daemon", args })
     }
 
     fn complaint(words: &[&str], file: Option<&str>) -> String {

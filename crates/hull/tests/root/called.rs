@@ -84,5 +84,14 @@ fn dockerd_validates_a_file_and_starts_nothing() {
         assert_eq!(bad.stderr.lines().count(), 1, "{bad}");
         assert!(!bad.stdout.contains("OK"), "{bad}");
     }
+    let none = host.folder().join("none.json");
+    for (words, complaint) in [
+        (&["--config-file", none.to_str().unwrap()][..], "none.json: No such file or directory"),
+        (&["--nosuchflag"], "--nosuchflag"),
+        (&["nosuchword"], "nosuchword"),
+    ] {
+        run(host.inside(&dockerd).arg("--validate").args(words), b"").fails(1, complaint);
+    }
+    run(host.inside(&dockerd).args(["--log-level", "loud"]), b"").fails(1, "dockerd: invalid value \"loud\"");
     assert!(!elsewhere.exists(), "a validation made the data root");
 }

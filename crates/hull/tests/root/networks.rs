@@ -469,7 +469,7 @@ fn rules_that_are_not_wanted_any_more_are_removed() {
     host.start_daemon();
     assert_eq!(tables(&host), "table inet strange\n");
     host.stop_daemon();
-    std::fs::remove_file(host.folder().join("daemon.json")).unwrap();
+    std::fs::write(host.folder().join("daemon.json"), "{}").unwrap();
     host.start_daemon();
     assert!(tables(&host).contains("table inet hull"));
 }

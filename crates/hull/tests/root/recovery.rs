@@ -200,7 +200,7 @@ fn only_the_daemon_holds_its_data_root_and_no_second_one_gets_it() {
     let elsewhere = host.folder().join("elsewhere");
     let mut second = host.inside(env!("CARGO_BIN_EXE_hull"));
     second.arg("daemon").arg("--data-root").arg(host.data_root()).arg("--exec-root").arg(&elsewhere);
-    second.arg("--config-file").arg(host.folder().join("none.json"));
+    second.arg("--config-file").arg(host.folder().join("daemon.json"));
     second.args(["--host", &format!("unix://{}", elsewhere.join("sock").display())]);
     let start = std::time::Instant::now();
     let refused = hull_testkit::run(&mut second, b"");

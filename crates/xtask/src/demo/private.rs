@@ -28,6 +28,9 @@ impl Daemon {
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let log = fs::File::create(folder.join("daemon.log")).context("create the daemon's log")?;
+        // Not the machine's own.
+        let config = folder.join("daemon.json");
+        fs::write(&config, "{}").with_context(|| format!("write {}", config.display()))?;
         let hull = dist.join("hull");
         let process = Command::new(&hull)
             .arg("daemon")
@@ -40,7 +43,7 @@ impl Daemon {
             .arg("--pidfile")
             .arg(folder.join("hull.pid"))
             .arg("--config-file")
-            .arg(folder.join("daemon.json"))
+            .arg(&config)
             .args(["--cgroup-parent", &name])
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
