@@ -14,6 +14,7 @@ pub mod client;
 pub mod compat;
 pub mod container;
 pub mod create;
+pub mod duration;
 pub mod event;
 pub mod exec;
 pub mod filters;

@@ -286,7 +286,7 @@ pub(crate) fn moment(seconds: i64) -> String {
 
 /// `3 minutes ago`
 pub(crate) fn ago(seconds: i64) -> String {
-    format!("{} ago", crate::units::human_duration(now() - seconds))
+    format!("{} ago", hull_api::duration::rough(now() - seconds))
 }
 
 #[cfg(test)]

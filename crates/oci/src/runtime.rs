@@ -13,6 +13,19 @@ use serde::{Deserialize, Serialize};
 /// The version written into specs that Hull makes.
 pub const VERSION: &str = "1.2.0";
 
+/// Kernel parameters that an IPC namespace holds, beside those below `fs.mqueue`
+/// (ipc_namespaces(7)).
+pub const IPC_SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -2,6 +2,8 @@
 //!
 //! Texts and limits follow what the official client prints for the same value.
 
+use hull_oci::runtime::IPC_SYSCTLS;
+
 use crate::flags::quoted;
 use crate::units;
 
@@ -177,18 +179,8 @@ pub(crate) fn rate_count(value: &str) -> Checked {
 
 /// A kernel parameter that belongs to a namespace.
 pub(crate) fn sysctl(value: &str) -> Checked {
-    const NAMED: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     let allowed = value.split_once('=').is_some_and(|(name, _)| {
-        NAMED.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.")
+        IPC_SYSCTLS.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.")
     });
     if allowed { Ok(value.to_owned()) } else { Err(format!("sysctl '{value}' is not allowed")) }
 }

@@ -34,25 +34,9 @@ pub(super) fn time(time: Option<Time>) -> String {
     }
 }
 
-/// How long something lasted, as people say it.
-pub(super) fn duration(nanos: i64) -> String {
-    let seconds = nanos.max(0) / SECOND;
-    let minutes = seconds / 60;
-    // Hours are rounded, everything else is cut off.
-    let hours = (seconds + 1800) / 3600;
-    match () {
-        () if seconds < 1 => "Less than a second".to_owned(),
-        () if seconds == 1 => "1 second".to_owned(),
-        () if seconds < 60 => format!("{seconds} seconds"),
-        () if minutes == 1 => "About a minute".to_owned(),
-        () if minutes < 60 => format!("{minutes} minutes"),
-        () if hours == 1 => "About an hour".to_owned(),
-        () if hours < 48 => format!("{hours} hours"),
-        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
-        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
-        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        () => format!("{} years", hours / 24 / 365),
-    }
+/// How long something lasted, from nanoseconds.
+fn duration(nanos: i64) -> String {
+    hull_api::duration::rough(nanos / SECOND)
 }
 
 /// The `STATUS` of a list.
@@ -385,29 +369,6 @@ fn host_shows_tmpfs(view: &View, target: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_said_as_people_do() {
-        let cases = [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (119, "About a minute"),
-            (120, "2 minutes"),
-            (3599, "59 minutes"),
-            (3600, "About an hour"),
-            (5400, "2 hours"),
-            (47 * 3600, "47 hours"),
-            (48 * 3600, "2 days"),
-            (15 * 86400, "2 weeks"),
-            (70 * 86400, "2 months"),
-            (800 * 86400, "2 years"),
-        ];
-        for (seconds, text) in cases {
-            assert_eq!(duration(seconds * SECOND), text, "{seconds}");
-        }
-    }
 
     #[test]
     fn what_an_update_changed_is_shown() {

@@ -14,6 +14,7 @@ use hull_api::hostconfig::{HostConfig, LogConfig, RestartPolicy as ApiRestart};
 use hull_engine::containers::settings::{
     Below, Create, Device, IpcMode, LogDriver, PidMode, RestartPolicy, Settings,
 };
+use hull_engine::spec;
 use hull_oci::runtime::{DeviceRule, Rlimit};
 use serde::{Deserialize, Serialize};
 
@@ -410,10 +411,10 @@ fn normalise(config: &mut Config, host: &mut HostConfig) {
     host.security_opt.take_if(|options| options.is_empty());
     if !host.privileged {
         if host.masked_paths.is_none() {
-            host.masked_paths = Some(security::MASKED.iter().map(|path| (*path).to_owned()).collect());
+            host.masked_paths = Some(spec::MASKED.iter().map(|path| (*path).to_owned()).collect());
         }
         if host.readonly_paths.is_none() {
-            host.readonly_paths = Some(security::READONLY.iter().map(|path| (*path).to_owned()).collect());
+            host.readonly_paths = Some(spec::READONLY.iter().map(|path| (*path).to_owned()).collect());
         }
     }
     config.labels.get_or_insert_default();

@@ -6,26 +6,6 @@ use hull_engine::containers::settings::{SeccompChoice, Security};
 use super::Result;
 use crate::http::Failure;
 
-/// Hidden from a container that asks for nothing else, as inspect shows them.
-pub(super) const MASKED: [&str; 12] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-
-/// Read-only in the same way.
-pub(super) const READONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// Every capability of this kernel generation, without the prefix (capabilities(7)).
 const CAPABILITIES: [&str; 41] = [
     "CHOWN",

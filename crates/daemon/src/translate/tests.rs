@@ -210,6 +210,6 @@ fn the_echo_shows_what_was_filled_in() {
     assert_eq!(echo.host.shm_size, 64 << 20);
     assert_eq!(echo.host.memory_swappiness, None);
     assert_eq!(echo.host.pids_limit, None);
-    assert_eq!(echo.host.masked_paths.unwrap().len(), security::MASKED.len());
+    assert_eq!(echo.host.masked_paths.unwrap().len(), spec::MASKED.len());
     assert_eq!(echo.host.ipc_mode, "private");
 }

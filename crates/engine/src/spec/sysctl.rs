@@ -3,19 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result};
+use hull_oci::runtime::IPC_SYSCTLS;
 
-/// Held by the IPC namespace (ipc_namespaces(7)).
-const IPC: &[&str] = &[
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
+use crate::{Error, Result};
 
 /// Which namespaces are the container's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +41,7 @@ fn check_one(name: &str, value: &str, own: Own) -> Result<()> {
         "kernel.hostname" => {
             return Err(Error::Invalid(format!("sysctl {name:?} conflicts with the container's hostname")));
         }
-        ipc if IPC.contains(&ipc) || ipc.starts_with("fs.mqueue.") => (own.ipc, "IPC"),
+        ipc if IPC_SYSCTLS.contains(&ipc) || ipc.starts_with("fs.mqueue.") => (own.ipc, "IPC"),
         net if net.starts_with("net.") => (own.network, "network"),
         _ => return Err(Error::Invalid(format!("sysctl {name:?} is not in a separate kernel namespace"))),
     };

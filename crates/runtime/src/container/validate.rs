@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use hull_oci::runtime::{NamespaceKind, Process, Spec};
+use hull_oci::runtime::{IPC_SYSCTLS, NamespaceKind, Process, Spec};
 use hull_sys::process::Namespaces;
 
 use super::failure::{Result, invalid};
@@ -80,17 +80,6 @@ fn filter(seccomp: Option<&Program>) -> Result<()> {
     }
 }
 
-const IPC: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
 /// Only settings that the container's own namespaces hold; any other would change the host.
 fn sysctl(key: &str, value: &str, ipc: bool, network: bool, uts: bool) -> Result<()> {
     let odd = |text: &str| text.bytes().any(|byte| byte.is_ascii_control());
@@ -99,7 +88,7 @@ fn sysctl(key: &str, value: &str, ipc: bool, network: bool, uts: bool) -> Result
     }
     let dotted = key.replace('/', ".");
     let refused = |what: &str| Err(invalid(format!("sysctl {key:?} {what}")));
-    if IPC.contains(&&*dotted) || dotted.starts_with("fs.mqueue.") {
+    if IPC_SYSCTLS.contains(&&*dotted) || dotted.starts_with("fs.mqueue.") {
         return if ipc { Ok(()) } else { refused("is not allowed in the hosts ipc namespace") };
     }
     if dotted.starts_with("net.") {
