@@ -17,6 +17,7 @@ use crate::session::{Session, line};
 pub(crate) use body::restart;
 pub(crate) use checks::{cpus, size, swap, variable};
 pub(crate) use files::{pairs, reason};
+pub(crate) use mount::fields;
 pub(crate) use request::{prepare, send};
 
 pub(crate) static CREATE: Command = Command {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::create::map;
 use crate::command::{Arguments, Command, Failure, Outcome, chain, fail};
+use crate::create::fields;
 use crate::filters;
 use crate::flags::{Flag, Given, any, integer};
 use crate::session::{Session, confirm, line, print, say};
@@ -64,12 +65,16 @@ pub(crate) static PRUNE: Command = Command {
 
 async fn connect(session: &Session, given: &Given) -> Result<u8, Failure> {
     let path = format!("/networks/{}/connect", segment(&given.arguments[0]));
-    let body = Body::json(&connect_body(given));
+    let body = Body::json(&connect_body(given).map_err(fail)?);
     session.client.post(&path, &Query::new(), body).await?.bytes().await?;
     Ok(0)
 }
 
-fn connect_body(given: &Given) -> Value {
+fn connect_body(given: &Given) -> Result<Value, String> {
+    // Of these flags each is a list: `--alias a,b`.
+    let lists = |flag| -> Result<Vec<String>, String> {
+        given.list(flag).try_fold(Vec::new(), |all, text| Ok([all, fields(text)?].concat()))
+    };
     let mut addresses = Map::new();
     for (flag, key) in [("ip", "IPv4Address"), ("ip6", "IPv6Address")] {
         if !given.text(flag).is_empty() {
@@ -77,17 +82,18 @@ fn connect_body(given: &Given) -> Value {
         }
     }
     if given.has("link-local-ip") {
-        addresses.insert("LinkLocalIPs".to_owned(), json!(given.strings("link-local-ip")));
+        addresses.insert("LinkLocalIPs".to_owned(), json!(lists("link-local-ip")?));
     }
     let links = if given.has("link") { json!(given.strings("link")) } else { Value::Null };
-    json!({
+    let options = lists("driver-opt")?;
+    Ok(json!({
         "Container": given.arguments[1],
         "EndpointConfig": {
             "IPAMConfig": addresses,
             "Links": links,
-            "Aliases": given.strings("alias"),
+            "Aliases": lists("alias")?,
             "MacAddress": "",
-            "DriverOpts": map(given.list("driver-opt")),
+            "DriverOpts": map(options.iter().map(String::as_str)),
             "GwPriority": given.number("gw-priority"),
             "NetworkID": "",
             "EndpointID": "",
@@ -99,7 +105,7 @@ fn connect_body(given: &Given) -> Value {
             "GlobalIPv6PrefixLen": 0,
             "DNSNames": null,
         },
-    })
+    }))
 }
 
 async fn disconnect(session: &Session, given: &Given) -> Result<u8, Failure> {
@@ -159,11 +165,11 @@ mod tests {
             "--ip",
             "10.85.0.77",
             "--alias",
-            "al",
+            "al,am",
             "--link",
             "x:zz",
             "--driver-opt",
-            "a=b",
+            "\"a=b,c\"",
             "--gw-priority",
             "5",
             "c1",
@@ -171,14 +177,14 @@ mod tests {
         ];
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         let Ok(given) = flags::parse(CONNECT.flags, false, &words) else { panic!("parses") };
-        let body = connect_body(&given);
+        let body = connect_body(&given).unwrap();
         assert_eq!(body["Container"], "st");
         let endpoint = &body["EndpointConfig"];
         assert_eq!(endpoint["IPAMConfig"], json!({"IPv4Address": "10.85.0.77"}));
-        assert_eq!((&endpoint["Links"], &endpoint["Aliases"]), (&json!(["x:zz"]), &json!(["al"])));
-        assert_eq!((&endpoint["DriverOpts"], &endpoint["GwPriority"]), (&json!({"a": "b"}), &json!(5)));
+        assert_eq!((&endpoint["Links"], &endpoint["Aliases"]), (&json!(["x:zz"]), &json!(["al", "am"])));
+        assert_eq!((&endpoint["DriverOpts"], &endpoint["GwPriority"]), (&json!({"a": "b,c"}), &json!(5)));
         let Ok(given) = flags::parse(CONNECT.flags, false, &words[10..]) else { panic!("parses") };
-        let body = connect_body(&given);
+        let body = connect_body(&given).unwrap();
         assert_eq!(body["EndpointConfig"]["IPAMConfig"], json!({}));
         assert_eq!(
             (&body["EndpointConfig"]["Links"], &body["EndpointConfig"]["Aliases"]),

@@ -160,7 +160,8 @@ impl Table {
             link_local: attachment.link_local.clone(),
             gateway4: None,
             gateway6: None,
-            sysctls: sysctls(attachment)?,
+            // What is wrong with them has been told when they were asked for.
+            sysctls: join::sysctls(&attachment.driver_options).into_iter().flatten().collect(),
             names,
             links: BTreeMap::new(),
             published: Vec::new(),
@@ -254,18 +255,6 @@ fn random_mac() -> Mac {
     let mut bytes = random::<6>();
     bytes[0] = bytes[0] & 0xfc | 0x02;
     Mac(bytes)
-}
-
-/// `net.ipv4.conf.IFNAME.x=1,…` of the endpoint's options.
-fn sysctls(attachment: &Attachment) -> Result<Vec<(String, String)>> {
-    let text = attachment.driver_options.get(join::SYSCTLS).map_or("", String::as_str);
-    let pair = |entry: &str| match entry.split_once('=') {
-        Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        None => Err(Error::Invalid(format!(
-            "invalid endpoint settings:\ninvalid sysctl {entry:?}: use KEY=VALUE"
-        ))),
-    };
-    text.split(',').filter(|entry| !entry.trim().is_empty()).map(pair).collect()
 }
 
 /// The ways out, where the network has one.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hull_network::record::{Attachment, Mac};
+use hull_network::sysctl::Key;
 
 use super::make::list;
 use super::record::Record;
@@ -29,7 +30,7 @@ pub struct Join {
 }
 
 /// Option of an endpoint: `net.ipv4.conf.IFNAME.forwarding=1,…`.
-pub(super) const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 /// Option of an endpoint: what its link is called in the container.
 pub(super) const LINK_NAME: &str = "com.docker.network.endpoint.ifname";
 
@@ -82,6 +83,7 @@ pub(crate) fn attachment(record: Option<&Record>, join: &Join) -> Result<Attachm
     {
         faults.push(format!("invalid interface name {name:?}"));
     }
+    faults.extend(sysctls(&join.driver_options).into_iter().filter_map(std::result::Result::err));
     if let Some(record) = record {
         faults.extend(in_range(record, &join.address4, false));
         faults.extend(in_range(record, &join.address6, true));
@@ -90,6 +92,27 @@ pub(crate) fn attachment(record: Option<&Record>, join: &Join) -> Result<Attachm
         [] => Ok(parsed),
         faults => Err(Error::Invalid(format!("invalid endpoint settings:\n{}", list(faults)))),
     }
+}
+
+/// The sysctls among an endpoint's options, each with its value, or what is wrong with it in the
+/// reference's words. The official client may write them in small letters, the stand-in for the
+/// link's name as well.
+pub(super) fn sysctls(options: &BTreeMap<String, String>) -> Vec<Result<(String, String), String>> {
+    let one = |entry: &str| {
+        let (key, value) = entry
+            .split_once('=')
+            .ok_or_else(|| format!("network interface sysctl '{entry}' has no value: write KEY=VALUE"))?;
+        let key = key.trim().replace("ifname", "IFNAME");
+        match Key::of_link(&key, "eth0") {
+            Some(_) => Ok((key, value.trim().to_owned())),
+            None => Err(format!(
+                "unrecognised network interface sysctl '{entry}'; represent 'net.X.Y.ethN.Z=V' as \
+                 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+            )),
+        }
+    };
+    let text = options.get(SYSCTLS).map_or("", String::as_str);
+    text.split(',').filter(|entry| !entry.trim().is_empty()).map(one).collect()
 }
 
 fn address<T: std::str::FromStr>(text: &str, what: &str, faults: &mut Vec<String>) -> Option<T> {
@@ -209,6 +232,16 @@ mod tests {
             refusal(&record(true, Some("172.17.0.0/16")), with("172.17.0.99")),
             "* user specified IP address is supported on user defined networks only\n* user specified IP address is \
              supported only when connecting to networks with user configured subnets"
+        );
+        let sysctls = |text: &str| Join {
+            driver_options: BTreeMap::from([(SYSCTLS.to_owned(), text.to_owned())]),
+            ..Join::default()
+        };
+        assert_eq!(
+            refusal(&own, sysctls("net.ipv4.conf.ifname.forwarding=1,net.core.x=1,net.ipv4.conf.IFNAME.x")),
+            "* unrecognised network interface sysctl 'net.core.x=1'; represent 'net.X.Y.ethN.Z=V' as \
+             'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'\n* network interface sysctl \
+             'net.ipv4.conf.IFNAME.x' has no value: write KEY=VALUE"
         );
         for mac in ["nonsense", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
             assert!(

@@ -8,6 +8,7 @@ mod exec;
 mod explain;
 mod faults;
 mod images;
+mod interfaces;
 mod isolation;
 mod kills;
 mod lifecycle;
