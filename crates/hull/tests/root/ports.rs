@@ -253,6 +253,21 @@ fn a_connect_that_fails_leaves_a_container_its_ports() {
     host.hull(&["run", "--rm", "-p", &taken, "busybox", "true"]).ok();
 }
 
+/// The pids of this machine's forwarders.
+fn forwarders(host: &Host) -> Vec<u32> {
+    let mut pids = host.processes();
+    pids.retain(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == "hull-forwarder\n"
+    });
+    pids
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
 #[test]
 fn a_forwarder_that_dies_is_followed_by_another_that_knows_all_ports() {
     let mut host = host();
@@ -264,19 +279,10 @@ fn a_forwarder_that_dies_is_followed_by_another_that_knows_all_ports() {
         }
     };
     pages(&host);
-    let forwarders = |host: &Host| {
-        let mut pids = host.processes();
-        pids.retain(|pid| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            name == "hull-forwarder\n"
-        });
-        pids
-    };
     for round in 0..2 {
         let old = forwarders(&host);
         assert_eq!(old.len(), 1, "round {round}");
-        let pid = rustix::process::Pid::from_raw(old[0].cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        kill(old[0]);
         let start = Instant::now();
         // Nobody starts or asks for anything.
         while forwarders(&host).iter().all(|pid| old.contains(pid)) {
@@ -289,6 +295,36 @@ fn a_forwarder_that_dies_is_followed_by_another_that_knows_all_ports() {
         host.start_daemon();
         pages(&host);
     }
+}
+
+/// What the last daemon's forwarder was told of a container that has died since is no way to the
+/// heir of its address.
+#[test]
+fn the_next_daemon_leaves_the_forwarder_nothing_of_the_dead() {
+    let mut host = host();
+    host.hull(&["network", "create", "--subnet", "10.77.0.0/24", "lan"]).ok();
+    serve(&host, "web", &["--network", "lan", "--ip", "10.77.0.50", "-p", "8080:80"]);
+    serve(&host, "own", &["-p", "8082:80"]);
+    let table = host.printed(&["nft", "list", "table", "inet", "hull"]);
+    let port = table.split("redirect to :").nth(1).unwrap().split_whitespace().next().unwrap();
+    // Both ports lead to the forwarder, whatever Hull's own rules say by then.
+    let rule = format!("ip6 daddr ::1 tcp dport {{ 8080, 8082 }} redirect to :{port}");
+    let chain = format!("chain there {{ type nat hook output priority -110; {rule}; }};");
+    host.printed(&["nft", &format!("table ip6 test {{ {chain} }}\n")]);
+    let at = |port: u16| format!("http://[::1]:{port}/");
+    assert_eq!((page(&host, &at(8080)), page(&host, &at(8082))), ("web".into(), "own".into()));
+    let forwarder = forwarders(&host);
+    let pid = host.hull(&["inspect", "-f", "{{.State.Pid}}", "web"]).ok().parse().unwrap();
+    host.kill_daemon();
+    kill(pid);
+    host.start_daemon();
+    host.hull(&["wait", "web"]).ok();
+    host.hull(&["rm", "web"]).ok();
+    serve(&host, "heir", &["--network", "lan", "--ip", "10.77.0.50"]);
+    assert_eq!(page(&host, "http://10.77.0.50/"), "heir");
+    let (got, text) = try_page(&host, &at(8080));
+    assert!(!got, "the forwarder still knows where: {text}");
+    assert_eq!((page(&host, &at(8082)), forwarders(&host)), ("own".into(), forwarder));
 }
 
 #[test]
