@@ -119,9 +119,7 @@ async fn port(session: &Session, given: &Given) -> Result<u8, Failure> {
             }
             let found = addresses(&ports[format!("{number}/{protocol}")]);
             if found.is_empty() {
-                return Err(fail(format!(
-                    "Error: No public port '{number}/{protocol}' published for {name}"
-                )));
+                return Err(fail(format!("Error: No public port '{wanted}' published for {name}")));
             }
             print(&(found.join("\n") + "\n"));
         }

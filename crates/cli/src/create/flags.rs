@@ -1,6 +1,6 @@
 //! The flags of `run` and `create`.
 
-use super::checks as check;
+use super::{checks as check, network};
 use crate::flags::{Flag, any, integer, integer16};
 
 /// What both commands share, sorted by name.
@@ -99,9 +99,9 @@ pub(crate) const CREATE: &[Flag] = &[
         .default("-1"),
     Flag::list("mount", check::mount, "Attach a file system").label("mount"),
     Flag::text("name", "Name of the container"),
-    Flag::list("net", any, ""),
+    Flag::list("net", network::check, ""),
     Flag::list("net-alias", any, ""),
-    Flag::list("network", any, "Connect to a network").label("network"),
+    Flag::list("network", network::check, "Connect to a network").label("network"),
     Flag::list("network-alias", any, "Add a name within the network"),
     Flag::switch("no-healthcheck", "Turn the image's HEALTHCHECK off"),
     Flag::switch("oom-kill-disable", "Do not kill on lack of memory"),

@@ -65,6 +65,11 @@ fn user_defined(name: &str) -> bool {
     !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:")
 }
 
+/// Refuses a value that says nothing which can be meant.
+pub(crate) fn check(text: &str) -> Result<String, String> {
+    parse(text).map(|_| text.to_owned())
+}
+
 /// A name, or `name=…,ip=…` and so on.
 fn parse(text: &str) -> Result<Wanted, String> {
     if !text.contains('=') {

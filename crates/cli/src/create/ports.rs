@@ -124,16 +124,27 @@ fn range(text: &str) -> Option<(u32, u32)> {
     (first <= last).then_some((first, last))
 }
 
+/// What is wrong with a range, in the words of the official client.
+fn no_range(text: &str) -> String {
+    let wrong = |port: &&str| port.parse::<u16>().is_err();
+    match text.splitn(2, '-').find(wrong) {
+        None => format!("invalid range specified for port: {text}"),
+        Some(port) => {
+            let number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            let what = if number { "value out of range" } else { "invalid syntax" };
+            format!("strconv.ParseUint: parsing \"{port}\": {what}")
+        }
+    }
+}
+
 /// The `PORT/PROTOCOL`s that one `--expose` names.
 pub(crate) fn expose(text: &str, ranges: Ranges) -> Result<Vec<String>, String> {
     if text.contains(':') {
         return Err(format!("invalid port format for --expose: {text}"));
     }
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let bad = ports.split('-').find(|port| port.parse::<u16>().is_err()).unwrap_or(ports);
-    let (first, last) = range(ports).ok_or(format!(
-        "invalid range format for --expose: {text}, error: strconv.ParseUint: parsing \"{bad}\": invalid syntax"
-    ))?;
+    let (first, last) = range(ports)
+        .ok_or_else(|| format!("invalid range format for --expose: {text}, error: {}", no_range(ports)))?;
     let protocol = protocol.to_ascii_lowercase();
     if ranges == Ranges::Whole && last - first >= WIDE {
         return Ok(vec![format!("{first}-{last}/{protocol}")]);
@@ -208,9 +219,14 @@ mod tests {
     fn exposed_ranges_are_spelled_out() {
         let expose = |text| expose(text, Ranges::SpelledOut);
         assert_eq!(expose("2000-2001/udp").unwrap(), ["2000/udp", "2001/udp"]);
-        assert_eq!(
-            expose("1-x").unwrap_err(),
-            "invalid range format for --expose: 1-x, error: strconv.ParseUint: parsing \"x\": invalid syntax"
-        );
+        for (text, what) in [
+            ("1-x", "strconv.ParseUint: parsing \"x\": invalid syntax"),
+            ("-1", "strconv.ParseUint: parsing \"\": invalid syntax"),
+            ("1-70000", "strconv.ParseUint: parsing \"70000\": value out of range"),
+            ("5-3", "invalid range specified for port: 5-3"),
+        ] {
+            let error = format!("invalid range format for --expose: {text}, error: {what}");
+            assert_eq!(expose(text).unwrap_err(), error);
+        }
     }
 }

@@ -103,7 +103,7 @@ pub(crate) enum OptionsError {
     CommandLine(#[from] clap::Error),
     #[error("unable to configure the daemon with file {}: {what}", path.display())]
     File { path: PathBuf, what: String },
-    #[error("unable to configure the daemon with file {}: {source}", path.display())]
+    #[error("unable to configure the daemon with file {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("invalid value {value:?} for {key}: {why}")]
     Value { key: String, value: String, why: String },

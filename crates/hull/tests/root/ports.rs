@@ -97,6 +97,7 @@ fn ports_are_shown_as_the_reference_shows_them() {
             )
         );
         client(&host, &["port", "p1", "80/udp"]).fails(1, "No public port '80/udp' published for p1");
+        client(&host, &["port", "p1", "81"]).fails(1, "Error: No public port '81' published for p1");
         client(&host, &["run", "-d", "--name", "p2", "-p", "8080:80", "busybox", "sleep", "1000"]).fails(
             125,
             "failed to set up container networking: driver failed programming external connectivity on endpoint p2 (",
