@@ -454,12 +454,32 @@ impl Host {
             let shares = ours.iter().zip(&theirs).any(|(our, their)| our.is_some() && our == their);
             let inside = || {
                 fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                    .is_ok_and(|text| text.contains(&self.cgroup))
+                    .is_ok_and(|text| is_below(&text, &self.cgroup))
             };
             if shares || inside() {
                 pids.push(pid);
             }
         }
         pids
+    }
+}
+
+/// Whether /proc/PID/cgroup (cgroups(7)) names `parent` as a whole folder: the machine 1 has nothing
+/// of the machine 12. The word after the path of a cgroup that is gone is " (deleted)".
+fn is_below(cgroups: &str, parent: &str) -> bool {
+    cgroups.split(['/', '\n', ' ']).any(|folder| folder == parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_no_processes_of_one_whose_number_begins_like_its_own() {
+        let of = |folder: &str| format!("2:cpu:/\n1:memory:/{folder}\n0::/\n");
+        assert!(is_below(&of("hull-test-7-1/0123"), "hull-test-7-1"));
+        assert!(is_below(&of("outer/hull-test-7-1"), "hull-test-7-1"));
+        assert!(is_below(&of("hull-test-7-1 (deleted)"), "hull-test-7-1"));
+        assert!(!is_below(&of("hull-test-7-12/0123"), "hull-test-7-1"));
     }
 }
