@@ -25,6 +25,7 @@ pub mod forwarding;
 pub mod ipam;
 pub mod macvlan;
 pub mod namespace;
+pub mod neighbours;
 pub mod nft;
 pub mod pool;
 pub mod ports;

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hull_network::dns::Sockets;
 use hull_network::driver::Drivers;
 use hull_network::firewall::Firewall as _;
+use hull_network::neighbours;
 use hull_network::nft::Nftables;
 use hull_network::nft::monitor::Monitor;
 use hull_network::pool::Pool;
@@ -51,6 +52,10 @@ impl Wiring {
     /// For the network namespace of this thread. Blocks.
     pub(crate) fn open(config: &Config) -> Result<Wiring> {
         let defaults = &config.network;
+        if let Err(error) = neighbours::make_room() {
+            let error = crate::chain(&error);
+            tracing::warn!(%error, "with hundreds of containers the kernel's table of neighbours may get full");
+        }
         let mut drivers = Drivers::new().map_err(failed)?;
         drivers.bridge.loopback = defaults.rules4;
         let pool = Pool::new(Box::new(|_| {

@@ -617,3 +617,28 @@ fn the_configuration_makes_the_default_bridge() {
     assert_eq!(without.hull(&["network", "ls", "--format", "{{.Name}}"]).ok(), "host\nnone");
     assert_eq!(without.hull(&["run", "--rm", "busybox", "sh", "-c", "ip -o link | wc -l"]).ok().trim(), "1");
 }
+
+/// The kernel's table of neighbours is one for the whole host, so its limits are shown to the initial
+/// network namespace only. Here files stand for them.
+#[test]
+fn the_host_has_room_for_more_neighbours_than_the_kernel_provides_for() {
+    let mut host = host();
+    let limits = |family: &str| format!("/proc/sys/net/{family}/neigh/default");
+    for (family, hard) in [("ipv4", "1024"), ("ipv6", "100000")] {
+        let folder = limits(family);
+        let above = folder.trim_end_matches("/default");
+        host.printed(&["mount", "-t", "tmpfs", "none", above]);
+        let script =
+            format!("mkdir {folder}; echo 512 > {folder}/gc_thresh2; echo {hard} > {folder}/gc_thresh3");
+        host.printed(&["sh", "-c", &script]);
+    }
+    host.kill_daemon();
+    host.start_daemon();
+    // What somebody else has raised further stays.
+    for (family, soft, hard) in [("ipv4", "49152", "65536"), ("ipv6", "49152", "100000")] {
+        for (name, value) in [("gc_thresh2", soft), ("gc_thresh3", hard)] {
+            let shown = host.printed(&["cat", &format!("{}/{name}", limits(family))]);
+            assert_eq!(shown.trim(), value, "{family} {name}");
+        }
+    }
+}
