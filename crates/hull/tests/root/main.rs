@@ -3,6 +3,7 @@
 
 mod bulk;
 mod called;
+mod churn;
 mod commands;
 mod exec;
 mod explain;
