@@ -61,12 +61,16 @@ impl Hosts<'_> {
             names.dedup();
             lines.push(format!("{address}\t{}\n", names.join(" ")));
         }
-        for address in self.addresses {
-            lines.push(match self.domainname {
-                "" => format!("{address}\t{}\n", self.hostname),
-                domain => format!("{address}\t{0}.{domain} {0}\n", self.hostname),
-            });
-        }
+        let whole = match self.domainname {
+            "" => self.hostname.to_owned(),
+            domain => format!("{}.{domain}", self.hostname),
+        };
+        // Whoever puts the domain into the host name gets the first part alone as well.
+        let names = match whole.split_once('.') {
+            Some((first, _)) => format!("{whole} {first}"),
+            None => whole,
+        };
+        lines.extend(self.addresses.iter().map(|address| format!("{address}\t{names}\n")));
         if self.host_names {
             // A name that was asked for means what was asked for, also in the other family.
             let free = |name: &&str| self.extra.iter().all(|(asked, _)| !asked.eq_ignore_ascii_case(name));
@@ -306,6 +310,10 @@ mod tests {
         );
         hosts.domainname = "lan";
         assert_eq!(hosts.lines()[3], "172.18.0.2\tweb.lan web\n");
+        (hosts.hostname, hosts.domainname) = ("web.corp", "lan");
+        assert_eq!(hosts.lines()[3], "172.18.0.2\tweb.corp.lan web\n");
+        (hosts.hostname, hosts.domainname) = ("web.corp.lan", "");
+        assert_eq!(hosts.lines()[3], "172.18.0.2\tweb.corp.lan web\n");
     }
 
     #[test]
