@@ -59,7 +59,7 @@ fn index(link: &str) -> Option<u32> {
 pub(super) struct Upstreams {
     path: PathBuf,
     inotify: OwnedFd,
-    /// Folders that are watched, and the names in them that matter.
+    /// Folders that are watched, and the names in them that matter; and the file, without any.
     watched: BTreeMap<PathBuf, (i32, BTreeSet<OsString>)>,
     pub(super) servers: Vec<SocketAddr>,
 }
@@ -89,7 +89,7 @@ impl Upstreams {
             let names = self.watched.values().find(|(watch, _)| *watch == event.wd()).map(|(_, names)| names);
             ours |= match (names, event.file_name()) {
                 (Some(names), Some(name)) => names.contains(std::ffi::OsStr::from_bytes(name.to_bytes())),
-                // The folder itself has gone, or events were lost.
+                // It is the file, the folder itself has gone, or events were lost.
                 _ => true,
             };
         }
@@ -123,6 +123,12 @@ impl Upstreams {
             if let Ok(watch) = inotify::add_watch(&self.inotify, &folder, flags) {
                 self.watched.insert(folder, (watch, names));
             }
+        }
+        // The file itself, too: one that is mounted there (the daemon runs in a container) is written
+        // in a folder that is not seen from here.
+        let of_file = WatchFlags::CLOSE_WRITE | WatchFlags::MODIFY;
+        if let Ok(watch) = inotify::add_watch(&self.inotify, &self.path, of_file) {
+            self.watched.insert(self.path.clone(), (watch, BTreeSet::new()));
         }
         for (watch, _) in before.into_values() {
             if !self.watched.values().any(|(kept, _)| *kept == watch) {
@@ -198,5 +204,11 @@ mod tests {
         told(&mut upstreams, "127.0.0.1");
         say("etc/resolv.conf", "1.0.0.6");
         told(&mut upstreams, "1.0.0.6");
+        // Written in a folder that nobody watches: as a mounted file is, and one with two names.
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        std::fs::hard_link(at("etc/resolv.conf"), at("elsewhere/conf")).unwrap();
+        told(&mut upstreams, "1.0.0.6");
+        say("elsewhere/conf", "1.0.0.7");
+        told(&mut upstreams, "1.0.0.7");
     }
 }
