@@ -52,7 +52,9 @@ impl Names {
         let servers = asked.servers.iter().filter_map(|server| server.parse().ok()).collect();
         let host = host_resolv();
         let keeps_bare_names = asked.over(&host).keeps_bare_names();
-        server.add(container, sockets, dns::Options { servers, keeps_bare_names });
+        let given = settings.extra_hosts.iter().filter_map(|entry| files::split_host(entry));
+        let given = given.map(|(name, _)| name.to_owned()).collect();
+        server.add(container, sockets, dns::Options { servers, keeps_bare_names, given });
     }
 
     pub(super) fn forget(&self, container: &str) {

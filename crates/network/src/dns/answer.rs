@@ -5,6 +5,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::message::{self, Bad, CLASS_ANY, CLASS_IN, Code, Query, Reply, Transport};
 use super::table::{Addresses, Owner, Table, View};
 
+/// What a container asked of its resolver.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `--dns`, or the daemon's `dns`: asked from the container's namespace, as if it asked
+    /// itself. Empty: the host's resolvers, asked from the host's namespace, where even one on
+    /// 127.0.0.53 can be reached.
+    pub servers: Vec<IpAddr>,
+    /// Its options have an `ndots` above zero: names without a dot are not asked outside, for its
+    /// resolver comes back with a search domain, as in the reference.
+    pub keeps_bare_names: bool,
+    /// Names that stand in its /etc/hosts because somebody asked for it. Those of the host among
+    /// them are not what they are elsewhere, in the other family either.
+    pub given: Vec<String>,
+}
+
 /// Who asks, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
@@ -12,9 +27,7 @@ pub struct Asker<'a> {
     pub transport: Transport,
     /// Counts the container's queries: the next one of several addresses comes first.
     pub turn: u32,
-    /// The container asked for `ndots` of its own: names without a dot are not asked outside, for
-    /// its resolver comes back with a search domain, as in the reference.
-    pub keeps_bare_names: bool,
+    pub options: &'a Options,
 }
 
 /// What becomes of a query.
@@ -22,8 +35,9 @@ pub struct Asker<'a> {
 pub enum Answer {
     /// The reply is in the buffer.
     Reply,
-    /// Not a name of ours: the resolvers know.
-    Forward,
+    /// Not a name of ours: the resolvers know. With internal networks only, those that the container
+    /// was given, which may be on them; where they are not, the name is nobody's.
+    Forward { internal: bool },
     /// These bytes deserve no reply.
     Nothing,
 }
@@ -32,7 +46,8 @@ pub enum Answer {
 ///
 /// Names of the asker's networks are answered for every type of record: one that they do not have
 /// is an empty answer, never a question to somebody outside. What nobody here is called is asked
-/// outside, unless all of the asker's networks are internal: then it is NXDOMAIN. A container whose
+/// outside, unless all of the asker's networks are internal: then it is NXDOMAIN, or asked of the
+/// servers that the container was given, from where it is, as in the reference. A container whose
 /// networks are not known (yet) gets a server failure, which nobody keeps.
 pub fn answer(table: &Table, asker: &Asker<'_>, query: &[u8], out: &mut Vec<u8>) -> Answer {
     out.clear();
@@ -56,7 +71,7 @@ pub fn answer(table: &Table, asker: &Asker<'_>, query: &[u8], out: &mut Vec<u8>)
     };
     if matches!(query.class, CLASS_IN | CLASS_ANY)
         && let Some(name) = query.name.text()
-        && let Some(known) = known(view, name)
+        && let Some(known) = known(view, asker.options, name)
     {
         return match known {
             Known::Nobody => empty(Code::NameError, out),
@@ -74,13 +89,14 @@ pub fn answer(table: &Table, asker: &Asker<'_>, query: &[u8], out: &mut Vec<u8>)
             }
         };
     }
-    if !view.leads_out() {
+    let internal = !view.leads_out();
+    if internal && asker.options.servers.is_empty() {
         return empty(Code::NameError, out);
     }
-    if asker.keeps_bare_names && bare(&query) {
+    if asker.options.keeps_bare_names && bare(&query) {
         return empty(Code::NoError, out);
     }
-    Answer::Forward
+    Answer::Forward { internal }
 }
 
 /// What is known of a name.
@@ -90,12 +106,13 @@ enum Known<'a> {
     Nobody,
 }
 
-fn known<'a>(view: View<'a>, name: &[u8]) -> Option<Known<'a>> {
+fn known<'a>(view: View<'a>, options: &Options, name: &[u8]) -> Option<Known<'a>> {
     let found = view.find(name);
     if !found.is_empty() {
         return Some(Known::Addresses(found));
     }
-    if let Some(host) = view.host(name) {
+    let given = |name: &[u8]| options.given.iter().any(|given| given.as_bytes().eq_ignore_ascii_case(name));
+    if let Some(host) = view.host(name).filter(|_| !given(name)) {
         return Some(Known::Addresses(vec![host]));
     }
     match view.owner(reversed(name)?) {

@@ -100,15 +100,18 @@ fn ask(name: &str, kind: u16, edns: Option<u16>) -> Vec<u8> {
     bytes
 }
 
+static NO_OPTIONS: Options = Options { servers: Vec::new(), keeps_bare_names: false, given: Vec::new() };
+
 fn asker(container: &str) -> Asker<'_> {
-    Asker { container, transport: Transport::Udp, turn: 0, keeps_bare_names: false }
+    Asker { container, transport: Transport::Udp, turn: 0, options: &NO_OPTIONS }
 }
 
 /// The answer as text: `forward`, `nothing`, or the result and its records.
 fn text(table: &Table, asker: &Asker<'_>, query: &[u8]) -> String {
     let mut out = vec![7; 3];
     match answer(table, asker, query, &mut out) {
-        Answer::Forward => return "forward".to_owned(),
+        Answer::Forward { internal: false } => return "forward".to_owned(),
+        Answer::Forward { internal: true } => return "within".to_owned(),
         Answer::Nothing => return "nothing".to_owned(),
         Answer::Reply => {}
     }
@@ -197,6 +200,11 @@ fn internal_networks_never_ask_outside() {
     }
     check("job", "8.8.8.8.in-addr.arpa", message::PTR, "code 3");
     check("job", "db", A, "172.19.0.4");
+    // A server that it was given may be on them.
+    let options = Options { servers: vec![[172, 19, 0, 53].into()], ..NO_OPTIONS.clone() };
+    let asker = Asker { options: &options, ..asker("job") };
+    assert_eq!(text(&world(), &asker, &ask("example.com", A, None)), "within");
+    assert_eq!(text(&world(), &asker, &ask("db", A, None)), "172.19.0.4");
 }
 
 #[test]
@@ -212,6 +220,11 @@ fn the_host_has_names_on_every_network_that_reaches_it() {
         check("web", name, AAAA, "");
     }
     check("api", "host.docker.internal", A, "forward");
+    // One that was asked for is what was asked for.
+    let options = Options { given: vec!["Host.docker.internal".to_owned()], ..NO_OPTIONS.clone() };
+    let asker = Asker { options: &options, ..asker("web") };
+    let told = |name| text(&world(), &asker, &ask(name, AAAA, None));
+    assert_eq!((told("host.docker.internal"), told("host.hull.internal")), ("forward".into(), String::new()));
 }
 
 #[test]
@@ -242,7 +255,8 @@ fn several_of_one_alias_take_turns() {
 #[test]
 fn bare_names_stay_where_the_container_set_ndots() {
     let world = world();
-    let asker = Asker { keeps_bare_names: true, ..asker("web") };
+    let options = Options { keeps_bare_names: true, ..NO_OPTIONS.clone() };
+    let asker = Asker { options: &options, ..asker("web") };
     assert_eq!(text(&world, &asker, &ask("nas", A, None)), "");
     assert_eq!(text(&world, &asker, &ask("nas.lan", A, None)), "forward");
     assert_eq!(text(&world, &asker, &ask("com", 2, None)), "forward");

@@ -62,6 +62,8 @@ pub(super) struct Servers {
     /// From the container's namespace, not the host's.
     pub(super) inside: bool,
     pub(super) list: Vec<SocketAddr>,
+    /// What is told if nobody is there.
+    pub(super) nobody: Code,
 }
 
 #[derive(Debug)]
@@ -255,7 +257,7 @@ impl Flights {
         let Some(flight) = self.flights.get_mut(&number) else { return };
         let reply = flight.failure.take().unwrap_or_else(|| {
             let mut reply = Vec::new();
-            message::fail(&flight.query, &mut reply);
+            message::fail(&flight.query, flight.servers.nobody, &mut reply);
             reply
         });
         self.land(number, reply, interests);

@@ -307,11 +307,11 @@ pub(super) fn refuse(bytes: &[u8], code: Code, out: &mut Vec<u8>) {
     header(out, word(bytes, 0).unwrap_or(0), RESPONSE | RECURSION_AVAILABLE | flags | code as u16, 0);
 }
 
-/// Tells that nobody could be asked: the query as it came, as a server failure.
-pub(super) fn fail(bytes: &[u8], out: &mut Vec<u8>) {
+/// Tells that nobody could be asked: the query as it came, with this result.
+pub(super) fn fail(bytes: &[u8], code: Code, out: &mut Vec<u8>) {
     match query(bytes) {
-        Ok(query) => Reply::new(&query, Code::ServerFailure, Transport::Udp, out).finish(),
-        Err(_) => refuse(bytes, Code::ServerFailure, out),
+        Ok(query) => Reply::new(&query, code, Transport::Udp, out).finish(),
+        Err(_) => refuse(bytes, code, out),
     }
 }
 

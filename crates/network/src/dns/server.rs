@@ -10,7 +10,7 @@
 //! taken when the thread wakes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ use hull_sys::datagram::{self, BATCH, Batch};
 use hull_sys::{During, Errno};
 use rustix::event::{EventfdFlags, Timespec, epoll};
 
-use super::answer::{Answer, Asker, answer};
+use super::answer::{Answer, Asker, Options, answer};
 use super::connection::{Connection, Heard};
 use super::forward::{self, Flights, From};
-use super::message::Transport;
+use super::message::{Code, Transport};
 use super::sockets::Sockets;
 use super::table::Table;
 use super::upstreams::{self, Upstreams};
@@ -37,17 +37,6 @@ const EVENTS: usize = 64;
 /// Connections of one container, and of all.
 const CONNECTIONS_EACH: usize = 64;
 const CONNECTIONS_MAX: usize = 1024;
-
-/// What a container asked of its resolver.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    /// `--dns`, or the daemon's `dns`: asked from the container's namespace, as if it asked
-    /// itself. Empty: the host's resolvers, asked from the host's namespace, where even one on
-    /// 127.0.0.53 can be reached.
-    pub servers: Vec<IpAddr>,
-    /// Its options have an `ndots` above zero: names without a dot stay here.
-    pub keeps_bare_names: bool,
-}
 
 enum Order {
     Add(String, Sockets, Options),
@@ -214,8 +203,7 @@ pub(super) struct Seat {
 impl Seat {
     fn asker(&mut self, transport: Transport) -> Asker<'_> {
         self.turn = self.turn.wrapping_add(1);
-        let keeps_bare_names = self.options.keeps_bare_names;
-        Asker { container: &self.container, transport, turn: self.turn, keeps_bare_names }
+        Asker { container: &self.container, transport, turn: self.turn, options: &self.options }
     }
 }
 
@@ -351,7 +339,7 @@ impl Life {
         let mut out: [(SocketAddrV4, &[u8]); BATCH] =
             [(SocketAddrV4::new([0, 0, 0, 0].into(), 0), &[]); BATCH];
         let mut replies = 0;
-        let mut outside = [0; BATCH];
+        let mut outside = [(0, false); BATCH];
         let mut forwards = 0;
         for (at, reply) in self.replies[..count].iter_mut().enumerate() {
             let (from, query) = self.batch.get(at);
@@ -360,8 +348,8 @@ impl Life {
                     out[replies] = (from, reply);
                     replies += 1;
                 }
-                Answer::Forward => {
-                    outside[forwards] = at;
+                Answer::Forward { internal } => {
+                    outside[forwards] = (at, internal);
                     forwards += 1;
                 }
                 Answer::Nothing => {}
@@ -373,20 +361,21 @@ impl Life {
             let sent = datagram::send(&seat.sockets.udp, left).unwrap_or(0);
             left = &left[sent.max(1)..];
         }
-        for at in &outside[..forwards] {
+        for (at, internal) in &outside[..forwards] {
             let (from, query) = self.batch.get(*at);
             let (from, query) = (From::Datagram(number, from), query.to_vec());
-            self.forward(from, query);
+            self.forward(from, query, *internal);
         }
     }
 
-    fn forward(&mut self, from: From, query: Vec<u8>) {
+    fn forward(&mut self, from: From, query: Vec<u8>, internal: bool) {
         let Some(seat) = self.seats.get(&from.seat()) else { return };
         let own = upstreams::addresses(&seat.options.servers);
+        let nobody = if internal { Code::NameError } else { Code::ServerFailure };
         let order = if own.is_empty() {
-            forward::Servers { inside: false, list: self.upstreams.servers.clone() }
+            forward::Servers { inside: false, list: self.upstreams.servers.clone(), nobody }
         } else {
-            forward::Servers { inside: true, list: own }
+            forward::Servers { inside: true, list: own, nobody }
         };
         self.flights.begin(from, query, order, &mut self.interests, &self.seats);
     }
@@ -429,10 +418,10 @@ impl Life {
             let Some(seat) = self.seats.get_mut(&connection.seat) else { return };
             match answer(&self.table, &seat.asker(Transport::Tcp), &query, &mut self.replies[0]) {
                 Answer::Reply => connection.say(&self.replies[0]),
-                Answer::Forward => {
+                Answer::Forward { internal } => {
                     connection.asked += 1;
                     let from = From::Connection(connection.seat, number);
-                    self.forward(from, query);
+                    self.forward(from, query, internal);
                 }
                 Answer::Nothing => connection.close(),
             }

@@ -425,7 +425,7 @@ fn servers_that_the_container_chose_are_asked_from_its_namespace() {
         table(&[net], &[one, two])
     };
     home.server.set_table(table);
-    home.server.add("other", sockets, Options { servers, keeps_bare_names: true });
+    home.server.add("other", sockets, Options { servers, keeps_bare_names: true, ..Options::default() });
     assert_eq!(ask(&other, "example.com", A), (0, true, [5, 5, 5, 5]));
     assert_eq!(ask_tcp(&other, "example.com", A), (0, true, [5, 5, 5, 5]));
     assert!(!ask(&other, "bare", A).1);
