@@ -424,6 +424,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     files::private_dir(&root.join("containers"))?;
     files::private_dir(&files::trash(&root))?;
     files::private_dir(&root.join("image"))?;
+    files::make_init_layer(&root)?;
     let (store, _writer, rows) = Store::open(&root.join("state.db"))?;
     let cgroups = match Hierarchies::detect() {
         Ok(cgroups) => Some(cgroups),

@@ -305,7 +305,8 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 /// The paths of a container's root file system.
 pub(crate) fn rootfs_paths(services: &Services, record: &Record) -> super::view::RootfsPaths {
     let chain = hull_oci::image::chain_ids(&record.image.layers);
-    let paths = services.images.snapshots().rootfs(&record.id, &chain);
+    let mut paths = services.images.snapshots().rootfs(&record.id, &chain);
+    paths.lower.push(files::init_layer(&services.config.data_root));
     super::view::RootfsPaths { lower: paths.lower, upper: paths.upper, work: paths.work }
 }
 

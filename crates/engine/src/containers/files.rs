@@ -5,6 +5,7 @@
 //!   hostname hosts resolv.conf      bound into /etc
 //!   log/                            the shim's segments
 //! <data-root>/trash/<id>/           the same, of a container that is gone
+//! <data-root>/init/                 the init layer, of all containers
 //! ```
 
 use std::fs;
@@ -84,6 +85,35 @@ pub(crate) fn trash(data_root: &Path) -> PathBuf {
 /// Removes what was discarded.
 pub(crate) fn empty_trash(discarded: &Path) -> Result<()> {
     fs::remove_dir_all(discarded).map_err(failed("remove", discarded))
+}
+
+/// The lowest layer of every container, below those of its image: the places where it always has
+/// something mounted. So none of them is made in its writable layer, and becomes part of a commit.
+pub(crate) fn init_layer(data_root: &Path) -> PathBuf {
+    data_root.join("init")
+}
+
+/// Makes it, where it is not there yet.
+pub(crate) fn make_init_layer(data_root: &Path) -> Result<()> {
+    let layer = init_layer(data_root);
+    if layer.exists() {
+        return Ok(());
+    }
+    let new = data_root.join("init.new");
+    // Of a daemon that was killed here.
+    if new.exists() {
+        fs::remove_dir_all(&new).map_err(failed("remove", &new))?;
+    }
+    for name in ["", "dev", "etc", "proc", "sys"] {
+        let path = new.join(name);
+        fs::create_dir(&path).map_err(failed("mkdir", &path))?;
+        // What containers see, whatever the umask.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(failed("chmod", &path))?;
+    }
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        write(&new.join("etc").join(name), "")?;
+    }
+    fs::rename(&new, &layer).map_err(failed("rename", &new))
 }
 
 /// Writes the three files of `/etc` anew, as at every start; they are made once and then only
@@ -187,6 +217,19 @@ mod tests {
         assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"));
         assert!(text.ends_with("ff02::2\tip6-allrouters\n1.2.3.4\ta\n::1\tb\nfe80::1\tc\n"));
         assert_eq!(hosts_text("10.0.0.1 h", &[]), "10.0.0.1 h\n");
+    }
+
+    #[test]
+    fn the_init_layer_is_made_once_and_whole() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("init.new")).unwrap();
+        make_init_layer(root.path()).unwrap();
+        let layer = init_layer(root.path());
+        let mode = |name: &str| fs::metadata(layer.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(""), mode("proc"), mode("etc/hosts")), (0o755, 0o755, 0o644));
+        fs::remove_file(layer.join("etc/hosts")).unwrap();
+        make_init_layer(root.path()).unwrap();
+        assert!(!layer.join("etc/hosts").exists(), "containers have it mounted");
     }
 
     #[test]
