@@ -10,8 +10,11 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use hull_network::etc::Hosts;
 
 use super::settings::{NetworkMode, Settings};
 use crate::config::Config;
@@ -117,20 +120,32 @@ pub(crate) fn make_init_layer(data_root: &Path) -> Result<()> {
 }
 
 /// Writes the three files of `/etc` anew, as at every start; they are made once and then only
-/// rewritten, for a running container has them bound.
-pub(crate) fn write_etc(config: &Config, id: &str, settings: &Settings) -> Result<()> {
+/// rewritten, for a running container has them bound. Whoever has networks of ours gets others when
+/// these are known. At `gateways` the host is reached by whoever has none.
+pub(crate) fn write_etc(config: &Config, id: &str, settings: &Settings, gateways: &[IpAddr]) -> Result<()> {
     let files = etc(&config.data_root, id);
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_host = settings.network == NetworkMode::Host;
-    let hosts = if shares_host { host("/etc/hosts") } else { String::new() };
+    let extra: Vec<(&str, &str)> =
+        settings.extra_hosts.iter().filter_map(|entry| split_host(entry)).collect();
+    let own = Hosts { extra: &extra, gateways, host_names: shares_host, ..Hosts::default() };
+    let hosts = if shares_host { below(host("/etc/hosts"), &own) } else { own.text() };
     write(&files.hostname, &format!("{}\n", settings.hostname))?;
-    write(&files.hosts, &hosts_text(&hosts, &settings.extra_hosts))?;
+    write(&files.hosts, &hosts)?;
     let asked =
         |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
     let dns = asked(&settings.dns, &config.dns);
     let search = asked(&settings.dns_search, &config.dns_search);
     let options = asked(&settings.dns_options, &config.dns_options);
     write(&files.resolv, &resolv_text(&host("/etc/resolv.conf"), &dns, &search, &options))
+}
+
+/// The host's file, and below it what is the container's own.
+fn below(mut text: String, own: &Hosts<'_>) -> String {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text + &own.lines().concat()
 }
 
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
@@ -143,28 +158,6 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
         .map_err(failed("open", path))?;
     file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("chmod", path))?;
     io::Write::write_all(&mut file, text.as_bytes()).map_err(failed("write", path))
-}
-
-/// The reference's own lines (or the host's file), then `name:address` and `name=address` of
-/// `--add-host`.
-fn hosts_text(host: &str, extra: &[String]) -> String {
-    let mut text = if host.is_empty() {
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-            .to_owned()
-    } else {
-        let mut text = host.to_owned();
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text
-    };
-    for entry in extra {
-        if let Some((name, address)) = split_host(entry) {
-            text.push_str(&format!("{address}\t{name}\n"));
-        }
-    }
-    text
 }
 
 /// Name and address of one `--add-host`; an IPv6 address may stand in brackets.
@@ -212,11 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn hosts_have_the_references_lines_and_what_was_added() {
-        let text = hosts_text("", &owned(&["a:1.2.3.4", "b=::1", "c:[fe80::1]", "bad"]));
-        assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"));
-        assert!(text.ends_with("ff02::2\tip6-allrouters\n1.2.3.4\ta\n::1\tb\nfe80::1\tc\n"));
-        assert_eq!(hosts_text("10.0.0.1 h", &[]), "10.0.0.1 h\n");
+    fn hosts_of_the_hosts_network_are_the_hosts_and_what_was_added() {
+        let entries = owned(&["a:1.2.3.4", "b=::1", "c:[fe80::1]", "bad", "host.hull.internal:1.1.1.1"]);
+        let extra: Vec<(&str, &str)> = entries.iter().filter_map(|entry| split_host(entry)).collect();
+        let gateways = [IpAddr::from([172, 17, 0, 1])];
+        let own = Hosts { extra: &extra, gateways: &gateways, host_names: true, ..Hosts::default() };
+        assert_eq!(
+            below("10.0.0.1 h".to_owned(), &own),
+            "10.0.0.1 h\n1.2.3.4\ta\n::1\tb\nfe80::1\tc\n1.1.1.1\thost.hull.internal\n\
+             172.17.0.1\thost.docker.internal gateway.docker.internal\n"
+        );
     }
 
     #[test]
@@ -247,7 +245,8 @@ mod tests {
         private_dir(&root.path().join("containers")).unwrap();
         let config = Config { data_root: root.path().to_owned(), ..Config::default() };
         make(root.path(), "abc").unwrap();
-        write_etc(&config, "abc", &Settings { hostname: "h".into(), ..Settings::default() }).unwrap();
+        let settings = Settings { hostname: "h".into(), ..Settings::default() };
+        write_etc(&config, "abc", &settings, &[]).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&folder(root.path(), "abc")), 0o700);
         let files = etc(root.path(), "abc");
