@@ -48,6 +48,8 @@ pub struct Options {
     pub own_mounts: bool,
     /// How many files the daemon may open when it starts, soft and hard.
     pub open_files: Option<(u64, u64)>,
+    /// What its /etc/resolv.conf says. The machine has an /etc of its own then, for tests to write.
+    pub resolv_conf: Option<String>,
 }
 
 /// A machine: dropped, it leaves nothing behind.
@@ -74,7 +76,7 @@ impl Host {
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("make the data root");
         fs::write(folder.path().join("daemon.json"), "{}").expect("make the daemon's file");
-        let holder = hold(&folder, &data, options.disk_mib);
+        let holder = hold(&folder, &data, &options);
         let mut host = Host { folder, executables, options, holder, daemon: None, cgroup };
         host.start_daemon();
         host
@@ -356,9 +358,10 @@ impl Host {
     }
 }
 
-/// A process that keeps the namespaces, with the loopback up and a disk of its own where asked.
-fn hold(folder: &tempfile::TempDir, data: &Path, disk_mib: Option<u32>) -> Child {
-    let disk = disk_mib.map_or(String::new(), |mib| {
+/// A process that keeps the namespaces, with the loopback up, and a disk and an /etc of its own where
+/// asked.
+fn hold(folder: &tempfile::TempDir, data: &Path, options: &Options) -> Child {
+    let disk = options.disk_mib.map_or(String::new(), |mib| {
         let image = folder.path().join("disk");
         format!(
             "truncate -s {mib}M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {data} && ",
@@ -366,7 +369,16 @@ fn hold(folder: &tempfile::TempDir, data: &Path, disk_mib: Option<u32>) -> Child
             data = data.display()
         )
     });
-    let script = format!("{disk}busybox ip link set lo up && echo ready && exec sleep infinity");
+    let etc = options.resolv_conf.as_ref().map_or(String::new(), |text| {
+        let own = folder.path().join("etc");
+        fs::create_dir_all(own.join("upper"))
+            .and_then(|()| fs::create_dir(own.join("work")))
+            .expect("an /etc");
+        fs::write(own.join("upper/resolv.conf"), text).expect("write resolv.conf");
+        let layers = format!("lowerdir=/etc,upperdir={0}/upper,workdir={0}/work", own.display());
+        format!("mount -t overlay -o {layers} overlay /etc && ")
+    });
+    let script = format!("{disk}{etc}busybox ip link set lo up && echo ready && exec sleep infinity");
     let mut holder = Command::new("unshare")
         .args(["--mount", "--net", "--propagation", "private", "--", "sh", "-c", &script])
         .stdin(Stdio::null())

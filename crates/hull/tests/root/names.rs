@@ -1,26 +1,68 @@
-//! Names in containers: asked by a resolver inside, through restarts and renames; and the files of
-//! /etc.
+//! Names in containers, asked by the resolvers of busybox and of glibc inside: those of their
+//! networks here and in [`own`], all others in [`outside`], while the daemon is dead in [`waits`];
+//! and the files of /etc, here and in [`files`].
 
-use hull_testkit::Host;
+mod files;
+mod outside;
+mod own;
+pub(crate) mod upstream;
+mod waits;
 
-use super::{CLIENTS, host};
+use hull_testkit::{Finished, Host, Options};
 
-/// The addresses that a container is told for a name; empty if there are none.
+use super::{CLIENTS, executables, host};
+
+/// A machine whose resolvers are these; its image `names` has the resolvers of busybox and glibc.
+#[track_caller]
+fn resolving(resolv_conf: &str, daemon: &[&str]) -> Host {
+    let daemon = daemon.iter().map(|&word| word.to_owned()).collect();
+    let options = Options { resolv_conf: Some(resolv_conf.to_owned()), daemon, ..Options::default() };
+    let host = Host::start(executables(), options);
+    host.hull(&["image", "capture", "names", "busybox", "getent"]).ok();
+    host
+}
+
+/// A container of that image that does nothing.
+#[track_caller]
+fn sleeper(host: &Host, name: &str, words: &[&str]) {
+    host.hull(&[&["run", "-d", "--name", name], words, &["names", "sleep", "1000"]].concat()).ok();
+}
+
+fn nslookup(host: &Host, from: &str, words: &[&str]) -> Finished {
+    host.hull(&[&["exec", from, "nslookup"], words].concat())
+}
+
+/// The addresses that busybox's resolver is told for a name; empty if there are none.
 fn addresses(host: &Host, from: &str, name: &str) -> Vec<String> {
-    let answer = host.hull(&["exec", from, "nslookup", name]);
-    // The resolver's own address comes first, with its port.
-    let mut found: Vec<String> = answer
-        .stdout
-        .lines()
-        .skip_while(|line| !line.starts_with("Name:"))
-        .filter_map(|line| line.strip_prefix("Address:").or_else(|| line.strip_prefix("Address 1:")))
-        .map(|address| address.trim().to_owned())
-        .collect();
+    let mut found = in_order(&nslookup(host, from, &[name]).stdout);
     found.sort();
     found.dedup();
     found
 }
 
+/// The addresses in what nslookup says.
+fn in_order(said: &str) -> Vec<String> {
+    // The resolver's own address comes first, with its port.
+    said.lines()
+        .skip_while(|line| !line.starts_with("Name:"))
+        .filter_map(|line| line.strip_prefix("Address:").or_else(|| line.strip_prefix("Address 1:")))
+        .map(|address| address.trim().to_owned())
+        .collect()
+}
+
+/// What glibc's resolver is told: the first words of getent's lines, in order, each once.
+fn getent(host: &Host, from: &str, database: &str, name: &str) -> Vec<String> {
+    let answer = host.hull(&["exec", from, "getent", database, name]);
+    let mut found: Vec<String> = Vec::new();
+    for word in answer.stdout.lines().filter_map(|line| line.split_whitespace().next()) {
+        if !found.iter().any(|known| known == word) {
+            found.push(word.to_owned());
+        }
+    }
+    found
+}
+
+#[track_caller]
 fn inside(host: &Host, name: &str, command: &str) -> String {
     host.hull(&["exec", name, "sh", "-c", command]).ok().to_owned()
 }

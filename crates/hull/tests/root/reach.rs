@@ -2,8 +2,6 @@
 //! packets at networks as people make them.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hull_network::namespace::Namespace;
@@ -12,6 +10,7 @@ use hull_testkit::{Host, Options};
 use super::machines::{
     LIMIT, SILENCE, beside, container, nothing, of_host, received, route, serve, sysctl, tcp, udp,
 };
+use super::names::upstream::{Told, Upstream};
 use super::{CLIENTS, executables, host};
 
 /// A container that does nothing; with these words of `run`.
@@ -144,7 +143,7 @@ fn an_internal_network_has_no_way_in_or_out() {
     let host = host();
     let machine = beside(&host, 1, "192.0.2");
     serve(&machine, &[80]);
-    let asked = resolver(&machine);
+    let outside = Upstream::start(&machine, "192.0.2.2:53", |_| Told::address("198.51.100.7"));
     host.hull(&["network", "create", "--internal", "--subnet", "10.77.0.0/24", "quiet"]).ok();
     host.hull(&["network", "create", "open"]).ok();
     let dns = ["--dns", "192.0.2.2"];
@@ -181,32 +180,9 @@ fn an_internal_network_has_no_way_in_or_out() {
     assert!(look_up("one", "two").ok().contains(&at_two));
     let told = look_up("one", "outside.example");
     assert!(format!("{told}").contains("NXDOMAIN"), "{told}");
-    assert_eq!(asked.load(Ordering::SeqCst), 0, "the question has leaked out");
+    assert_eq!(outside.asked(), [""; 0], "the question has leaked out");
     assert!(look_up("free", "outside.example").ok().contains("198.51.100.7"));
-    assert_ne!(asked.load(Ordering::SeqCst), 0);
-}
-
-/// A resolver on the machine's port 53 that knows one address for every name; how often it was asked.
-fn resolver(machine: &Namespace) -> Arc<AtomicUsize> {
-    let socket = machine.enter(|| UdpSocket::bind("192.0.2.2:53").unwrap()).unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        let mut buffer = [0; 512];
-        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            count.fetch_add(1, Ordering::SeqCst);
-            // The header is 12 bytes; behind the name are type and class, two bytes each.
-            let end = buffer[12..len].iter().position(|&byte| byte == 0).unwrap() + 12 + 5;
-            let is_a = buffer[end - 3] == 1;
-            let mut answer =
-                [&buffer[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0], &buffer[12..end]].concat();
-            if is_a {
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 7]);
-            }
-            let _ = socket.send_to(&answer, from);
-        }
-    });
-    asked
+    assert_ne!(outside.asked(), [""; 0]);
 }
 
 /// A container at its own published port, and at a neighbour's, by an address of the host.
