@@ -48,12 +48,16 @@ async fn run(session: &Session, given: &Given) -> Result<u8, Failure> {
             Err(error) => Err(not_started(session, &error)),
         };
     }
-    let code = foreground(session, given, &body, &id).await;
-    drop(forwarding);
-    code
+    foreground(session, given, &body, &id, forwarding.as_ref()).await
 }
 
-async fn foreground(session: &Session, given: &Given, body: &Value, id: &str) -> Result<u8, Failure> {
+async fn foreground(
+    session: &Session,
+    given: &Given,
+    body: &Value,
+    id: &str,
+    forwarding: Option<&Forwarding>,
+) -> Result<u8, Failure> {
     let path = format!("/containers/{id}");
     let on = |name: &str| body[name] == true;
     let keys = detach_keys(session, given);
@@ -79,7 +83,7 @@ async fn foreground(session: &Session, given: &Given, body: &Value, id: &str) ->
         return Err(not_started(session, &error));
     }
     let resizing = on("Tty").then(|| follow_size(&session.client, &path)).flatten();
-    let code = end_of(copying.as_mut(), exit_code(waiting)).await;
+    let code = end_of(copying.as_mut(), forwarding, exit_code(waiting)).await;
     if let Some(task) = resizing {
         task.abort();
     }
@@ -96,20 +100,29 @@ pub(crate) enum Ended {
     Detached,
 }
 
-/// Waits for the end of the streams, then for the exit.
+/// Waits for the end of the streams, then for the exit; or until the signals that are handed on say
+/// that nobody wants to wait any more.
 pub(crate) async fn end_of(
     copying: Option<&mut Copying>,
+    forwarding: Option<&Forwarding>,
     exit: impl Future<Output = Result<u8, Failure>>,
 ) -> Result<Ended, Failure> {
-    if let Some(copying) = copying {
-        match copying.finish().await {
-            SessionEnd::Closed => {}
-            SessionEnd::Detached => return Ok(Ended::Detached),
-            // As if SIGPIPE had ended us.
-            SessionEnd::ReaderGone => return Err(Failure::said(141)),
+    let end = async {
+        if let Some(copying) = copying {
+            match copying.finish().await {
+                SessionEnd::Closed => {}
+                SessionEnd::Detached => return Ok(Ended::Detached),
+                // As if SIGPIPE had ended us.
+                SessionEnd::ReaderGone => return Err(Failure::said(141)),
+            }
         }
+        exit.await.map(Ended::Exited)
+    };
+    let Some(forwarding) = forwarding else { return end.await };
+    tokio::select! {
+        ended = end => ended,
+        failure = forwarding.given_up() => Err(failure),
     }
-    exit.await.map(Ended::Exited)
 }
 
 /// What to attach to.

@@ -1,7 +1,12 @@
 //! Signals that reach the client are meant for the container's process.
 
+use std::sync::Arc;
+
 use hull_api::client::{Body, Client, Query, segment};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::command::{Failure, fail};
 
 /// Number and name of each signal that is handed on. `SIGCHLD`, `SIGPIPE` and
 /// `SIGURG` are the client's own; the rest either cannot be caught or is
@@ -21,22 +26,33 @@ const FORWARDED: [(i32, &str); 12] = [
     (30, "PWR"),
 ];
 
+/// After so many SIGINTs and SIGTERMs somebody wants the client itself to end: the container's process
+/// does not heed them.
+const ENOUGH: usize = 3;
+
 /// Hands signals on to container `id` from now on, as long as this lives.
 pub(crate) struct Forwarding {
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// SIGINTs and SIGTERMs by now.
+    pleas: watch::Receiver<usize>,
 }
 
 impl Forwarding {
     pub(crate) fn start(client: &Client, id: &str) -> Forwarding {
         let path = format!("/containers/{}/kill", segment(id));
         let mut tasks = Vec::new();
+        let (counter, pleas) = watch::channel(0);
+        let counter = Arc::new(counter);
         for (number, name) in FORWARDED {
             let Ok(mut arrivals) = signal(SignalKind::from_raw(number)) else {
                 continue;
             };
-            let (client, path) = (client.clone(), path.clone());
+            let (client, path, counter) = (client.clone(), path.clone(), Arc::clone(&counter));
             tasks.push(tokio::spawn(async move {
                 while arrivals.recv().await.is_some() {
+                    if matches!(name, "INT" | "TERM") {
+                        counter.send_modify(|count| *count += 1);
+                    }
                     let query = Query::new().with("signal", name);
                     // The container may just have ended: nobody to tell then.
                     if let Ok(answer) = client.post(&path, &query, Body::Empty).await {
@@ -45,7 +61,16 @@ impl Forwarding {
                 }
             }));
         }
-        Forwarding { tasks }
+        Forwarding { tasks, pleas }
+    }
+
+    /// Comes back, with what is then said, when the client was told to end often enough.
+    pub(crate) async fn given_up(&self) -> Failure {
+        if self.pleas.clone().wait_for(|count| *count >= ENOUGH).await.is_err() {
+            // No such signal can come.
+            std::future::pending::<()>().await;
+        }
+        fail(format!("\ngot {ENOUGH} SIGTERM/SIGINTs, forcefully exiting"))
     }
 }
 

@@ -77,7 +77,7 @@ async fn start_attached(session: &Session, given: &Given) -> Result<u8, Failure>
     let terminal = config["Tty"] == true;
     let stdin = given.on("interactive") && config["OpenStdin"] == true;
     let keys = detach_keys(session, given);
-    let _forwarding = (!terminal).then(|| Forwarding::start(&session.client, id));
+    let forwarding = (!terminal).then(|| Forwarding::start(&session.client, id));
     let condition = if container["HostConfig"]["AutoRemove"] == true { "removed" } else { "next-exit" };
     let to = Attach { stdin, stdout: true, stderr: true, terminal, keys: &keys };
     let (attached, waiting) =
@@ -85,7 +85,7 @@ async fn start_attached(session: &Session, given: &Given) -> Result<u8, Failure>
     let (mut copying, waiting) = (attached?, waiting?);
     run::start(session, id).await?;
     let resizing = terminal.then(|| follow_size(&session.client, &path)).flatten();
-    let ended = end_of(copying.as_mut(), exit_code(waiting)).await;
+    let ended = end_of(copying.as_mut(), forwarding.as_ref(), exit_code(waiting)).await;
     if let Some(task) = resizing {
         task.abort();
     }
@@ -116,7 +116,7 @@ async fn attach(session: &Session, given: &Given) -> Result<u8, Failure> {
     }
     let keys = detach_keys(session, given);
     let path = format!("/containers/{}", segment(name));
-    let _forwarding = (given.on("sig-proxy") && !terminal).then(|| Forwarding::start(&session.client, name));
+    let forwarding = (given.on("sig-proxy") && !terminal).then(|| Forwarding::start(&session.client, name));
     let to = Attach { stdin, stdout: true, stderr: true, terminal, keys: &keys };
     let (attached, waiting) = tokio::join!(run::attach(session, &path, to), run::wait(session, &path, ""),);
     let (mut copying, waiting) = (attached?, waiting?);
@@ -127,7 +127,7 @@ async fn attach(session: &Session, given: &Given) -> Result<u8, Failure> {
     } else {
         None
     };
-    let ended = end_of(copying.as_mut(), exit_code(waiting)).await;
+    let ended = end_of(copying.as_mut(), forwarding.as_ref(), exit_code(waiting)).await;
     if let Some(task) = resizing {
         task.abort();
     }

@@ -1,5 +1,12 @@
 //! `run` in the foreground and detached: exit codes, streams, names, environment.
 
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hull_testkit::{Host, patience};
+use rustix::process::{Pid, Signal};
+
 use super::{CLIENTS, bare, host};
 
 #[test]
@@ -151,4 +158,47 @@ fn detach_keys_leave_the_container_running() {
     terminal.type_in("\u{18}");
     terminal.finish();
     assert_eq!(host.hull(&["inspect", "-f", "{{.State.Running}}", "kept"]).ok(), "true");
+}
+
+/// A client in the foreground, with its output in a pipe, whose container `name` runs.
+fn in_front(host: &Host, mut client: Command, name: &str) -> Child {
+    let client = client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while host.hull(&["logs", name]).stdout != "ready\n" {
+        assert!(start.elapsed() < patience(20), "{name} does not run");
+        thread::sleep(Duration::from_millis(5));
+    }
+    client
+}
+
+#[test]
+fn signals_of_the_client_are_the_programs_and_three_unheeded_ones_end_it() {
+    let host = host();
+    for of in [Host::hull_command, Host::docker_command] {
+        let script = "trap 'echo heard; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+        let words = ["run", "--rm", "--name", "hears", "busybox", "sh", "-c", script];
+        let client = in_front(&host, of(&host, &words), "hears");
+        let pid = Pid::from_child(&client);
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        let ended = client.wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(5), &b"ready\nheard\n"[..]));
+
+        let script = "trap '' INT; echo ready; exec sleep 1000";
+        let words = ["run", "--name", "deaf", "busybox", "sh", "-c", script];
+        let mut client = in_front(&host, of(&host, &words), "deaf");
+        let start = Instant::now();
+        while client.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < patience(20), "the client does not give up");
+            rustix::process::kill_process(Pid::from_child(&client), Signal::INT).unwrap();
+            thread::sleep(Duration::from_millis(50));
+        }
+        let ended = client.wait_with_output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(
+            (ended.status.code(), said.as_str()),
+            (Some(1), "\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+        );
+        assert_eq!(host.hull(&["inspect", "-f", "{{.State.Running}}", "deaf"]).ok(), "true");
+        host.hull(&["rm", "-f", "deaf"]).ok();
+    }
 }
