@@ -5,8 +5,8 @@
 //!  eth0 (macvlan) ── parent: eth0, or eth0.100 that Hull makes ── the wire
 //! ```
 //!
-//! The host itself cannot talk to such containers: that is how macvlan links are. An internal
-//! network has a parent that leads nowhere, so that its containers reach each other only.
+//! The host itself cannot talk to such containers: that is how macvlan links are. A network without
+//! a parent of the host's has one that leads nowhere: its containers reach each other only.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use hull_sys::Errno;
 use crate::driver::{self, DefaultRoute, Error, Result, check_name, random_name};
 use crate::namespace::Namespace;
 use crate::reaper::Reaper;
-use crate::record::{self, Endpoint, Macvlan, MacvlanMode, Network, NetworkId};
+use crate::record::{self, Endpoint, Macvlan, MacvlanMode, Network};
 use crate::rtnl::{self, Batch, Change, Kind, Link, NewLink, Peer, Watch};
 use crate::sysctl::{self, Family, Key};
 
@@ -39,30 +39,30 @@ pub struct Parent {
     pub link: String,
     /// For [`Macvlan::made_parent`].
     pub made: bool,
-    /// It leads nowhere: the network is internal.
+    /// For [`Macvlan::nowhere`].
     pub nowhere: bool,
 }
 
-/// Decides about the parent of a network to be created. Without `asked`, or for an internal network
-/// with the name of a link that is not there, it leads nowhere. A name that is not there is else
-/// `LINK.VLAN` of a link that is.
-pub fn choose_parent(network: &NetworkId, asked: Option<&str>, internal: bool) -> Result<Parent> {
+/// Decides about the parent of a network to be created, on a host with these `links`. Without
+/// `asked`, or for an internal network with the name of a link that is not there, it leads nowhere.
+/// A name that is not there is else `LINK.VLAN` of a link that is.
+pub fn choose_parent(network: &str, asked: Option<&str>, internal: bool, links: &[String]) -> Result<Parent> {
     let Some(asked) = asked.filter(|asked| !asked.is_empty()) else {
         // As the reference calls it: `dm-` and the id as far as it fits.
         let link = format!("dm-{}", network.get(..12).unwrap_or(network));
         return Ok(Parent { link, made: true, nowhere: true });
     };
     check_name(asked)?;
-    let mut socket = rtnl::Socket::open()?;
+    let there = |name: &str| links.iter().any(|link| link == name);
     let link = asked.to_owned();
-    if socket.link(asked)?.is_some() {
+    if there(asked) {
         return Ok(Parent { link, made: false, nowhere: false });
     }
     if internal {
         return Ok(Parent { link, made: true, nowhere: true });
     }
     let (base, _) = vlan(asked)?;
-    if socket.link(base)?.is_none() {
+    if !there(base) {
         return Err(Error::Parent { parent: base.to_owned(), why: "does not exist on this host" });
     }
     Ok(Parent { link, made: true, nowhere: false })
@@ -93,7 +93,7 @@ impl driver::Driver for Driver {
             Some(found) if macvlan.made_parent && !found.up => batch.up(found.index),
             Some(_) => {}
             None if !macvlan.made_parent => return Err(missing(&macvlan.parent)),
-            None if network.internal => return nowhere(&mut socket, &macvlan.parent),
+            None if macvlan.nowhere => return nowhere(&mut socket, &macvlan.parent),
             None => {
                 let (base, tag) = vlan(&macvlan.parent)?;
                 let parent = socket.link(base)?.ok_or_else(|| missing(base))?;

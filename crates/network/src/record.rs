@@ -119,10 +119,13 @@ pub struct Macvlan {
     /// The host's link, or `LINK.VLAN` for one that Hull makes.
     pub parent: String,
     pub mode: MacvlanMode,
-    /// Hull made the parent (a VLAN, or a dummy-like link of an internal network): it goes with
-    /// the network.
+    /// Hull made the parent (a VLAN, or one that leads nowhere): it goes with the last network that
+    /// has it.
     #[serde(default)]
     pub made_parent: bool,
+    /// The parent leads nowhere: containers reach each other only.
+    #[serde(default)]
+    pub nowhere: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

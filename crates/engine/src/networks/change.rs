@@ -81,7 +81,8 @@ impl Networks {
         let id = new_id();
         let mut table = self.write();
         let records: Vec<_> = table.networks.values().map(|entry| Arc::clone(&entry.record)).collect();
-        let world = make::World { records: &records, routes: &observed.routes, pools: &self.pools };
+        let Observed { routes, links } = observed;
+        let world = make::World { records: &records, routes, links, pools: &self.pools };
         let (record, warnings) = make::record(&id, asked, world, now)?;
         let record = Arc::new(record);
         table.networks.insert(id, Entry { record: Arc::clone(&record), state: State::Coming });
@@ -97,6 +98,16 @@ impl Networks {
         if let Some(entry) = self.write().networks.get_mut(id) {
             entry.state = state;
         }
+    }
+
+    /// Another macvlan network is on the same link.
+    fn share_a_parent(&self, network: &Network) -> bool {
+        let Driver::Macvlan(own) = &network.driver else { return false };
+        let shares =
+            |other: &Network| matches!(&other.driver, Driver::Macvlan(it) if it.parent == own.parent);
+        let table = self.read();
+        let mut others = table.networks.values().map(|entry| &entry.record.network);
+        others.any(|other| other.id != network.id && shares(other))
     }
 
     fn forget(&self, id: &str) {
@@ -194,6 +205,7 @@ fn tear_down(services: &Services, network: &Network) -> Result<()> {
     wiring::close_network(services, network);
     hull_runtime::failpoint!("engine.network-remove.closed");
     match services.wiring.drivers.of(network) {
+        Some(_) if services.networks.share_a_parent(network) => Ok(()),
         Some(driver) => driver.teardown(network).map_err(failed),
         None => Ok(()),
     }

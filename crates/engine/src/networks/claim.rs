@@ -260,7 +260,8 @@ fn random_mac() -> Mac {
 /// The ways out, where the network has one.
 fn gateways(endpoint: &mut Endpoint, record: &Record, defaults: &Defaults) {
     let network = &record.network;
-    if network.internal {
+    let nowhere = matches!(&network.driver, Driver::Macvlan(macvlan) if macvlan.nowhere);
+    if network.internal || nowhere {
         return;
     }
     let isolated = |ipv6: bool| match &network.driver {

@@ -23,6 +23,8 @@ pub(super) struct World<'a> {
     pub(super) records: &'a [Arc<Record>],
     /// Of the host: automatic subnets stay clear of them.
     pub(super) routes: &'a [IpNet],
+    /// Names of the host's links.
+    pub(super) links: &'a [String],
     pub(super) pools: &'a [Pool],
 }
 
@@ -65,7 +67,7 @@ pub(super) fn record(id: &str, asked: &Create, world: World<'_>, now: Time) -> R
         gateways.clone_from(&template.gateways);
     }
     if !asked.config_only {
-        let (driver, more) = driver(id, asked, &network)?;
+        let (driver, more) = driver(id, asked, &network, world)?;
         network.driver = driver;
         warnings.extend(more);
         for other in world.records {
@@ -167,13 +169,24 @@ fn template(asked: &Create, records: &[Arc<Record>]) -> Result<Option<Arc<Record
     Ok(Some(Arc::clone(found)))
 }
 
-fn driver(id: &str, asked: &Create, network: &Network) -> Result<(Driver, Vec<String>)> {
+fn driver(id: &str, asked: &Create, network: &Network, world: World<'_>) -> Result<(Driver, Vec<String>)> {
     match asked.driver.as_str() {
         "" | "bridge" | "default" => {
             let (bridge, warnings) = options::bridge(id, &network.options, network.internal)?;
             Ok((Driver::Bridge(bridge), warnings))
         }
-        "macvlan" => Ok((Driver::Macvlan(options::macvlan(id, &network.options)?), Vec::new())),
+        "macvlan" => {
+            let mut own = options::macvlan(id, &network.options, network.internal, world.links)?;
+            for other in world.records {
+                // A link that is there may be one that was made for another network.
+                if let Driver::Macvlan(other) = &other.network.driver
+                    && other.parent == own.parent
+                {
+                    (own.made_parent, own.nowhere) = (other.made_parent, other.nowhere);
+                }
+            }
+            Ok((Driver::Macvlan(own), Vec::new()))
+        }
         name @ ("host" | "null") => {
             Err(forbidden(format!("only one instance of {name:?} network is allowed")))
         }

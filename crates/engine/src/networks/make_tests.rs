@@ -28,7 +28,12 @@ struct House {
 impl House {
     fn try_make(&self, create: &Create) -> Result<(Record, Vec<String>)> {
         let id = format!("{:012x}{:052x}", self.records.len() + 1, 0);
-        record(&id, create, World { records: &self.records, routes: &self.routes, pools: &pools() }, 7)
+        record(
+            &id,
+            create,
+            World { records: &self.records, routes: &self.routes, links: &[], pools: &pools() },
+            7,
+        )
     }
 
     fn make(&mut self, create: &Create) -> Arc<Record> {

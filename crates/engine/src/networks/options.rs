@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use hull_network::record::{Bridge, Driver, GatewayMode, Macvlan, MacvlanMode};
 
+use super::change::failed;
 use crate::{Error, Result};
 
 /// Longest name of a link (IFNAMSIZ without its NUL).
@@ -129,8 +130,13 @@ pub(super) fn bridge(
     Ok((bridge, warnings))
 }
 
-/// A macvlan network by its options.
-pub(super) fn macvlan(id: &str, options: &BTreeMap<String, String>) -> Result<Macvlan> {
+/// A macvlan network by its options, on a host with these `links`.
+pub(super) fn macvlan(
+    id: &str,
+    options: &BTreeMap<String, String>,
+    internal: bool,
+    links: &[String],
+) -> Result<Macvlan> {
     let mode = match options.get("macvlan_mode").map_or("", String::as_str) {
         "" | "bridge" => MacvlanMode::Bridge,
         "private" => MacvlanMode::Private,
@@ -142,14 +148,12 @@ pub(super) fn macvlan(id: &str, options: &BTreeMap<String, String>) -> Result<Ma
             )));
         }
     };
-    let parent = options.get("parent").filter(|parent| !parent.is_empty());
-    let (parent, made_parent) = match parent {
-        // A link of its own that leads nowhere, as the reference names it.
-        None => (format!("dm-{}", id.get(..12).unwrap_or(id)), true),
-        Some(parent) if is_link_name(parent) => (parent.clone(), false),
-        Some(parent) => return Err(refused("parent", parent, "no link can have that name")),
-    };
-    Ok(Macvlan { parent, mode, made_parent })
+    let asked = options.get("parent").map(String::as_str);
+    if let Some(parent) = asked.filter(|parent| !parent.is_empty() && !is_link_name(parent)) {
+        return Err(refused("parent", parent, "no link can have that name"));
+    }
+    let parent = hull_network::macvlan::choose_parent(id, asked, internal, links).map_err(failed)?;
+    Ok(Macvlan { parent: parent.link, mode, made_parent: parent.made, nowhere: parent.nowhere })
 }
 
 /// The options that the default bridge shows.
@@ -270,14 +274,25 @@ mod tests {
 
     #[test]
     fn macvlan_modes_and_parents() {
-        let made = macvlan(ID, &options(&[])).unwrap();
-        assert_eq!((made.parent.as_str(), made.made_parent), ("dm-0123456789ab", true));
-        let vlan = macvlan(ID, &options(&[("parent", "eth0.7"), ("macvlan_mode", "private")])).unwrap();
+        let links = ["eth0".to_owned(), "eth1.9".to_owned()];
+        let macvlan = |pairs: &[(&str, &str)], internal| {
+            let made = macvlan(ID, &options(pairs), internal, &links)?;
+            Ok::<_, Error>((made.parent, made.mode, made.made_parent, made.nowhere))
+        };
+        let bridge = MacvlanMode::Bridge;
+        assert_eq!(macvlan(&[], false).unwrap(), ("dm-0123456789ab".into(), bridge, true, true));
         assert_eq!(
-            (vlan.parent.as_str(), vlan.mode, vlan.made_parent),
-            ("eth0.7", MacvlanMode::Private, false)
+            macvlan(&[("parent", "eth0.7"), ("macvlan_mode", "private")], false).unwrap(),
+            ("eth0.7".into(), MacvlanMode::Private, true, false)
         );
-        assert!(macvlan(ID, &options(&[("macvlan_mode", "x")])).is_err());
+        for own in ["eth0", "eth1.9"] {
+            assert_eq!(macvlan(&[("parent", own)], false).unwrap(), (own.into(), bridge, false, false));
+        }
+        assert_eq!(macvlan(&[("parent", "void")], true).unwrap(), ("void".into(), bridge, true, true));
+        for bad in ["void", "void.7", "eth0.4095", "a/b"] {
+            assert!(macvlan(&[("parent", bad)], false).is_err(), "{bad}");
+        }
+        assert!(macvlan(&[("macvlan_mode", "x")], false).is_err());
     }
 
     #[test]
@@ -290,7 +305,8 @@ mod tests {
             "cannot create network a (x): conflicts with network b (x): networks have same bridge name"
         );
         let mac = |mode: &str| {
-            Driver::Macvlan(macvlan(ID, &options(&[("parent", "e"), ("macvlan_mode", mode)])).unwrap())
+            let options = options(&[("parent", "e"), ("macvlan_mode", mode)]);
+            Driver::Macvlan(macvlan(ID, &options, false, &["e".to_owned()]).unwrap())
         };
         assert!(conflict("a", &mac("bridge"), "b", &mac("private")).is_none());
         assert!(conflict("a", &mac("bridge"), "b", &mac("passthru")).is_some());

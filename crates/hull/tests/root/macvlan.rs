@@ -2,7 +2,7 @@
 
 use hull_network::namespace::Namespace;
 
-use super::machines::{address, container, nothing, serve, tcp, udp, wire};
+use super::machines::{address, container, nothing, of_host, serve, tcp, udp, wire};
 use super::{CLIENTS, bare, host};
 
 #[test]
@@ -114,5 +114,50 @@ fn what_a_run_had_the_next_one_gets() {
         }
         client(&host, &["rm", "-f", "one"]).ok();
         client(&host, &["network", "rm", "lan"]).ok();
+    }
+}
+
+#[test]
+fn without_a_parent_containers_reach_each_other_and_nothing_else() {
+    let mut host = host();
+    serve(&of_host(&host), &[80]);
+    for client in CLIENTS {
+        let words = ["network", "create", "-d", "macvlan", "--subnet", "10.99.0.0/24", "alone"];
+        let id = client(&host, &words).ok().to_owned();
+        let parent = format!("dm-{}", &id[..12]);
+        assert!(host.links().contains(&parent));
+        // It was not asked for as internal.
+        assert_eq!(client(&host, &["network", "inspect", "-f", "{{.Internal}}", "alone"]).ok(), "false");
+        for name in ["one", "two"] {
+            client(&host, &["run", "-d", "--name", name, "--network", "alone", "busybox", "sleep", "1000"])
+                .ok();
+        }
+        let one = container(&host, "one", &[80]);
+        container(&host, "two", &[80]);
+        for _ in 0..2 {
+            assert_eq!(tcp(&one, "10.99.0.3:80"), "10.99.0.2");
+            nothing(&one, "172.17.0.1:80");
+            host.kill_daemon();
+            host.start_daemon();
+        }
+        assert_eq!(host.hull(&["exec", "one", "ip", "route"]).ok().lines().count(), 1, "a way out");
+        client(&host, &["rm", "-f", "one", "two"]).ok();
+        client(&host, &["network", "rm", "alone"]).ok();
+        assert!(!host.links().contains(&parent));
+    }
+}
+
+#[test]
+fn a_parent_that_was_made_goes_with_its_last_network() {
+    let host = bare();
+    for client in CLIENTS {
+        let create = ["network", "create", "-d", "macvlan", "--internal", "-o", "parent=void0"];
+        for (name, subnet) in [("first", "10.98.0.0/24"), ("second", "10.99.0.0/24")] {
+            client(&host, &[&create[..], &["--subnet", subnet, name]].concat()).ok();
+        }
+        client(&host, &["network", "rm", "first"]).ok();
+        assert!(host.links().contains(&"void0".to_owned()), "the second one still needs it");
+        client(&host, &["network", "rm", "second"]).ok();
+        assert!(!host.links().contains(&"void0".to_owned()));
     }
 }

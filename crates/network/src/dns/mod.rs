@@ -52,6 +52,7 @@ pub mod fuzz {
                 parent: String::new(),
                 mode: MacvlanMode::Bridge,
                 made_parent: false,
+                nowhere: false,
             }),
             subnets: pool
                 .parse()

@@ -52,7 +52,8 @@ fn address(namespace: &Namespace, link: &str, addresses: &[String]) {
 }
 
 fn macvlan(number: u8, parent: &str, mode: MacvlanMode) -> Network {
-    let driver = record::Driver::Macvlan(Macvlan { parent: parent.into(), mode, made_parent: false });
+    let driver =
+        record::Driver::Macvlan(Macvlan { parent: parent.into(), mode, made_parent: false, nowhere: false });
     Network { driver, ..bridge(number, true) }
 }
 
@@ -140,7 +141,7 @@ fn a_vlan_is_made_for_its_network_and_goes_with_it() {
     let drivers = host();
     let (_wire, other) = wire(9);
     let id = "9".repeat(64);
-    let parent = choose_parent(&id, Some("up0.7"), false).unwrap();
+    let parent = choose_parent(&id, Some("up0.7"), false, &["up0".to_owned()]).unwrap();
     assert_eq!(parent, Parent { link: "up0.7".into(), made: true, nowhere: false });
     let mut network = macvlan(9, "up0.7", MacvlanMode::Bridge);
     if let record::Driver::Macvlan(macvlan) = &mut network.driver {
@@ -175,15 +176,14 @@ fn a_vlan_is_made_for_its_network_and_goes_with_it() {
 }
 
 #[test]
-fn an_internal_macvlan_network_leads_nowhere() {
+fn a_macvlan_network_without_a_parent_leads_nowhere() {
     let drivers = host();
     let id = "9".repeat(64);
-    let parent = choose_parent(&id, None, true).unwrap();
+    let parent = choose_parent(&id, None, true, &[]).unwrap();
     assert_eq!(parent, Parent { link: "dm-999999999999".into(), made: true, nowhere: true });
     let mut network = macvlan(9, &parent.link, MacvlanMode::Bridge);
-    network.internal = true;
     if let record::Driver::Macvlan(macvlan) = &mut network.driver {
-        macvlan.made_parent = true;
+        (macvlan.made_parent, macvlan.nowhere) = (true, true);
     }
     drivers.macvlan.setup(&network).unwrap();
     drivers.macvlan.setup(&network).unwrap();
@@ -201,7 +201,9 @@ fn an_internal_macvlan_network_leads_nowhere() {
 fn a_parent_that_will_not_do_is_named() {
     let drivers = host();
     let id = "9".repeat(64);
-    let choose = |asked: &str| choose_parent(&id, Some(asked), false).map_err(|error| error.to_string());
+    let choose = |asked: &str| {
+        choose_parent(&id, Some(asked), false, &["lo".to_owned()]).map_err(|error| error.to_string())
+    };
     assert_eq!(choose("lo"), Ok(Parent { link: "lo".into(), made: false, nowhere: false }));
     assert_eq!(
         choose("nowhere"),
