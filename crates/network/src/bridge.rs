@@ -183,10 +183,7 @@ impl Driver {
         }
         let mut socket = rtnl::Socket::open()?;
         let Some(master) = socket.link(&bridge.link)?.filter(is_bridge) else { return Ok(Vec::new()) };
-        let stray = |link: &Link| {
-            let digits = link.name.strip_prefix("veth").filter(|_| link.kind.as_deref() == Some("veth"));
-            digits.is_some_and(|digits| digits.len() == 7) && !kept.contains(&link.name)
-        };
+        let stray = |link: &Link| is_containers(link) && !kept.contains(&link.name);
         let strays: Vec<_> = socket.ports(master.index)?.into_iter().filter(stray).collect();
         for link in &strays {
             self.reaper.condemn(&mut socket, link.index)?;
@@ -206,6 +203,12 @@ impl Driver {
         watch.until(&mut rtnl, inner.index, DELETION, |_| false)?;
         Ok(())
     }
+}
+
+/// By its name, the host's end of a pair that was made for a container.
+fn is_containers(link: &Link) -> bool {
+    let digits = link.name.strip_prefix("veth").filter(|_| link.kind.as_deref() == Some("veth"));
+    digits.is_some_and(|digits| digits.len() == 7)
 }
 
 /// How long a link may take to be deleted: until those before it are, which is some 20 ms.
@@ -257,6 +260,25 @@ fn settle(
     let mtu = bridge.mtu.filter(|_| !bridge.foreign);
     batch.change(index, &Change { up: Some(true), mtu, ..Change::default() });
     socket.run(batch)?;
+    if bridged_packets_are_filtered() {
+        reflect_all(socket, index)?;
+    }
+    Ok(())
+}
+
+/// Has all ports reflect that containers have: they may be older than the reason for it.
+fn reflect_all(socket: &mut rtnl::Socket, bridge: u32) -> Result<()> {
+    let mut batch = Batch::new();
+    for port in socket.ports(bridge)?.iter().filter(|port| is_containers(port)) {
+        batch.reflect(port.index);
+    }
+    for result in socket.each(batch)? {
+        match result {
+            // Its container has just gone.
+            Err(error) if error.errno() != Errno::NODEV => return Err(error.into()),
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -318,7 +340,8 @@ const FORWARDING: Duration = Duration::from_secs(1);
 /// Packets between ports of a bridge pass the host's chains (br_netfilter). Then one from a
 /// container to its own published port is rewritten while it is bridged, and comes back to it only
 /// by the port it left by. Elsewhere a port that reflects would do harm: whoever speaks to all
-/// hears himself, and a bridge inside the container learns wrong ways.
+/// hears himself, and a bridge inside the container learns wrong ways. The kernel tells nobody when
+/// this changes: it is looked at when a container starts and when the network is made ready.
 fn bridged_packets_are_filtered() -> bool {
     let on = |name| Key::of(&["net", "bridge", name]).read().is_ok_and(|value| value == "1");
     on("bridge-nf-call-iptables") || on("bridge-nf-call-ip6tables")
@@ -356,12 +379,17 @@ pub(crate) fn connect(
 
 /// Sees to it that the outer end is in the bridge and up.
 fn join(socket: &mut rtnl::Socket, outer: &Link, master: u32) -> Result<()> {
-    if outer.master == Some(master) && outer.up {
+    // A pair of the pool may be older than the reason to reflect.
+    let reflects = bridged_packets_are_filtered();
+    if outer.master == Some(master) && outer.up && !reflects {
         return Ok(());
     }
     let mut batch = Batch::new();
     let master = Some(Some(master));
     batch.change(outer.index, &Change { up: Some(true), master, ..Change::default() });
+    if reflects {
+        batch.reflect(outer.index);
+    }
     socket.run(batch)?;
     Ok(())
 }

@@ -211,6 +211,29 @@ fn published_ports_are_reached_from_behind() {
     }
 }
 
+/// Somebody switches br_netfilter on while containers run.
+#[test]
+fn own_ports_are_reached_from_behind_whatever_is_filtered_later() {
+    let mut host = host();
+    host.kill_daemon();
+    filter_bridged(&host, false);
+    host.start_daemon();
+    run(&host, "own", &["-p", "8080:80"]);
+    let own = container(&host, "own", &[80]);
+    tcp(&own, "172.17.0.1:8080");
+    filter_bridged(&host, true);
+    // Its port of the bridge is as it was: without what follows there is no way back.
+    nothing(&own, "172.17.0.1:8080");
+    // A namespace that was ready before that.
+    run(&host, "next", &["-p", "8081:80"]);
+    let next = container(&host, "next", &[80]);
+    tcp(&next, "172.17.0.1:8081");
+    tcp(&next, "172.17.0.1:8080");
+    host.kill_daemon();
+    host.start_daemon();
+    tcp(&own, "172.17.0.1:8080");
+}
+
 #[test]
 fn containers_that_are_kept_apart_reach_what_a_link_opens() {
     let apart = Options { daemon: vec!["--icc=false".to_owned()], ..Options::default() };
