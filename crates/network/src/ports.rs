@@ -19,7 +19,7 @@
 
 pub mod listeners;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -297,6 +297,18 @@ impl Choice<'_> {
             None => Error::Allocated { address, port, holder: "itself".into() },
         }
     }
+}
+
+/// What is published is at the places where these would be published by now, and at no others.
+pub fn fits(wanted: &[Wanted], binding: &Binding, published: &[Published]) -> bool {
+    let mut due = BTreeSet::new();
+    for one in wanted {
+        let (routed, translated) = places(one.address, binding);
+        due.extend(routed.into_iter().map(|address| (one.protocol, address, false)));
+        due.extend(translated.into_iter().map(|address| (one.protocol, address, true)));
+    }
+    let has = |one: &Published| (one.protocol, one.address, one.host.first != 0);
+    due == published.iter().map(has).collect()
 }
 
 /// Where one `-p` is published: addresses of routed networks, and addresses of the host.

@@ -98,7 +98,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     for place in &mut places {
         place.endpoint.links = known(services, settings, place);
     }
-    publish(services, record, &mut places, &routes)?;
+    publish(services, record, &mut places, &routes, Vec::new())?;
     hull_runtime::failpoint!("engine.network.published");
     let (namespace, sockets, turn) = namespace(services, &mut places)?;
     for place in &places {

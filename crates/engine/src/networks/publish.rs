@@ -2,11 +2,12 @@
 //! that keep others from taking them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use hull_network::driver::DefaultRoute;
 use hull_network::nft::foreign;
 use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Reserved, Wanted};
-use hull_network::record::{Bridge, Driver, Endpoint, GatewayMode, Published};
+use hull_network::record::{Driver, Endpoint, GatewayMode, Published};
 
 use super::claim::Place;
 use super::plug::patiently;
@@ -81,33 +82,99 @@ pub(crate) fn obstacles(services: &Services, settings: &Settings) -> Vec<String>
     }
 }
 
-/// Opens the ports of the host on the place that the default route leads through.
+/// The places of a container that clients reach it through: those of its default routes, for its
+/// answers take these. By index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Carriers {
+    ipv4: Option<usize>,
+    ipv6: Option<usize>,
+}
+
+impl Carriers {
+    fn of(places: &[Place], routes: &[DefaultRoute]) -> Carriers {
+        let first = |leads: &dyn Fn(&Place, &DefaultRoute) -> bool| {
+            places.iter().zip(routes).position(|(place, route)| {
+                matches!(place.record.network.driver, Driver::Bridge(_)) && leads(place, route)
+            })
+        };
+        Carriers {
+            ipv4: first(&|place, route| route.v4 && place.endpoint.address4.is_some()),
+            ipv6: first(&|place, route| route.v6 && place.endpoint.address6.is_some()),
+        }
+    }
+
+    /// The one for publications at this address of the host. Where the container has no IPv6,
+    /// clients that come by it are led to its IPv4 address.
+    fn at(self, address: IpAddr) -> Option<usize> {
+        if address.is_ipv4() { self.ipv4 } else { self.ipv6.or(self.ipv4) }
+    }
+
+    fn binding(self, places: &[Place]) -> Binding {
+        let bridge = |index: Option<usize>| match &places.get(index?)?.record.network.driver {
+            Driver::Bridge(bridge) => Some(bridge),
+            _ => None,
+        };
+        let (bridge4, bridge6) = (bridge(self.ipv4), bridge(self.ipv6));
+        let ipv4 = bridge4.map_or(Reach::None, |bridge| reach(bridge.mode4));
+        let ipv6 = match bridge6 {
+            Some(bridge) => reach(bridge.mode6),
+            None if ipv4 == Reach::Translated => Reach::Translated,
+            None => Reach::None,
+        };
+        Binding { default: bridge4.or(bridge6).and_then(|bridge| bridge.binding), ipv4, ipv6 }
+    }
+}
+
+fn reach(mode: GatewayMode) -> Reach {
+    match mode {
+        GatewayMode::Nat | GatewayMode::NatUnprotected => Reach::Translated,
+        GatewayMode::Routed => Reach::Routed,
+        GatewayMode::Isolated => Reach::None,
+    }
+}
+
+/// Opens the ports of the host, both families at once, on the places of the default routes. `had` are
+/// those that the container has already: where nothing else follows from its networks they stay what
+/// they are, and only lead to where these places are by now.
 pub(super) fn publish(
     services: &Services,
     record: &Record,
     places: &mut [Place],
     routes: &[DefaultRoute],
+    had: Vec<Published>,
 ) -> Result<()> {
     let wanted = wanted(&record.settings);
     if wanted.is_empty() {
         return Ok(());
     }
-    for (place, route) in places.iter_mut().zip(routes) {
-        let Driver::Bridge(bridge) = &place.record.network.driver else { continue };
-        let binding = binding(bridge, &place.endpoint, *route);
-        if binding.ipv4 == Reach::None && binding.ipv6 == Reach::None {
-            continue;
+    let carriers = Carriers::of(places, routes);
+    let binding = carriers.binding(places);
+    let published = if !had.is_empty() && ports::fits(&wanted, &binding, &had) {
+        had
+    } else {
+        release(services, &record.id, &had);
+        for place in places.iter() {
+            services.networks.update(&place.endpoint);
         }
-        let got = patiently(services, || {
+        let Some(first) = carriers.ipv4.or(carriers.ipv6).and_then(|index| places.get(index)) else {
+            return Ok(());
+        };
+        patiently(services, || {
             let mut ports = services.wiring.ports();
             let Ports { allocation, held } = &mut *ports;
             let (published, sockets) = ports::publish(allocation, &record.id, &wanted, &binding)
-                .map_err(|error| refused(services, record, &place.endpoint, error))?;
+                .map_err(|error| refused(services, record, &first.endpoint, error))?;
             held.entry(record.id.clone()).or_default().extend(sockets);
             Ok(published)
-        });
-        place.endpoint.published = got?;
-        // From here on they go with the place, whatever fails next.
+        })?
+    };
+    for one in published {
+        if let Some(place) = carriers.at(one.address).and_then(|index| places.get_mut(index)) {
+            place.endpoint.published.push(one);
+        }
+    }
+    // From here on they go with the places, whatever fails next.
+    for place in places.iter() {
         services.networks.update(&place.endpoint);
     }
     Ok(())
@@ -162,23 +229,6 @@ fn wanted(settings: &Settings) -> Vec<Wanted> {
         }
     }
     wanted
-}
-
-fn binding(bridge: &Bridge, endpoint: &Endpoint, route: DefaultRoute) -> Binding {
-    let reach = |mode: GatewayMode| match mode {
-        GatewayMode::Nat | GatewayMode::NatUnprotected => Reach::Translated,
-        GatewayMode::Routed => Reach::Routed,
-        GatewayMode::Isolated => Reach::None,
-    };
-    let ipv4 = if route.v4 { reach(bridge.mode4) } else { Reach::None };
-    let ipv6 = match endpoint.address6 {
-        Some(_) if route.v6 => reach(bridge.mode6),
-        Some(_) => Reach::None,
-        // Clients that come by IPv6 are led to the container's IPv4 address.
-        None if ipv4 == Reach::Translated => Reach::Translated,
-        None => Reach::None,
-    };
-    Binding { default: bridge.binding, ipv4, ipv6 }
 }
 
 /// The container publishes these no more.

@@ -68,6 +68,18 @@ impl Relay {
         }
     }
 
+    /// The same for a container that had other places, or published elsewhere: what is nowhere any more
+    /// is shut.
+    pub(super) fn change(&self, services: &Services, before: &[Place], after: &[Place]) {
+        let mut gone = targets(services, before);
+        let now = targets(services, after);
+        gone.retain(|target| !now.contains(target));
+        if !gone.is_empty() {
+            tell(&mut self.lock(), |client| client.shut(&gone));
+        }
+        self.open(services, after);
+    }
+
     /// No more for these. Blocks.
     pub(super) fn shut(&self, services: &Services, places: &[Place]) {
         let targets = targets(services, places);

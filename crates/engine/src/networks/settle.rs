@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use hull_network::driver::{DefaultRoute, random_name};
+use hull_network::driver::random_name;
 use hull_network::namespace::Namespace;
 use hull_network::record::{Attachment, Driver, Published};
 
@@ -94,7 +94,8 @@ pub(super) fn settle_with(
     namespace: &Namespace,
     mut published: Vec<Published>,
 ) -> Result<()> {
-    let mut places = services.networks.places(&record.id);
+    let before = services.networks.places(&record.id);
+    let mut places = before.clone();
     let routes = routes(&places, &record.settings);
     for place in &mut places {
         place.endpoint.links = known(services, &record.settings, place);
@@ -103,16 +104,7 @@ pub(super) fn settle_with(
             place.endpoint.host_link = random_name("veth");
         }
     }
-    let through = |route: &DefaultRoute| route.v4 || route.v6;
-    let target = places.iter().zip(&routes).position(|(place, route)| {
-        through(route) && matches!(place.record.network.driver, Driver::Bridge(_))
-    });
-    match target {
-        Some(index) if !published.is_empty() => places[index].endpoint.published = published,
-        Some(_) => publish(services, record, &mut places, &routes)?,
-        None if published.is_empty() => {}
-        None => release(services, &record.id, &published),
-    }
+    publish(services, record, &mut places, &routes, published)?;
     for place in &places {
         services.networks.update(&place.endpoint);
     }
@@ -122,7 +114,7 @@ pub(super) fn settle_with(
     for (place, route) in places.iter().zip(&routes) {
         attach(services, place, namespace, *route)?;
     }
-    services.wiring.relay.open(services, &places);
+    services.wiring.relay.change(services, &before, &places);
     services.wiring.names.set(&places);
     allowed.into_iter().try_for_each(Awaited::wait)?;
     led_here(&places);

@@ -336,3 +336,61 @@ fn fifty_thousand_ports_are_published_as_fast_as_few() {
     let ports = host.hull(&["port", "many", "34567"]);
     assert_eq!(ports.ok(), "0.0.0.0:34567\n[::]:34567");
 }
+
+/// Regression: beside a dual-stack network the ports of one with IPv4 alone were taken twice, by the
+/// container from itself; and both families' ports followed the first default route.
+#[test]
+fn each_familys_ports_are_where_its_default_route_is() {
+    let host = host();
+    host.hull(&["network", "create", "a4"]).ok();
+    host.hull(&["network", "create", "--ipv6", "b6"]).ok();
+    let urls = ["http://127.0.0.1:8080/", "http://[::1]:8080/"];
+    let reached = |moment: &str| {
+        for url in urls {
+            assert_eq!(page(&host, url), "both", "{url} {moment}");
+        }
+        let shown = host.hull(&["port", "both"]).ok().to_owned();
+        assert_eq!(shown, "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080", "{moment}");
+    };
+    for client in CLIENTS {
+        serve(&host, "both", &["-p", "8080:80", "--network", "a4", "--network", "b6"]);
+        reached("at the start");
+        client(&host, &["network", "disconnect", "b6", "both"]).ok();
+        reached("with IPv4 alone");
+        client(&host, &["network", "connect", "b6", "both"]).ok();
+        reached("with both again");
+        client(&host, &["restart", "-t", "0", "both"]).ok();
+        reached("after a restart");
+        client(&host, &["network", "disconnect", "a4", "both"]).ok();
+        reached("on the dual network alone");
+        client(&host, &["network", "connect", "--gw-priority", "1", "a4", "both"]).ok();
+        reached("with another default route");
+        client(&host, &["rm", "-f", "both"]).ok();
+        for url in urls {
+            assert!(!try_page(&host, url).0, "{url} is open still");
+        }
+        client(
+            &host,
+            &[
+                "run",
+                "-d",
+                "--name",
+                "any",
+                "-p",
+                "80",
+                "--network",
+                "a4",
+                "--network",
+                "b6",
+                "busybox",
+                "sleep",
+                "1000",
+            ],
+        )
+        .ok();
+        let shown = client(&host, &["port", "any", "80"]).ok().to_owned();
+        let ports: Vec<&str> = shown.lines().filter_map(|line| line.rsplit(':').next()).collect();
+        assert!(ports.len() == 2 && ports[0] == ports[1], "{shown}");
+        client(&host, &["rm", "-f", "any"]).ok();
+    }
+}

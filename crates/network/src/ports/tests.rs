@@ -244,3 +244,19 @@ fn a_range_of_fifty_thousand_is_chosen_in_one_piece() {
     assert_eq!(published.len(), 2);
     assert!(published.iter().all(|one| one.host.count() == 50_000));
 }
+
+#[test]
+fn what_is_published_fits_until_the_networks_say_otherwise() {
+    let wanted = [exactly(8080, 80), at("127.0.0.1", tcp(HostPorts::Random, PortRange::one(81)))];
+    let published = |binding: &Binding| Allocation::new(EPHEMERAL).ask("p1", &wanted, binding, &[]).unwrap();
+    let loopback = Binding { default: Some("127.0.0.1".parse().unwrap()), ..DUAL };
+    let routed4 = Binding { ipv4: Reach::Routed, ..DUAL };
+    let only4 = Binding { ipv6: Reach::None, ..DUAL };
+    let none = Binding { ipv4: Reach::None, ..only4 };
+    let all = [DUAL, loopback, routed4, only4, none];
+    for had in &all {
+        for now in &all {
+            assert_eq!(fits(&wanted, now, &published(had)), had == now, "{had:?} {now:?}");
+        }
+    }
+}
