@@ -1,16 +1,19 @@
 //! The ports of the host that lead to a container: which, on which of its places, and the sockets
 //! that keep others from taking them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hull_network::driver::DefaultRoute;
 use hull_network::nft::foreign;
 use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Reserved, Wanted};
-use hull_network::record::{Driver, Endpoint, GatewayMode, Published};
+use hull_network::record::{Attachment, Bridge, Driver, Endpoint, GatewayMode, Network, Published};
 
 use super::claim::Place;
 use super::plug::patiently;
+use super::record::Record as NetworkRecord;
 use crate::containers::services::Services;
 use crate::containers::settings::{PortRequest, Settings};
 use crate::containers::view::Record;
@@ -58,27 +61,43 @@ impl Ports {
 
 /// What others' tables do to packets for a container that publishes ports, as warnings. Blocks.
 pub(crate) fn obstacles(services: &Services, settings: &Settings) -> Vec<String> {
+    if wanted(settings).is_empty() {
+        return Vec::new();
+    }
     let defaults = services.networks.defaults();
-    let first = settings.attachments.first();
-    let record = first.and_then(|own| services.networks.find(&own.network).ok());
-    let Some(record) = record.filter(|_| !wanted(settings).is_empty()) else { return Vec::new() };
-    let Driver::Bridge(bridge) = &record.network.driver else { return Vec::new() };
-    let concerns = |obstacle: &foreign::Obstacle| {
-        (defaults.rules4 && record.network.ipv4 && obstacle.concerns(false))
-            || (defaults.rules6 && record.network.ipv6 && obstacle.concerns(true))
-    };
-    match foreign::obstacles(&bridge.link) {
-        Ok(found) => found
-            .iter()
-            .filter(|obstacle| concerns(obstacle))
-            .map(|obstacle| {
+    let find = |own: &Attachment| Some((own.gateway_priority, services.networks.find(&own.network).ok()?));
+    let networks: Vec<(i64, Arc<NetworkRecord>)> = settings.attachments.iter().filter_map(find).collect();
+    let mut warnings = BTreeSet::new();
+    for six in [false, true] {
+        let rules = if six { defaults.rules6 } else { defaults.rules4 };
+        let Some(bridge) = through(&networks, six).filter(|_| rules) else { continue };
+        match foreign::obstacles(&bridge.link) {
+            Ok(found) => warnings.extend(found.iter().filter(|obstacle| obstacle.concerns(six)).map(|obstacle| {
                 format!("Published ports cannot be reached from other machines: {obstacle} drops what is forwarded to {}", bridge.link)
-            })
-            .collect(),
-        Err(error) => {
-            tracing::warn!(%error, "others' rules cannot be read");
-            Vec::new()
+            })),
+            Err(error) => tracing::warn!(%error, "others' rules cannot be read"),
         }
+    }
+    warnings.into_iter().collect()
+}
+
+/// The bridge that a family's published ports will be on: where the default route is going to lead, as
+/// [`default_routes`](super::claim::default_routes) has it of places.
+fn through(networks: &[(i64, Arc<NetworkRecord>)], six: bool) -> Option<&Bridge> {
+    let leads = |network: &Network| {
+        let isolated = match &network.driver {
+            Driver::Bridge(bridge) => {
+                (if six { bridge.mode6 } else { bridge.mode4 }) == GatewayMode::Isolated
+            }
+            _ => false,
+        };
+        (if six { network.ipv6 } else { network.ipv4 }) && !network.internal && !isolated
+    };
+    let able = networks.iter().filter(|(_, record)| leads(&record.network));
+    let (_, record) = able.min_by_key(|(priority, record)| (Reverse(*priority), &record.network.name))?;
+    match &record.network.driver {
+        Driver::Bridge(bridge) => Some(bridge),
+        _ => None,
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use hull_testkit::{Finished, Host};
 
-use super::host;
 use super::ports::{page, page_inside, serve, try_page};
+use super::{CLIENTS, Client, host};
 
 fn explain(host: &Host, port: &str) -> Finished {
     host.hull(&["network", "explain", port])
@@ -167,4 +167,55 @@ fn what_others_stop() {
     assert!(told.ok().contains("bound to 127.0.0.1: from this host only"), "{told}");
     assert_eq!(page(&host, "http://127.0.0.1:8081/"), "web");
     assert_eq!(page_inside(&host, "far", "172.17.0.1", 8081), "");
+}
+
+/// Where ports are published, on the network that they will be on.
+#[test]
+fn whoever_publishes_is_warned_of_what_others_stop() {
+    let host = host();
+    host.hull(&["network", "create", "-o", "com.docker.network.bridge.name=br-zz", "zz"]).ok();
+    host.hull(&["network", "create", "--ipv6", "-o", "com.docker.network.bridge.name=br-aa", "aa"]).ok();
+    let warned = |client: Client, words: &[&str]| {
+        let finished = client(&host, &[&["create"], words, &["busybox", "true"]].concat());
+        finished.ok();
+        let warning = "WARNING: Published ports cannot be reached from other machines: ";
+        let said: Vec<String> = finished
+            .stderr
+            .lines()
+            .filter_map(|line| line.strip_prefix(warning))
+            .map(str::to_owned)
+            .collect();
+        said
+    };
+    let both = ["--network", "zz", "--network", "aa", "-p", "80"];
+    for client in CLIENTS {
+        assert_eq!(warned(client, &both), [""; 0]);
+        nft(
+            &host,
+            "add table ip mine; add chain ip mine pass { type filter hook forward priority 0; policy drop; }; \
+             add table ip6 mine; add chain ip6 mine pass { type filter hook forward priority 0; policy drop; }",
+        );
+        let of = |family: &str, link: &str| {
+            format!("the policy of chain pass in table {family} mine drops what is forwarded to {link}")
+        };
+        assert_eq!(warned(client, &both), [of("ip", "br-aa"), of("ip6", "br-aa")]);
+        assert_eq!(warned(client, &["--network", "zz", "-p", "80"]), [of("ip", "br-zz")]);
+        assert_eq!(
+            warned(client, &["--network", "name=zz,gw-priority=1", "--network", "aa", "-p", "80"]),
+            [of("ip", "br-zz"), of("ip6", "br-aa")]
+        );
+        assert_eq!(warned(client, &["-p", "80"]), [of("ip", "docker0")]);
+        assert_eq!(warned(client, &["--expose", "80"]), [""; 0]);
+        assert_eq!(warned(client, &["--network", "host"]), [""; 0]);
+        // And as `run` says it, whose container starts all the same.
+        let finished = client(&host, &["run", "-d", "-p", "80", "busybox", "sleep", "1000"]);
+        finished.ok();
+        assert!(finished.stderr.contains(&of("ip", "docker0")), "{finished}");
+        nft(
+            &host,
+            "add rule ip mine pass oifname docker0 accept; add rule ip mine pass iifname docker0 accept",
+        );
+        assert_eq!(warned(client, &["-p", "80"]), [""; 0]);
+        nft(&host, "delete table ip mine; delete table ip6 mine");
+    }
 }
