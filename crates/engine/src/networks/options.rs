@@ -39,8 +39,6 @@ fn boolean(options: &BTreeMap<String, String>, label: &str) -> Result<Option<boo
     match value.as_str() {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-        // A bare option is a switch.
-        "" => Ok(Some(true)),
         other => Err(refused(label, other, &format!("strconv.ParseBool: parsing {other:?}: invalid syntax"))),
     }
 }
