@@ -39,7 +39,7 @@ use anyhow::Context as _;
 use hull_engine::{Config, Engine};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -94,9 +94,13 @@ fn fail(program: &str, message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-type LogHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+/// Of the heap. One for each of the ten threads held 0.3 MiB more when nothing ran.
+const ARENAS: u8 = 2;
+
+type LogHandle = tracing_subscriber::reload::Handle<LevelFilter, tracing_subscriber::Registry>;
 
 fn run(line: &CommandLine, options: &Options) -> anyhow::Result<()> {
+    hull_sys::offspring::share_arenas(ARENAS);
     let log = start_log(options);
     let open_files = open_files::raise();
     // Every file made from here on is root's alone unless it says otherwise.
@@ -234,9 +238,8 @@ fn start_log(options: &Options) -> LogHandle {
     handle
 }
 
-fn filter(options: &Options) -> EnvFilter {
-    let level = if options.debug { "debug" } else { options.log_level.directive() };
-    EnvFilter::new(level)
+fn filter(options: &Options) -> LevelFilter {
+    if options.debug { LevelFilter::DEBUG } else { options.log_level.filter() }
 }
 
 /// Makes a folder, or corrects the mode of one that is there: others may pass, not look.

@@ -65,6 +65,19 @@ pub fn trim_heap() {
     }
 }
 
+/// Lets threads share so many arenas of the heap instead of having one each, where the C library
+/// has arenas (mallopt(3), M_ARENA_MAX): what one has freed another may then use. For a process that
+/// has one thread yet, and will have many that seldom work at once.
+pub fn share_arenas(most: u8) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain numbers; a value that cannot be is refused.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, most.into());
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = most;
+}
+
 /// Gives the pages of the main thread's stack that deeper calls have used and left back to the
 /// system (madvise(2), MADV_DONTNEED); in other threads it does nothing. For a process that comes
 /// back from its deepest calls to a loop.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use hull_engine::networks::Defaults;
 use serde_json::Value;
+use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) use network::Names;
 
@@ -62,14 +63,13 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The word that the log's filter understands.
-    pub(crate) fn directive(self) -> &'static str {
+    pub(crate) fn filter(self) -> LevelFilter {
         match self {
-            Level::Trace => "trace",
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warn => "warn",
-            Level::Error => "error",
+            Level::Trace => LevelFilter::TRACE,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Info => LevelFilter::INFO,
+            Level::Warn => LevelFilter::WARN,
+            Level::Error => LevelFilter::ERROR,
         }
     }
 
