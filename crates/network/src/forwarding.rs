@@ -135,30 +135,6 @@ pub fn listen_on(links: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Puts back what [`enable`] has changed. What has been changed by others since stays.
-pub fn restore(before: &Before) -> Result<()> {
-    if before.v4 {
-        ip_forward().set("0")?;
-    }
-    match &before.v6 {
-        None => {}
-        Some(Before6::Forced) => {
-            Key::conf(Family::V6, "default", "force_forwarding").set("0")?;
-            all("force_forwarding").set("0")?;
-        }
-        Some(Before6::Routed { listening }) => {
-            all("forwarding").set("0")?;
-            for link in listening {
-                let accept = accept_ra(link);
-                if accept.read().is_ok_and(|value| value == "2") {
-                    accept.set("1")?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
