@@ -54,8 +54,9 @@ pub(super) fn note(exec_root: &Path, container: &str, places: &[Place]) -> Resul
 
 /// What a daemon before this one has noted; nothing readable is nothing.
 fn noted(exec_root: &Path, container: &str) -> Vec<Endpoint> {
-    /// Bytes; far above what the largest range of names and ports takes.
-    const LIMIT: u64 = 4 << 20;
+    /// Bytes. The most ports that one container can publish (65,536 of each protocol, none beside the
+    /// other), at both families and 130 bytes each, are half of it.
+    const LIMIT: u64 = 128 << 20;
     let path = file(exec_root, container);
     let read = || -> std::io::Result<Vec<Endpoint>> {
         if fs::metadata(&path)?.len() > LIMIT {

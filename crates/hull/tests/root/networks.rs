@@ -1,6 +1,6 @@
 //! Networks: made, shown, joined, left and removed through both clients, and what is refused.
 
-use hull_testkit::Host;
+use hull_testkit::{Host, patience};
 
 use super::{CLIENTS, bare, host};
 
@@ -641,4 +641,62 @@ fn the_host_has_room_for_more_neighbours_than_the_kernel_provides_for() {
             assert_eq!(shown.trim(), value, "{family} {name}");
         }
     }
+}
+
+#[test]
+fn what_a_network_was_made_with_is_shown_and_found() {
+    let host = host();
+    for client in CLIENTS {
+        let words = ["--attachable", "--internal", "--ipv6", "--label", "tier=back", "--label", "x"];
+        client(&host, &[&["network", "create"], &words[..], &["back"]].concat()).ok();
+        client(&host, &["network", "create", "--label", "tier=front", "front"]).ok();
+        let format = "{{.Name}} {{.Attachable}} {{.Internal}} {{.EnableIPv6}} {{json .Labels}}";
+        let shown = client(&host, &["network", "inspect", "-f", format, "back", "front"]).ok().to_owned();
+        assert_eq!(
+            shown,
+            "back true true true {\"tier\":\"back\",\"x\":\"\"}\nfront false false false {\"tier\":\"front\"}"
+        );
+        // There are no services yet of which it could tell more.
+        let plain = client(&host, &["network", "inspect", "back"]).ok().to_owned();
+        assert_eq!(client(&host, &["network", "inspect", "-v", "back"]).ok(), plain);
+        let id = client(&host, &["network", "inspect", "-f", "{{.Id}}", "back"]).ok().to_owned();
+        let listed = ["network", "ls", "-q", "--no-trunc", "--filter", "label=tier=back"];
+        assert_eq!(client(&host, &listed).ok(), id);
+        let removed = client(&host, &["network", "rm", "nosuch", "front"]);
+        removed.fails(1, "network nosuch not found");
+        assert_eq!(removed.stdout, "front\n", "the others go all the same");
+        client(&host, &["network", "create", "young"]).ok();
+        let pruned = |filter: &str| {
+            client(&host, &["network", "prune", "-f", "--filter", filter])
+                .ok()
+                .replace("Deleted Networks:", "")
+        };
+        assert_eq!(pruned("until=1h").trim(), "");
+        assert_eq!(pruned("label=tier=front").trim(), "");
+        assert_eq!(pruned("label!=x").trim(), "young");
+        assert_eq!(pruned("label=tier").trim(), "back");
+    }
+}
+
+#[test]
+fn what_keeps_neighbours_apart_is_made_again() {
+    let host = host();
+    let icc = "com.docker.network.bridge.enable_icc=false";
+    host.hull(&["network", "create", "-o", icc, "apart"]).ok();
+    for name in ["one", "two"] {
+        host.hull(&["run", "-d", "--name", name, "--network", "apart", "busybox", "sleep", "1000"]).ok();
+    }
+    let reaches = || host.hull(&["exec", "one", "ping", "-c", "1", "-W", "1", "two"]).code == 0;
+    assert!(!reaches());
+    let rules = || host.printed(&["nft", "list", "table", "bridge", "hull"]);
+    let before = rules();
+    host.printed(&["nft", "delete", "table", "bridge", "hull"]);
+    let start = std::time::Instant::now();
+    let listed = || host.inside("nft").args(["list", "table", "bridge", "hull"]).output().unwrap();
+    while !listed().status.success() {
+        assert!(start.elapsed() < patience(20), "nobody makes it again");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(rules(), before);
+    assert!(!reaches());
 }

@@ -329,12 +329,23 @@ fn the_next_daemon_leaves_the_forwarder_nothing_of_the_dead() {
 }
 
 #[test]
-fn fifty_thousand_ports_are_published_as_fast_as_few() {
+fn fifty_thousand_ports_are_one_element_and_lead_to_the_container() {
     let host = host();
-    serve(&host, "many", &["-p", "10000-59999:10000-59999", "-p", "8080:80"]);
-    assert_eq!(page(&host, "http://127.0.0.1:8080/"), "many");
-    let ports = host.hull(&["port", "many", "34567"]);
-    assert_eq!(ports.ok(), "0.0.0.0:34567\n[::]:34567");
+    let script = "mkdir -p /www && echo many > /www/index.html && exec httpd -f -p 34567 -h /www";
+    for client in CLIENTS {
+        let range = "10000-59999:10000-59999";
+        client(&host, &["run", "-d", "--name", "many", "-p", range, "busybox", "sh", "-c", script]).ok();
+        assert_eq!(page(&host, "http://127.0.0.1:34567/"), "many");
+        assert_eq!(client(&host, &["port", "many", "34567"]).ok(), "0.0.0.0:34567\n[::]:34567");
+        for map in ["ranges4", "relay-ranges"] {
+            let listed = host.printed(&["nft", "list", "table", "inet", "hull"]);
+            let rest = listed.split_once(&format!(" {map} {{")).unwrap().1;
+            let elements = rest.split_once("elements = {").unwrap().1.split_once('}').unwrap().0;
+            assert_eq!(elements.matches("10000-59999").count(), 1, "{map}: {elements}");
+            assert_eq!(elements.matches(',').count(), 0, "{map}: {elements}");
+        }
+        client(&host, &["rm", "-f", "many"]).ok();
+    }
 }
 
 /// Regression: beside a dual-stack network the ports of one with IPv4 alone were taken twice, by the
