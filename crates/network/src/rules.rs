@@ -25,6 +25,8 @@
 //!   one forwarder (`relay…`), for TCP.
 //! - **Direct routing**: a packet from elsewhere for an address of a NAT-mode subnet is dropped
 //!   before connection tracking, published port or not, as the reference does since version 28.
+//!   Where nothing is masqueraded that would be every answer: there `forward` drops what opens a
+//!   connection.
 //!   Other bridges' containers may talk to a gateway's address: `host-gateway` is one.
 //! - **Internal** networks reach nothing but themselves: not other networks, not the host's other
 //!   addresses. Their ports are not published.
@@ -135,7 +137,7 @@ pub fn network_elements(network: &Network, options: &Options) -> Elements {
             if network.internal {
                 continue;
             }
-            if mode == GatewayMode::Nat && !options.direct_routing {
+            if mode == GatewayMode::Nat && bridge.masquerade && !options.direct_routing {
                 put(pick(six, "protected4", "protected6"), vec![pool.clone()], Value::None);
             }
             if translates(mode) && bridge.masquerade {

@@ -12,6 +12,7 @@ mod images;
 mod interfaces;
 mod isolation;
 mod kills;
+mod kinds;
 mod lifecycle;
 mod limits;
 mod machines;

@@ -15,7 +15,7 @@ use super::{CLIENTS, executables, host};
 
 /// A container that does nothing; with these words of `run`.
 #[track_caller]
-fn run(host: &Host, name: &str, words: &[&str]) {
+pub(super) fn run(host: &Host, name: &str, words: &[&str]) {
     host.hull(&[&["run", "-d", "--name", name], words, &["busybox", "sleep", "1000"]].concat()).ok();
 }
 
@@ -61,6 +61,31 @@ fn a_published_port_is_there_at_every_address_of_the_host() {
     udp(&here, "192.0.2.1:8082");
     nothing(&here, "127.0.0.1:8082");
     nothing(&here, "172.17.0.1:8082");
+}
+
+#[test]
+fn a_port_is_published_at_one_ipv6_address_of_the_host() {
+    let host = host();
+    let (here, outside) = (of_host(&host), beside(&host, 1, "192.0.2"));
+    host.hull(&["network", "create", "--ipv6", "--subnet", "fd00:78::/64", "dual"]).ok();
+    for (client, network, seen) in
+        [(CLIENTS[0], "bridge", "172.17.0.1"), (CLIENTS[1], "dual", "2001:db8:1::2")]
+    {
+        let ports = ["-p", "[::1]:8083:80", "-p", "[2001:db8:1::1]:8084:81"];
+        let words = [&["run", "-d", "--name", "one", "--network", network], &ports[..]].concat();
+        client(&host, &[&words[..], &["busybox", "sleep", "1000"]].concat()).ok();
+        container(&host, "one", &[80, 81]);
+        let shown = "80/tcp -> [::1]:8083\n81/tcp -> [2001:db8:1::1]:8084";
+        assert_eq!(client(&host, &["port", "one"]).ok(), shown);
+        tcp(&here, "[::1]:8083");
+        tcp(&here, "[2001:db8:1::1]:8084");
+        assert_eq!(tcp(&outside, "[2001:db8:1::1]:8084"), seen);
+        for to in ["[::1]:8084", "127.0.0.1:8083", "192.0.2.1:8084", "[2001:db8:1::1]:8083"] {
+            nothing(&here, to);
+        }
+        nothing(&outside, "[2001:db8:1::1]:8083");
+        host.hull(&["rm", "-f", "one"]).ok();
+    }
 }
 
 #[test]

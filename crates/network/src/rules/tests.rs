@@ -488,7 +488,6 @@ fn gateway_modes() {
             open: "br-p" . "br-p"
             open: "br-r" . "br-r"
             open4: tcp . 10.1.0.2 . 8080
-            protected4: 10.3.0.0/24
             relay-at: tcp . ::1 . 80
         "#]],
     );
