@@ -40,6 +40,8 @@ impl Executables {
 pub struct Options {
     /// More words for the daemon's command line.
     pub daemon: Vec<String>,
+    /// What its daemon.json says; nothing: `{}`.
+    pub config: String,
     /// Environment of the daemon (and so of its spawner): failpoints.
     pub environment: Vec<(String, String)>,
     /// A file system of this many MiB for the data root, to fill it up.
@@ -75,7 +77,8 @@ impl Host {
         let folder = tempfile::Builder::new().prefix("hull-test-").tempdir().expect("make a folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("make the data root");
-        fs::write(folder.path().join("daemon.json"), "{}").expect("make the daemon's file");
+        let config = if options.config.is_empty() { "{}" } else { &options.config };
+        fs::write(folder.path().join("daemon.json"), config).expect("make the daemon's file");
         let holder = hold(&folder, &data, &options);
         let mut host = Host { folder, executables, options, holder, daemon: None, cgroup };
         host.start_daemon();

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 pub(crate) struct Observed {
     pub(crate) routes: Vec<IpNet>,
     pub(crate) links: Vec<String>,
+    /// By the name of the link that has it.
+    pub(crate) addresses: Vec<(String, IpNet)>,
 }
 
 impl Networks {
@@ -65,7 +67,8 @@ impl Networks {
             let mut taken: Vec<IpNet> =
                 others.flat_map(|record| &record.network.subnets).map(|subnet| subnet.pool).collect();
             taken.extend(&observed.routes);
-            let world = predefined::World { taken: &taken, pools: &self.pools, links: &observed.links };
+            let Observed { links, addresses, .. } = observed;
+            let world = predefined::World { taken: &taken, pools: &self.pools, links, addresses };
             all.push(predefined::bridge(before("bridge"), new_id(), &self.defaults, world, now)?);
         }
         Ok(all)
@@ -81,7 +84,7 @@ impl Networks {
         let id = new_id();
         let mut table = self.write();
         let records: Vec<_> = table.networks.values().map(|entry| Arc::clone(&entry.record)).collect();
-        let Observed { routes, links } = observed;
+        let Observed { routes, links, .. } = observed;
         let world = make::World { records: &records, routes, links, pools: &self.pools };
         let (record, warnings) = make::record(&id, asked, world, now)?;
         let record = Arc::new(record);
@@ -303,10 +306,14 @@ pub(crate) async fn prune(services: &Arc<Services>, wanted: impl Fn(&Record) -> 
 pub(crate) fn observe() -> Result<Observed> {
     let mut socket = rtnl::Socket::open().map_err(failed)?;
     let routes = socket.routes().map_err(failed)?.into_iter().map(|route| route.destination);
-    Ok(Observed {
-        routes: routes.filter(|net| net.prefix_len() > 0).collect(),
-        links: socket.links().map_err(failed)?.into_iter().map(|link| link.name).collect(),
-    })
+    let routes = routes.filter(|net| net.prefix_len() > 0).collect();
+    let links = socket.links().map_err(failed)?;
+    let named = |found: rtnl::Address| {
+        let link = links.iter().find(|link| link.index == found.link)?;
+        Some((link.name.clone(), found.address))
+    };
+    let addresses = socket.addresses().map_err(failed)?.into_iter().filter_map(named).collect();
+    Ok(Observed { routes, links: links.into_iter().map(|link| link.name).collect(), addresses })
 }
 
 /// What a driver or the kernel said, as the answer.

@@ -24,6 +24,8 @@ pub(super) struct World<'a> {
     pub(super) pools: &'a [Pool],
     /// Names of the host's links.
     pub(super) links: &'a [String],
+    /// Addresses of the host, by the name of their link.
+    pub(super) addresses: &'a [(String, IpNet)],
 }
 
 /// `host` or `none`.
@@ -80,6 +82,19 @@ pub(super) fn bridge(
         }
         (name, _) => (name.to_owned(), true),
     };
+    // Somebody else's bridge keeps the addresses that it has.
+    let addresses = |ipv6: bool| -> Vec<IpNet> {
+        let on_it = world.addresses.iter().filter(|(name, _)| foreign && *name == link);
+        let usable = |net: &IpNet| match net {
+            IpNet::V4(_) => !ipv6,
+            IpNet::V6(net) => ipv6 && !net.addr().is_unicast_link_local(),
+        };
+        on_it.map(|(_, net)| *net).filter(usable).collect()
+    };
+    let mut subnets = vec![subnet(false, old, defaults, (world, &addresses(false)))?];
+    if defaults.ipv6 {
+        subnets.push(subnet(true, old, defaults, (world, &addresses(true)))?);
+    }
     let bridge = Bridge {
         link,
         default: true,
@@ -92,10 +107,6 @@ pub(super) fn bridge(
         mode6: GatewayMode::Nat,
         foreign,
     };
-    let mut subnets = vec![subnet(false, old, defaults, world)?];
-    if defaults.ipv6 {
-        subnets.push(subnet(true, old, defaults, world)?);
-    }
     let mut record = plain(
         old.map_or(id, |network| network.id.clone()),
         "bridge",
@@ -109,8 +120,14 @@ pub(super) fn bridge(
     Ok(record)
 }
 
-/// The default bridge's subnet of a family: as configured, else as it was, else a free one.
-fn subnet(ipv6: bool, old: Option<&Network>, defaults: &Defaults, world: World<'_>) -> Result<Subnet> {
+/// The default bridge's subnet of a family: as configured, else that of an address which a bridge
+/// of the host's has, else as it was, else a free one.
+fn subnet(
+    ipv6: bool,
+    old: Option<&Network>,
+    defaults: &Defaults,
+    (world, addresses): (World<'_>, &[IpNet]),
+) -> Result<Subnet> {
     let (own, fixed) = if ipv6 {
         (defaults.bip6.map(IpNet::from), defaults.fixed_cidr6.map(IpNet::from))
     } else {
@@ -118,6 +135,8 @@ fn subnet(ipv6: bool, old: Option<&Network>, defaults: &Defaults, world: World<'
     };
     let outer = defaults_gateway(ipv6, defaults);
     let fixed = fixed.map(|range| range.trunc());
+    let fits = |net: &&IpNet| fixed.is_none_or(|range| net.contains(&range));
+    let own = own.or_else(|| addresses.iter().find(fits).copied());
     let pool = own.map(|own| own.trunc()).or(fixed);
     let before = old.and_then(|network| {
         network.subnets.iter().find(|subnet| subnet.pool.addr().is_ipv6() == ipv6 && !subnet.asked)
@@ -170,7 +189,12 @@ mod tests {
         let taken: Vec<IpNet> = taken.iter().map(|text| text.parse().unwrap()).collect();
         let links: Vec<String> = links.iter().map(|&link| link.to_owned()).collect();
         let pools = ipam::default_pools([1, 2, 3, 4, 5]);
-        bridge(before, "new".into(), defaults, World { taken: &taken, pools: &pools, links: &links }, 7)
+        // A bridge that somebody else made, and a link that is none of it.
+        let addresses =
+            [("lo", "127.0.0.1/8"), ("br9", "fe80::1/64"), ("br9", "10.8.0.9/24"), ("br9", "10.9.0.9/24")]
+                .map(|(link, net)| (link.to_owned(), net.parse().unwrap()));
+        let world = World { taken: &taken, pools: &pools, links: &links, addresses: &addresses };
+        bridge(before, "new".into(), defaults, world, 7)
     }
 
     fn link(record: &Record) -> &str {
@@ -216,6 +240,21 @@ mod tests {
         assert_eq!(set.network.options["com.docker.network.driver.mtu"], "1400");
         let back = made(Some(&set), &Defaults::default(), &[], &[]).unwrap();
         assert_eq!(shown(&back), "172.17.0.0/16 172.17.0.1");
+    }
+
+    #[test]
+    fn a_bridge_of_the_hosts_keeps_its_address() {
+        let own = Defaults { bridge: "br9".into(), ..Defaults::default() };
+        let routes = ["10.8.0.0/24", "10.9.0.0/24"];
+        let set = made(None, &own, &routes, &["br9"]).unwrap();
+        assert_eq!((shown(&set).as_str(), link(&set)), ("10.8.0.0/24 10.8.0.9", "br9"));
+        let range = Some("10.9.0.128/25".parse().unwrap());
+        let within = made(None, &Defaults { fixed_cidr: range, ..own.clone() }, &routes, &["br9"]).unwrap();
+        assert_eq!(shown(&within), "10.9.0.0/24 10.9.0.9");
+        // One without any, and the next start without it.
+        let bare = made(None, &Defaults { bridge: "br8".into(), ..own }, &routes, &["br8"]).unwrap();
+        assert_eq!(shown(&bare), "172.17.0.0/16 172.17.0.1");
+        assert_eq!(shown(&made(Some(&set), &Defaults::default(), &routes, &["br9"]).unwrap()), shown(&bare));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod machines;
 mod macvlan;
 mod names;
 mod networks;
+mod options;
 mod ports;
 mod reach;
 mod recovery;
