@@ -142,3 +142,63 @@ fn sysctls_are_those_of_the_interface_they_were_given_for() {
         client(&host, &["rm", "-f", "one"]).ok();
     }
 }
+
+#[test]
+fn interfaces_are_called_as_was_asked_for() {
+    let host = host();
+    host.docker(&["network", "create", "-o", "com.docker.network.container_iface_prefix=lan", "own"]).ok();
+    for network in ["n1", "n2"] {
+        host.hull(&["network", "create", network]).ok();
+    }
+    for client in CLIENTS {
+        let links = || {
+            let all = host.hull(&["exec", "one", "ls", "/sys/class/net"]);
+            all.ok().replace('\n', " ")
+        };
+        let words = ["run", "-d", "--name", "one", "--network", "own", "--network", "n1"];
+        client(&host, &[&words[..], &["busybox", "sleep", "1000"]].concat()).ok();
+        assert_eq!(links(), "eth0 lan0 lo");
+        let connect = |name: &str| {
+            let option = format!("com.docker.network.endpoint.ifname={name}");
+            client(&host, &["network", "connect", "--driver-opt", &option, "n2", "one"])
+        };
+        connect("eth0").fails(1, "the container has an interface eth0 already");
+        connect("x0").ok();
+        assert_eq!(links(), "eth0 lan0 lo x0");
+        let own = host.hull(&["inspect", "-f", "{{.NetworkSettings.Networks.n2.IPAddress}}", "one"]);
+        let shown = host.hull(&["exec", "one", "ip", "-o", "addr", "show", "x0"]);
+        assert!(shown.ok().contains(&format!("inet {}/", own.ok())), "{shown}");
+        client(&host, &["restart", "-t", "0", "one"]).ok();
+        assert_eq!(links(), "eth0 lan0 lo x0");
+        client(&host, &["network", "disconnect", "own", "one"]).ok();
+        assert_eq!(links(), "eth0 lo x0");
+        client(&host, &["network", "connect", "own", "one"]).ok();
+        assert_eq!(links(), "eth0 lan0 lo x0");
+        client(&host, &["rm", "-f", "one"]).ok();
+    }
+}
+
+#[test]
+fn a_container_has_the_hardware_address_that_was_asked_for() {
+    const MAC: &str = "02:42:ac:11:00:99";
+    let host = host();
+    host.hull(&["network", "create", "n1"]).ok();
+    for client in CLIENTS {
+        let words = ["run", "-d", "--name", "one", "--mac-address", MAC, "busybox", "sleep", "1000"];
+        client(&host, &words).ok();
+        client(&host, &["network", "connect", "n1", "one"]).ok();
+        let of = |link: &str| read(&host, "one", &format!("/sys/class/net/{link}/address"));
+        for round in 0..2 {
+            assert!(of("eth0") == MAC && of("eth1") != MAC, "{} {} in round {round}", of("eth0"), of("eth1"));
+            let own = host.hull(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "one"]);
+            host.hull(&["exec", "one", "ping", "-c", "1", "-W", "5", "172.17.0.1"]).ok();
+            // So its neighbours know it.
+            let known = host.printed(&["ip", "neigh", "show", own.ok()]);
+            assert!(known.contains(&format!("lladdr {MAC}")), "{known}");
+            client(&host, &["restart", "-t", "0", "one"]).ok();
+        }
+        client(&host, &["rm", "-f", "one"]).ok();
+        let words = ["run", "--rm", "--mac-address", "01:00:5e:00:00:01", "busybox", "true"];
+        client(&host, &words).fails(125, "01:00:5e:00:00:01");
+    }
+}

@@ -405,3 +405,78 @@ fn each_familys_ports_are_where_its_default_route_is() {
         client(&host, &["rm", "-f", "any"]).ok();
     }
 }
+
+#[test]
+fn who_has_a_port_already_is_named() {
+    let mut host = host();
+    let ports = ["-p", "8080:80", "-p", "127.0.0.1:8081:81/udp", "-p", "9000-9010:9000-9010"];
+    serve(&host, "before", &ports);
+    host.hull(&["rename", "before", "holder"]).ok();
+    for client in CLIENTS {
+        for (asked, at) in [
+            ("8080:80", "0.0.0.0:8080"),
+            ("127.0.0.1:8080:80", ":8080"),
+            ("8081:81/udp", ":8081"),
+            ("127.0.0.1:8081:81/udp", "127.0.0.1:8081"),
+            ("9005:80", "0.0.0.0:9005"),
+            ("9010-9020:10-20", "0.0.0.0:9010"),
+        ] {
+            let text = format!("{at} failed: port is already allocated: container holder publishes it");
+            client(&host, &["run", "--rm", "-p", asked, "busybox", "true"]).fails(125, &text);
+        }
+        for free in ["8080:80/udp", "8081:81", "127.0.0.2:8081:81/udp", "9011:80"] {
+            client(&host, &["run", "--rm", "-p", free, "busybox", "true"]).ok();
+        }
+        host.kill_daemon();
+        host.start_daemon();
+    }
+}
+
+#[test]
+fn what_an_image_exposes_is_published_when_that_is_asked_for() {
+    let host = host();
+    let listening = || host.printed(&["ss", "-Hnltu"]);
+    exposing(&host);
+    for client in CLIENTS {
+        let before = (host.rules(), listening());
+        client(&host, &["run", "-d", "--name", "shut", "exposing"]).ok();
+        assert_eq!(client(&host, &["ps", "--format", "{{.Ports}}"]).ok(), "53/udp, 80/tcp");
+        assert_eq!(client(&host, &["port", "shut"]).ok(), "");
+        assert!((host.rules(), listening()) == before, "{}", host.printed(&["nft", "list", "ruleset"]));
+        client(&host, &["rm", "-f", "shut"]).ok();
+        client(&host, &["run", "-d", "--name", "open", "-P", "exposing"]).ok();
+        let ports = client(&host, &["port", "open"]);
+        let of = |port: &str| {
+            let both: Vec<&str> = ports
+                .stdout
+                .lines()
+                .filter_map(|line| line.strip_prefix(port)?.strip_prefix(" -> "))
+                .collect();
+            let number = both[0].strip_prefix("0.0.0.0:").unwrap().to_owned();
+            assert_eq!(both[1..], [format!("[::]:{number}")], "{ports}");
+            number
+        };
+        assert!(of("53/udp").parse::<u16>().unwrap() >= 32768);
+        let number = of("80/tcp");
+        assert_eq!(page(&host, &format!("http://127.0.0.1:{number}/")), "exposed");
+        // What was asked for besides is not published twice.
+        client(&host, &["run", "-d", "--name", "both", "-P", "-p", "8080:80", "exposing"]).ok();
+        assert_eq!(client(&host, &["port", "both", "80"]).ok(), "0.0.0.0:8080\n[::]:8080");
+        client(&host, &["rm", "-f", "open", "both"]).ok();
+    }
+}
+
+/// Makes the image `exposing`: a page at port 80, and what Dockerfile's EXPOSE writes down.
+#[track_caller]
+fn exposing(host: &Host) {
+    let tree = host.folder().join("tree");
+    let busybox = host.printed(&["sh", "-c", "command -v busybox"]);
+    std::fs::create_dir_all(tree.join("www")).unwrap();
+    std::fs::copy(busybox.trim(), tree.join("busybox")).unwrap();
+    std::fs::write(tree.join("www/index.html"), "exposed").unwrap();
+    let file = host.folder().join("tree.tar").display().to_string();
+    host.printed(&["tar", "-C", &tree.display().to_string(), "-cf", &file, "."]);
+    let program = "CMD [\"/busybox\", \"httpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/www\"]";
+    let changes = ["-c", program, "-c", "EXPOSE 80", "-c", "EXPOSE 53/udp"];
+    host.hull(&[&["import"], &changes[..], &[&file, "exposing"]].concat()).ok();
+}
