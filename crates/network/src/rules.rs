@@ -27,7 +27,9 @@
 //!   before connection tracking, published port or not, as the reference does since version 28.
 //!   Where nothing is masqueraded that would be every answer: there `forward` drops what opens a
 //!   connection.
-//!   Other bridges' containers may talk to a gateway's address: `host-gateway` is one.
+//!   Other bridges' containers may talk to a gateway's address: `host-gateway` is one. With
+//!   `allow-direct-routing` what is published is open there too, but for what is published on the
+//!   host's loopback: that is for the host alone.
 //! - **Internal** networks reach nothing but themselves: not other networks, not the host's other
 //!   addresses. Their ports are not published.
 //! - **`icc=false`** is a matter of the bridge table: between two ports that are `closed` only what a
@@ -162,10 +164,10 @@ pub fn endpoint_elements<'a>(
         for published in &endpoint.published {
             if published.address.is_ipv6() {
                 if options.ipv6 {
-                    publish6(&mut all, bridge, endpoint, published);
+                    publish6(&mut all, bridge, endpoint, published, options);
                 }
             } else if options.ipv4 {
-                publish4(&mut all, bridge, endpoint, published);
+                publish4(&mut all, bridge, endpoint, published, options);
             }
         }
     }
@@ -202,21 +204,40 @@ fn link(all: &mut Elements, from: &Endpoint, to: &Endpoint) {
     }
 }
 
-fn publish4(all: &mut Elements, bridge: &Bridge, endpoint: &Endpoint, published: &Published) {
+/// Other machines may come to the container's own address by this publication.
+fn is_direct(published: &Published, options: &Options) -> bool {
+    options.direct_routing && !published.address.is_loopback()
+}
+
+fn publish4(
+    all: &mut Elements,
+    bridge: &Bridge,
+    endpoint: &Endpoint,
+    published: &Published,
+    options: &Options,
+) {
     let Some(target) = endpoint.address4.map(|net| net.addr().into()) else { return };
-    if bridge.mode4 == GatewayMode::Routed {
+    if bridge.mode4 == GatewayMode::Routed || is_direct(published, options) {
         add(all, Family::Inet, "open4", open(target, published), Value::None);
-    } else {
+    }
+    if bridge.mode4 != GatewayMode::Routed {
         translate(all, ["at4", "any4", "ranges4"], published, target);
     }
 }
 
-fn publish6(all: &mut Elements, bridge: &Bridge, endpoint: &Endpoint, published: &Published) {
+fn publish6(
+    all: &mut Elements,
+    bridge: &Bridge,
+    endpoint: &Endpoint,
+    published: &Published,
+    options: &Options,
+) {
     let target = endpoint.address6.map(|net| IpAddr::from(net.addr()));
-    if bridge.mode6 == GatewayMode::Routed {
-        if let Some(target) = target {
-            add(all, Family::Inet, "open6", open(target, published), Value::None);
-        }
+    let routed = bridge.mode6 == GatewayMode::Routed;
+    if let Some(target) = target.filter(|_| routed || is_direct(published, options)) {
+        add(all, Family::Inet, "open6", open(target, published), Value::None);
+    }
+    if routed {
         return;
     }
     if let Some(target) = target

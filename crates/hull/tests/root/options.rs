@@ -53,6 +53,23 @@ fn the_default_bridge_and_all_subnets_are_as_the_file_says() {
 }
 
 #[test]
+fn the_default_bridge_has_the_ranges_and_gateways_of_the_file() {
+    let host = configured(
+        r#"{"bip": "10.9.0.1/24", "fixed-cidr": "10.9.0.128/25", "default-gateway": "10.9.0.254", "ipv6": true,
+            "bip6": "fd00:9::1/64", "fixed-cidr-v6": "fd00:9::100/120", "default-gateway-v6": "fd00:9::fe"}"#,
+    );
+    run(&host, "web", &[]);
+    container(&host, "web", &[80]);
+    let here = of_host(&host);
+    assert_eq!(tcp(&here, "10.9.0.128:80"), "10.9.0.1");
+    assert_eq!(tcp(&here, "[fd00:9::100]:80"), "fd00:9::1");
+    let routes = host.docker(&["exec", "web", "sh", "-c", "ip route; ip -6 route"]);
+    for gateway in ["10.9.0.254", "fd00:9::fe"] {
+        assert!(routes.ok().contains(&format!("default via {gateway} dev eth0")), "{routes}");
+    }
+}
+
+#[test]
 fn a_daemon_that_is_not_to_forward_leaves_the_host_as_it_is() {
     let host = configured(r#"{"ip-forward": false}"#);
     let (here, outside) = (of_host(&host), beside(&host, 1, "192.0.2"));
@@ -118,16 +135,23 @@ fn the_default_network_is_on_a_bridge_of_the_hosts() {
     host.printed(&["ip", "addr", "add", "10.9.0.1/24", "dev", "br9"]);
     reconfigure(
         &mut host,
-        r#"{"bridge": "br9", "dns": ["192.0.2.9"], "dns-search": ["example.com"], "dns-opts": ["ndots:2"]}"#,
+        r#"{"bridge": "br9", "allow-direct-routing": true, "dns": ["192.0.2.9"], "dns-search": ["example.com"], "dns-opts": ["ndots:2"]}"#,
     );
-    run(&host, "web", &["-p", "8080:80"]);
+    run(&host, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:81"]);
     host.docker(&["network", "create", "n1"]).ok();
     run(&host, "named", &["--network", "n1"]);
-    let web = container(&host, "web", &[80, 81]);
+    let web = container(&host, "web", &[80, 81, 82]);
     assert!(host.printed(&["ip", "-o", "link", "show", "master", "br9"]).contains("veth"));
     assert_eq!(tcp(&web, "192.0.2.2:80"), "192.0.2.1");
     tcp(&here, "127.0.0.1:8080");
-    assert_eq!(tcp(&outside, "192.0.2.1:8080"), "192.0.2.2");
+    // Other machines may come to its own address, as far as it publishes, and not for the host alone.
+    for to in ["192.0.2.1:8080", "10.9.0.2:80"] {
+        assert_eq!(tcp(&outside, to), "192.0.2.2", "{to}");
+    }
+    for to in ["10.9.0.2:81", "10.9.0.2:82", "192.0.2.1:8081"] {
+        nothing(&outside, to);
+    }
+    tcp(&here, "127.0.0.1:8081");
     for (name, server) in [("web", "nameserver 192.0.2.9"), ("named", "ExtServers: [192.0.2.9]")] {
         let text = host.docker(&["exec", name, "cat", "/etc/resolv.conf"]);
         for words in [server, "search example.com\n", "ndots:2"] {

@@ -242,7 +242,7 @@ fn publish(options: &Options) -> Vec<Chain> {
 fn forward(options: &Options) -> Vec<Chain> {
     let translated = || Statement::Match(Subject::Status, Test::AnyOf(DNAT));
     let ports = |address| vec![Subject::TransportProtocol, address, Subject::DestinationPort];
-    let routed = vec![
+    let ping = [
         rule(
             "ping",
             vec![ipv4(), Statement::Match(Subject::TransportProtocol, Test::Number(ICMP)), accept()],
@@ -251,10 +251,16 @@ fn forward(options: &Options) -> Vec<Chain> {
             "ping",
             vec![ipv6(), Statement::Match(Subject::TransportProtocol, Test::Number(ICMP6)), accept()],
         ),
+    ];
+    let open = [
         rule("published", vec![ipv4(), is_in(&ports(Subject::Destination4), "open4"), accept()]),
         rule("published", vec![ipv6(), is_in(&ports(Subject::Destination6), "open6"), accept()]),
-        rule("not published", vec![drop_it()]),
     ];
+    let not_published = [rule("not published", vec![drop_it()])];
+    let mut nat = vec![rule("published", vec![translated(), accept()])];
+    if options.direct_routing {
+        nat.extend_from_slice(&open);
+    }
     let both = [Subject::InLink, Subject::OutLink];
     let known = Statement::Match(Subject::State, Test::AnyOf(ESTABLISHED_RELATED));
     let into = |map| Statement::Vmap { key: vec![Subject::OutLink], map };
@@ -278,12 +284,9 @@ fn forward(options: &Options) -> Vec<Chain> {
     }
     vec![
         plain("linked", linked()),
-        plain(
-            "into-nat",
-            vec![rule("published", vec![translated(), accept()]), rule("not published", vec![drop_it()])],
-        ),
+        plain("into-nat", [&nat[..], &not_published].concat()),
         plain("into-unprotected", vec![rule("every port is open", vec![accept()])]),
-        plain("into-routed", routed),
+        plain("into-routed", [&ping[..], &open, &not_published].concat()),
         base("forward", Kind::Filter, Point::Forward, 0, rules),
     ]
 }

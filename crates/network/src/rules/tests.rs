@@ -494,6 +494,41 @@ fn gateway_modes() {
 }
 
 #[test]
+fn direct_routing_opens_what_is_published_and_not_for_the_host_alone() {
+    let mut web = endpoint("n", "web", &["172.17.0.2/16", "fd00::2/64"]);
+    let published = |address: &str, host, container| Published {
+        protocol: Protocol::Tcp,
+        address: address.parse().unwrap(),
+        host: PortRange::one(host),
+        container: PortRange::one(container),
+    };
+    web.published = vec![
+        published("0.0.0.0", 8080, 80),
+        published("::", 8080, 80),
+        published("127.0.0.1", 8081, 81),
+        published("::1", 8081, 81),
+    ];
+    let network = network("n", "br0", &["172.17.0.0/16", "fd00::/64"]);
+    let names = |direct_routing| -> Vec<String> {
+        let options = Options { direct_routing, ..Options::default() };
+        let own = [web.clone()];
+        let elements = endpoint_elements(&network, &web, own.iter(), &options);
+        let subnets = network_elements(&network, &options);
+        let all = subnets.into_iter().chain(elements);
+        let of_interest = |name: &str| name.starts_with("open") && name != "open" || name.starts_with("prot");
+        all.filter(|one| of_interest(one.set.name))
+            .map(|one| format!("{} {:?}", one.set.name, one.key))
+            .collect()
+    };
+    assert_eq!(names(false).iter().map(|name| &name[..10]).collect::<Vec<_>>(), ["protected4", "protected6"]);
+    let opened = names(true);
+    assert!(
+        opened.len() == 2 && opened[0].starts_with("open4") && opened[1].starts_with("open6"),
+        "{opened:?}"
+    );
+}
+
+#[test]
 fn without_communication_links_open_what_is_exposed() {
     let mut network = network("n", "br0", &["172.17.0.0/16", "fd00::/64"]);
     bridge(&mut network).icc = false;
