@@ -35,6 +35,8 @@ pub struct Hosts<'a> {
     pub links: &'a [(IpAddr, &'a [&'a str])],
     /// Where the container reaches the host.
     pub gateways: &'a [IpAddr],
+    /// What [`HOST_GATEWAY`] stands for, where somebody has chosen that; empty: `gateways`.
+    pub host_gateway: &'a [IpAddr],
     /// No DNS of ours answers in this container (the default bridge, the host's network): the names
     /// of the host stand in the file.
     pub host_names: bool,
@@ -51,7 +53,8 @@ impl Hosts<'_> {
         let mut lines = Vec::new();
         for (name, address) in self.extra {
             if *address == HOST_GATEWAY {
-                lines.extend(self.gateways.iter().map(|gateway| format!("{gateway}\t{name}\n")));
+                let host = if self.host_gateway.is_empty() { self.gateways } else { self.host_gateway };
+                lines.extend(host.iter().map(|gateway| format!("{gateway}\t{name}\n")));
             } else {
                 lines.push(format!("{address}\t{name}\n"));
             }

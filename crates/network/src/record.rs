@@ -50,6 +50,27 @@ fn yes() -> bool {
     true
 }
 
+impl Network {
+    /// Where a container reaches the host through this endpoint: at the bridge's own addresses,
+    /// whoever its default routes lead to. None on a network without a way out, nor on a macvlan:
+    /// that one's gateway is somebody else, and the host cannot be reached through it.
+    pub fn host_at(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
+        if self.internal || !matches!(self.driver, Driver::Bridge(_)) {
+            return Vec::new();
+        }
+        let own = |address: IpAddr| {
+            self.subnets
+                .iter()
+                .find(|subnet| subnet.pool.contains(&address))
+                .and_then(|subnet| subnet.gateway)
+        };
+        let v4 = endpoint.address4.filter(|_| endpoint.gateway4.is_some());
+        let v6 = endpoint.address6.filter(|_| endpoint.gateway6.is_some());
+        let v4 = v4.and_then(|net| own(net.addr().into()));
+        v4.into_iter().chain(v6.and_then(|net| own(net.addr().into()))).collect()
+    }
+}
+
 /// What makes a network's links, with what the options mean to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -36,6 +36,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("default-gateway-v6", None, "default-gateway-v6", Kind::Text, "The same for IPv6"),
     key(
+        "host-gateway-ip",
+        None,
+        "host-gateway-ips",
+        Kind::List,
+        "What host-gateway in --add-host stands for; one address of each family [the bridge's own]",
+    ),
+    key(
         "default-address-pool",
         None,
         "default-address-pools",
@@ -132,6 +139,7 @@ pub(super) fn resolve(given: &All) -> Result<Defaults> {
         bridge: text(given, "bridge").unwrap_or_default().to_owned(),
         gateway4: parsed(given, "default-gateway", "use an IPv4 address")?,
         gateway6: parsed(given, "default-gateway-v6", "use an IPv6 address")?,
+        host_gateway: host_gateway(given)?,
         ip_forward: flag(given, "ip-forward", true),
         ip_masq: flag(given, "ip-masq", true),
         rules4: flag(given, "iptables", true),
@@ -160,6 +168,21 @@ pub(super) fn resolve(given: &All) -> Result<Defaults> {
         return Err(wrong("mtu", &defaults.mtu.to_string(), "a bridge takes 68 to 65535"));
     }
     Ok(defaults)
+}
+
+/// At most one of each family, as in the reference.
+fn host_gateway(given: &All) -> Result<Vec<IpAddr>> {
+    let key = "host-gateway-ips";
+    let Some(Given::List(list)) = given.get(key) else { return Ok(Vec::new()) };
+    let mut all: Vec<IpAddr> = Vec::new();
+    for text in list {
+        let address: IpAddr = text.parse().map_err(|_| wrong(key, text, "use an address"))?;
+        if all.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            return Err(wrong(key, text, "only one address of each family is allowed"));
+        }
+        all.push(address);
+    }
+    Ok(all)
 }
 
 /// `base=10.0.0.0/8,size=24`.

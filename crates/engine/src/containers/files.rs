@@ -128,7 +128,8 @@ pub(crate) fn write_etc(config: &Config, id: &str, settings: &Settings, gateways
     let shares_host = settings.network == NetworkMode::Host;
     let extra: Vec<(&str, &str)> =
         settings.extra_hosts.iter().filter_map(|entry| split_host(entry)).collect();
-    let own = Hosts { extra: &extra, gateways, host_names: shares_host, ..Hosts::default() };
+    let host_gateway = &config.network.host_gateway;
+    let own = Hosts { extra: &extra, gateways, host_gateway, host_names: shares_host, ..Hosts::default() };
     let hosts = if shares_host { below(host("/etc/hosts"), &own) } else { own.text() };
     write(&files.hostname, &format!("{}\n", settings.hostname))?;
     write(&files.hosts, &hosts)?;

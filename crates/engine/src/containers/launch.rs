@@ -1,6 +1,5 @@
 //! A container's start, up to the moment at which its shim has been asked for.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -133,7 +132,7 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     let record = &with_environment(record, linked);
     let settings = &record.settings;
     create::make_bind_sources(settings)?;
-    files::write_etc(&services.config, &record.id, settings, &default_gateways(services))?;
+    files::write_etc(&services.config, &record.id, settings, &networks::default_gateways(services))?;
     if settings.auto_remove {
         // Of an earlier run: a restart.
         let forgotten = services.images.snapshots().forget_volatile(&record.id);
@@ -247,14 +246,6 @@ fn identity(services: &Services, record: &Record, user: &str) -> Result<Identity
     };
     let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
     identity::resolve(user, &record.settings.group_add, &passwd, &group).map_err(Error::Start)
-}
-
-/// Where the host is on the default bridge; without one, where it is for itself.
-fn default_gateways(services: &Services) -> Vec<IpAddr> {
-    services.networks.find("bridge").map_or_else(
-        |_| vec![Ipv4Addr::LOCALHOST.into()],
-        |record| record.network.subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
-    )
 }
 
 /// Descriptors of the namespaces of other containers that this one shares.

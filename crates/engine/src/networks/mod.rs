@@ -57,7 +57,7 @@ use hull_network::record::{ContainerId, Driver, Endpoint, Network, NetworkId, Po
 
 pub use hull_network::ipam::Pool;
 pub use join::Join;
-pub(crate) use names::KEPT as KEPT_SOCKETS;
+pub(crate) use names::{KEPT as KEPT_SOCKETS, default_gateways};
 pub use record::{Create, Created, Defaults, PoolRequest, Record, View};
 
 use crate::containers::view::short;

@@ -6,12 +6,13 @@
 //! kept by the container's shim, and each daemon serves them anew.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hull_network::dns::{self, Sockets};
 use hull_network::etc::{self, Hosts, Resolv};
+use hull_network::record::Driver;
 use hull_runtime::protocol::Kind;
 use hull_runtime::shim;
 
@@ -143,21 +144,24 @@ fn resolv(services: &Services, settings: &Settings, places: &[Place]) -> String 
     if has_names(places) { resolv.embedded() } else { resolv.plain(ipv6) }
 }
 
-/// Where the container reaches the host: its gateways, else where the bridges are.
-fn gateways(places: &[Place]) -> Vec<IpAddr> {
-    let own = |place: &Place| {
-        let v4 = place.endpoint.gateway4.map(IpAddr::V4);
-        let v6 = place.endpoint.gateway6.map(IpAddr::V6);
-        v4.into_iter().chain(v6).collect::<Vec<_>>()
+/// Where the container reaches the host: through the first bridge that leads out, else where its
+/// bridges are, else, as in the reference, on the default bridge.
+fn gateways(services: &Services, places: &[Place]) -> Vec<IpAddr> {
+    let bridges = || {
+        let own = places.iter().filter(|place| matches!(place.record.network.driver, Driver::Bridge(_)));
+        own.flat_map(|place| &place.record.network.subnets).filter_map(|subnet| subnet.gateway).collect()
     };
-    let found = places.iter().map(own).find(|gateways| !gateways.is_empty());
-    found.unwrap_or_else(|| {
-        places
-            .iter()
-            .flat_map(|place| &place.record.network.subnets)
-            .filter_map(|subnet| subnet.gateway)
-            .collect()
-    })
+    let out = places.iter().map(|place| place.record.network.host_at(&place.endpoint));
+    let own = out.chain(std::iter::once_with(bridges)).find(|addresses| !addresses.is_empty());
+    own.unwrap_or_else(|| default_gateways(services))
+}
+
+/// Where the host is on the default bridge; without one, where it is for itself.
+pub(crate) fn default_gateways(services: &Services) -> Vec<IpAddr> {
+    services.networks.find("bridge").map_or_else(
+        |_| vec![Ipv4Addr::LOCALHOST.into()],
+        |record| record.network.subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
+    )
 }
 
 /// Everything in /etc/hosts that is this container's own.
@@ -191,7 +195,8 @@ fn with_hosts<T>(
         addresses: &addresses,
         extra: &extra,
         links: &links,
-        gateways: &gateways(places),
+        gateways: &gateways(services, places),
+        host_gateway: &services.config.network.host_gateway,
         host_names: !has_names(places),
     })
 }

@@ -111,6 +111,9 @@ pub struct Defaults {
     /// For containers of the default bridge.
     pub gateway4: Option<std::net::Ipv4Addr>,
     pub gateway6: Option<std::net::Ipv6Addr>,
+    /// What `host-gateway` of an `--add-host` stands for; empty: where the container reaches the
+    /// host.
+    pub host_gateway: Vec<IpAddr>,
     /// Turn on the host's forwarding where it is needed.
     pub ip_forward: bool,
     /// Masquerade what leaves the default bridge.
@@ -150,6 +153,7 @@ impl Default for Defaults {
             bridge: String::new(),
             gateway4: None,
             gateway6: None,
+            host_gateway: Vec::new(),
             ip_forward: true,
             ip_masq: true,
             rules4: true,

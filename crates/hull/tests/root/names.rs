@@ -3,6 +3,7 @@
 //! and the files of /etc, here and in [`files`].
 
 mod files;
+mod host_gateway;
 mod outside;
 mod own;
 pub(crate) mod upstream;

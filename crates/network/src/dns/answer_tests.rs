@@ -5,10 +5,11 @@ use crate::dns::table::{HOST_NAMES, table};
 use crate::record::{Bridge, Driver, Endpoint, GatewayMode, Mac, Network, Subnet};
 
 fn network(id: &str, internal: bool, pools: &[&str]) -> Network {
-    let subnets = pools.iter().map(|pool| Subnet {
-        pool: pool.parse().unwrap(),
+    let pools = pools.iter().map(|pool| pool.parse::<ipnet::IpNet>().unwrap());
+    let subnets = pools.map(|pool| Subnet {
+        pool,
         range: None,
-        gateway: None,
+        gateway: pool.hosts().next(),
         reserved: Default::default(),
         asked: false,
     });
@@ -68,7 +69,8 @@ fn world() -> Table {
         network("bridge", false, &["172.17.0.0/16"]),
     ];
     let mut web = endpoint("front", "web", "172.18.0.2/16", "fd00:1::2/64", &["Web", "0123456789ab", "app"]);
-    web.gateway4 = Some([172, 18, 0, 1].into());
+    // A router beside the host.
+    web.gateway4 = Some([172, 18, 0, 254].into());
     web.links.insert("store".to_owned(), "db".to_owned());
     let endpoints = [
         web,

@@ -123,16 +123,15 @@ fn has_names(network: &Network) -> bool {
     }
 }
 
-/// The bridge's own addresses. A macvlan's gateway is somebody else, and the host cannot be reached
-/// through one.
 fn host(network: &Network, endpoint: &Endpoint) -> Addresses {
-    match network.driver {
-        Driver::Bridge(_) if !network.internal => Addresses {
-            v4: endpoint.gateway4.into_iter().collect(),
-            v6: endpoint.gateway6.into_iter().collect(),
-        },
-        _ => Addresses::default(),
+    let mut host = Addresses::default();
+    for address in network.host_at(endpoint) {
+        match address {
+            IpAddr::V4(address) => host.v4.push(address),
+            IpAddr::V6(address) => host.v6.push(address),
+        }
     }
+    host
 }
 
 impl Zone {
