@@ -255,6 +255,11 @@ impl Engine {
         handle.ask(key, |reply| Command::Update { update: Box::new(update), reply }).await
     }
 
+    /// Removes a link of the default bridge, `CONTAINER/ALIAS`; both containers stay.
+    pub async fn unlink(&self, key: &str) -> Result<()> {
+        networking::unlink(&self.0.services, key).await
+    }
+
     pub async fn remove(&self, key: &str, options: Remove) -> Result<()> {
         let handle = self.0.services.registry.find(key)?;
         handle.ask(key, |reply| Command::Remove { key: key.to_owned(), options, reply }).await

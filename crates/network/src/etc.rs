@@ -60,9 +60,7 @@ impl Hosts<'_> {
             }
         }
         for (address, names) in self.links {
-            let mut names = names.to_vec();
-            names.dedup();
-            lines.push(format!("{address}\t{}\n", names.join(" ")));
+            lines.push(link_line(*address, names));
         }
         let whole = match self.domainname {
             "" => self.hostname.to_owned(),
@@ -103,6 +101,33 @@ pub fn revise(text: &str, before: &[String], after: &[String]) -> String {
     }
     revised.extend(after.iter().filter(|line| !before.contains(line)).map(String::as_str));
     revised
+}
+
+fn link_line(address: IpAddr, names: &[&str]) -> String {
+    format!("{address}\t{}\n", names.join(" "))
+}
+
+/// The /etc/hosts of a running container of which one of [`Hosts::links`] has these addresses from
+/// now on; without any the link is gone. Its line is known by its names, whatever address it has
+/// (the last of three, the other's name, may have changed since); one that somebody has changed or
+/// taken away stays so.
+pub fn relink(text: &str, names: &[&str], addresses: &[IpAddr]) -> String {
+    let known = &names[..names.len().min(2)];
+    let ours = |line: &str| {
+        let (address, rest) = line.trim_end().split_once('\t').unwrap_or_default();
+        let words: Vec<&str> = rest.split(' ').collect();
+        address.parse::<IpAddr>().is_ok() && words.starts_with(known) && words.len() <= known.len() + 1
+    };
+    let mut fresh = addresses.iter().map(|address| link_line(*address, names));
+    let mut relinked = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        if ours(line) {
+            relinked.extend(fresh.by_ref());
+        } else {
+            relinked.push_str(line);
+        }
+    }
+    relinked
 }
 
 /// The file behind the host's resolv.conf where that names nobody but systemd's stub.
@@ -364,6 +389,27 @@ mod tests {
         );
         assert_eq!(revise("", &before, &after), "4.4.4.4\tweb\n");
         assert_eq!(revise(text, &before, &before), format!("{text}\n"));
+    }
+
+    #[test]
+    fn a_links_line_follows_the_other() {
+        let text = "127.0.0.1\tlocalhost\n1.1.1.1\tstore ce7f db\n1.1.1.1\tstore mine\n2.2.2.2\tweb\n";
+        let names = ["store", "ce7f", "renamed"];
+        let both = [address("1.1.1.9"), address("fd00::9")];
+        let there = relink(text, &names, &both);
+        check(
+            &there,
+            expect![[r#"
+                127.0.0.1	localhost
+                1.1.1.9	store ce7f renamed
+                fd00::9	store ce7f renamed
+                1.1.1.1	store mine
+                2.2.2.2	web
+            "#]],
+        );
+        let gone = relink(&there, &names, &[]);
+        assert_eq!(gone, "127.0.0.1\tlocalhost\n1.1.1.1\tstore mine\n2.2.2.2\tweb\n");
+        assert_eq!(relink(&gone, &names, &both), gone, "what was taken away stays away");
     }
 
     const HOST: &str = "# of systemd\nnameserver 127.0.0.53 # stub\nnameserver 10.0.0.1\nnameserver 2001:db8::1\n\

@@ -61,7 +61,8 @@ pub(super) async fn rename(call: &Call, key: &str) -> Handled {
 
 pub(super) async fn remove(call: &Call, key: &str) -> Handled {
     if call.query.flag("link") {
-        return Err(Failure::later("links come with networks in a later build"));
+        call.server.engine.unlink(key).await?;
+        return no_content();
     }
     let options = Remove { force: call.query.flag("force"), volumes: call.query.flag("v") };
     call.server.engine.remove(key, options).await?;

@@ -34,6 +34,7 @@ impl Task {
             Command::Rename { name, reply } => drop(reply.send(self.rename(name).await)),
             Command::Connect { join, reply } => drop(reply.send(self.connect(&join.network, &join).await)),
             Command::Disconnect { network, reply } => drop(reply.send(self.disconnect(&network).await)),
+            Command::Unlink { key, alias, reply } => drop(reply.send(self.unlink(key, alias).await)),
             Command::Update { update, reply } => drop(reply.send(self.update(*update).await)),
             Command::Remove { key, options, reply } => self.remove(&key, options, reply).await,
             Command::Wait { condition, exit, reply } => {

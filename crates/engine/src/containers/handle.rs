@@ -52,6 +52,12 @@ pub(crate) enum Command {
         network: String,
         reply: Reply<()>,
     },
+    /// The link of this alias; `key` is the caller's word for it.
+    Unlink {
+        key: String,
+        alias: String,
+        reply: Reply<()>,
+    },
     Update {
         update: Box<Update>,
         reply: Reply<Vec<String>>,

@@ -8,7 +8,7 @@ use super::services::Services;
 use super::settings::{NetworkMode, Settings};
 use super::task::Task;
 use crate::networks::claim::Place;
-use crate::networks::{Join, change, join, settle, unplug};
+use crate::networks::{Join, change, join, links, settle, unplug};
 use crate::{Error, Result};
 
 impl Task {
@@ -111,6 +111,19 @@ impl Task {
         Ok(())
     }
 
+    /// Removes a link of the default bridge. `key` is the caller's word for it.
+    pub(super) async fn unlink(&mut self, key: String, alias: String) -> Result<()> {
+        let mut settings = Settings::clone(&self.record.settings);
+        if !links::remove(&mut settings, &alias) {
+            return Err(Error::NoSuchContainer(key));
+        }
+        let process = self.wired()?;
+        self.resettle(settings, process, move |services, record, process| {
+            links::unlink(services, record, &alias, process)
+        })
+        .await
+    }
+
     /// Changes what the container wants, and where a process lives, what it has.
     async fn resettle(
         &mut self,
@@ -176,6 +189,21 @@ pub(crate) async fn disconnect(
     };
     let network = record.network.id.clone();
     handle.ask(container, |reply| super::handle::Command::Disconnect { network, reply }).await
+}
+
+/// Removes the link `CONTAINER/ALIAS` of the default bridge.
+pub(crate) async fn unlink(services: &Arc<Services>, key: &str) -> Result<()> {
+    let Some((linker, alias)) = key.trim_matches('/').rsplit_once('/') else {
+        services.registry.find(key)?;
+        return Err(Error::Network(
+            "Conflict, cannot remove the default link name of the container".to_owned(),
+        ));
+    };
+    // A link is a name as a container has one: one that is not there is told as that.
+    let missing = |_| Error::NoSuchContainer(key.to_owned());
+    let handle = services.registry.find(linker).map_err(missing)?;
+    let (key, alias) = (key.to_owned(), alias.to_owned());
+    handle.ask(&handle.id, |reply| super::handle::Command::Unlink { key, alias, reply }).await
 }
 
 pub(crate) async fn connect(services: &Arc<Services>, container: &str, join: Join) -> Result<()> {

@@ -79,6 +79,16 @@ impl Networks {
         own.into_iter().filter_map(|endpoint| table.with_record(endpoint)).collect()
     }
 
+    /// Places of others on the same network with links to this container, or it to them.
+    pub(crate) fn linked(&self, endpoint: &Endpoint) -> Vec<Place> {
+        let to = |from: &Endpoint, other: &Endpoint| from.links.values().any(|id| *id == other.container);
+        let table = self.read();
+        let others = table.on(&endpoint.network).filter(|other| other.container != endpoint.container);
+        let linked: Vec<Endpoint> =
+            others.filter(|other| to(other, endpoint) || to(endpoint, other)).cloned().collect();
+        linked.into_iter().filter_map(|endpoint| table.with_record(endpoint)).collect()
+    }
+
     /// Every running container's places.
     pub(crate) fn all_places(&self) -> Vec<Place> {
         let table = self.read();

@@ -24,7 +24,7 @@ const GROUP: usize = 256;
 #[derive(Debug)]
 pub(super) struct Filter {
     requests: mpsc::Sender<Request>,
-    /// Held from the reading of all records until what follows from them is on its way: whoever
+    /// Held from the reading of records until what follows from them is on its way: whoever
     /// changes a record says so afterwards, and so comes after it.
     order: Mutex<()>,
 }
@@ -98,10 +98,12 @@ impl Filter {
         answered.recv().map_err(|_| Error::ShuttingDown)?
     }
 
-    /// Says what an owner has. The answer comes when it is in force: blocks when it is waited for.
-    pub(super) fn set(&self, owner: &str, elements: Elements) -> Result<Awaited> {
+    /// Says what an owner has, as `make` reads it out of the records. The answer comes when it is in
+    /// force: blocks when it is waited for.
+    pub(super) fn set(&self, owner: &str, make: impl FnOnce() -> Elements) -> Result<Awaited> {
         let (answer, answered) = mpsc::sync_channel(1);
-        self.send(Request::Set { owner: owner.to_owned(), elements, answer: Some(answer) })?;
+        let owner = owner.to_owned();
+        self.send(|| Request::Set { owner, elements: make(), answer: Some(answer) })?;
         Ok(Awaited(answered))
     }
 
@@ -109,20 +111,20 @@ impl Filter {
     /// Blocks.
     pub(super) fn observe(&self) -> Result<Vec<String>> {
         let (answer, answered) = mpsc::sync_channel(1);
-        self.send(Request::Observe { answer })?;
+        self.send(|| Request::Observe { answer })?;
         answered.recv().map_err(|_| Error::ShuttingDown)?
     }
 
     /// The owner has gone. Nobody waits.
     pub(super) fn forget(&self, owner: &str) {
-        let request = Request::Set { owner: owner.to_owned(), elements: Elements::new(), answer: None };
+        let nothing = || Request::Set { owner: owner.to_owned(), elements: Elements::new(), answer: None };
         // Without the thread the whole engine is on its way out.
-        drop(self.send(request));
+        drop(self.send(nothing));
     }
 
-    fn send(&self, request: Request) -> Result<()> {
+    fn send(&self, request: impl FnOnce() -> Request) -> Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        self.requests.send(request).map_err(|_| Error::ShuttingDown)
+        self.requests.send(request()).map_err(|_| Error::ShuttingDown)
     }
 }
 
@@ -295,16 +297,16 @@ mod tests {
         let table = Table::default();
         let filter = Filter::start(Box::new(table.clone())).unwrap();
         let has = |links: &[&str]| assert_eq!(*table.0.lock().unwrap(), elements(links));
-        let first = filter.set("a", elements(&["a1", "a2"])).unwrap();
-        let second = filter.set("b", elements(&["b1"])).unwrap();
+        let first = filter.set("a", || elements(&["a1", "a2"])).unwrap();
+        let second = filter.set("b", || elements(&["b1"])).unwrap();
         first.wait().unwrap();
         second.wait().unwrap();
         has(&["a1", "a2", "b1"]);
-        filter.set("a", elements(&["a2", "a3"])).unwrap().wait().unwrap();
+        filter.set("a", || elements(&["a2", "a3"])).unwrap().wait().unwrap();
         has(&["a2", "a3", "b1"]);
         filter.forget("b");
-        let bad = filter.set("c", elements(&["bad"])).unwrap();
-        let good = filter.set("d", elements(&["b1"])).unwrap();
+        let bad = filter.set("c", || elements(&["bad"])).unwrap();
+        let good = filter.set("d", || elements(&["b1"])).unwrap();
         assert!(bad.wait().unwrap_err().to_string().contains("bad"));
         good.wait().unwrap();
         has(&["a2", "a3", "b1"]);

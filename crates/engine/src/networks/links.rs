@@ -2,16 +2,26 @@
 //!
 //! On networks of one's own a link is a name that the resolver answers; on the default bridge,
 //! where no names are answered, it is these variables and lines of /etc/hosts. The container has
-//! those of the moment at which it starts, an exec those of its own.
+//! the variables of the moment at which it starts, an exec those of its own; the lines follow the
+//! others wherever they go ([`super::names`]).
 
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 
+use hull_network::namespace::Namespace;
 use hull_network::record::Protocol;
 
+use super::change::failed;
+use super::names;
+use super::plug::follow_links;
+use super::settle::settle_with;
 use crate::containers::services::Services;
-use crate::containers::settings::NetworkMode;
+use crate::containers::settings::{NetworkMode, Settings};
 use crate::containers::view::{Record, View};
 use crate::{Error, Result};
+
+/// The name of the default bridge's network.
+const NETWORK: &str = "bridge";
 
 /// `ALIAS_NAME` and so on for every link, in front of which the container's own variables win.
 ///
@@ -34,24 +44,60 @@ pub(crate) fn present(services: &Services, record: &Record) -> Vec<String> {
 fn links(record: &Record) -> impl Iterator<Item = (&str, &str)> {
     let settings = &record.settings;
     let default = settings.network == NetworkMode::Default;
-    let own = settings.attachments.iter().find(|own| default && own.network == "bridge");
-    own.into_iter().flat_map(|own| &own.links).map(|link| {
-        let (name, alias) = link.split_once(':').unwrap_or((link, link));
-        (name, alias.rsplit('/').next().unwrap_or(alias))
-    })
+    let own = settings.attachments.iter().find(|own| default && own.network == NETWORK);
+    own.into_iter().flat_map(|own| &own.links).map(|link| split(link))
+}
+
+/// `NAME:ALIAS`, or `NAME` for both.
+fn split(link: &str) -> (&str, &str) {
+    let (name, alias) = link.split_once(':').unwrap_or((link, link));
+    (name, alias.rsplit('/').next().unwrap_or(alias))
 }
 
 fn of_link(services: &Services, record: &Record, name: &str, alias: &str) -> Result<Vec<String>> {
     let other = services.registry.find(name)?.view();
-    let address =
-        other.places.iter().find_map(|place| place.endpoint.as_ref()?.address4).map(|net| net.addr());
-    match address.filter(|_| other.is_running()) {
-        Some(address) => Ok(variables(&record.name, alias, address, &other)),
-        None => Err(Error::Network(format!(
+    if !other.is_running() {
+        return Err(Error::Network(format!(
             "Cannot link to a non running container: /{} AS /{}/{alias}",
             other.name, record.name
+        )));
+    }
+    // Where both are, whatever other networks it is on.
+    let place = other.places.iter().find(|place| place.attachment.network == NETWORK);
+    match place.and_then(|place| place.endpoint.as_ref()?.address4) {
+        Some(net) => Ok(variables(&record.name, alias, net.addr(), &other)),
+        None => Err(Error::Network(format!(
+            "Cannot link to /{}, as it does not belong to the default network",
+            other.name
         ))),
     }
+}
+
+/// Takes a link out of what a container wants; whether it had it.
+pub(crate) fn remove(settings: &mut Settings, alias: &str) -> bool {
+    let default = settings.network == NetworkMode::Default;
+    let own = settings.attachments.iter_mut().find(|own| default && own.network == NETWORK);
+    let Some(own) = own else { return false };
+    let before = own.links.len();
+    own.links.retain(|link| split(link).1 != alias);
+    own.links.len() < before
+}
+
+/// A running container has this link no more: its line in /etc/hosts goes, and what it opened where
+/// containers are kept apart. The container's program keeps the variables that it was given.
+pub(crate) fn unlink(services: &Services, record: &Record, alias: &str, process: &OwnedFd) -> Result<()> {
+    let namespace = Namespace::of_process(process).map_err(failed)?;
+    let before = services.networks.places(&record.id);
+    settle_with(services, record, &namespace, Vec::new())?;
+    // If the other came later, what the link opened is among what is the other's.
+    follow_links(services, &before)?;
+    for place in before.iter().filter(|place| !place.record.has_names()) {
+        let other = place.endpoint.links.get(alias).map(|other| services.registry.find(other));
+        if let Some(Ok(other)) = other {
+            names::unlink(services, &record.id, alias, &other.view())?;
+        }
+    }
+    Ok(())
 }
 
 fn variables(own: &str, alias: &str, address: Ipv4Addr, other: &View) -> Vec<String> {

@@ -6,7 +6,7 @@
 //! options   what the drivers' options mean: pure
 //! predefined  bridge, host and none, from the daemon's configuration: pure
 //! join      what a container wants, checked: pure
-//! links     the older links of the default bridge: pure but for looking
+//! links     the older links of the default bridge
 //! claim     what it gets: pure but for the table
 //! names     the files of names, and the resolver behind 127.0.0.11
 //! relay     the way to the one forwarder of the host

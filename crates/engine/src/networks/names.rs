@@ -9,6 +9,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::dns::{self, Sockets};
 use hull_network::etc::{self, Hosts, Resolv};
@@ -16,32 +17,36 @@ use hull_network::record::Driver;
 use hull_runtime::protocol::Kind;
 use hull_runtime::shim;
 
+use super::addresses;
 use super::change::failed;
 use super::claim::Place;
 use crate::containers::files;
 use crate::containers::services::Services;
 use crate::containers::settings::Settings;
-use crate::containers::view::Record;
+use crate::containers::view::{Record, View};
 use crate::{Config, Error, Result};
 
 /// Under which a shim keeps its container's two sockets.
 pub(crate) const KEPT: &str = "dns";
 const HOST_RESOLV: &str = "/etc/resolv.conf";
 
-/// The thread that answers; `None` where this host has no networks of ours.
 #[derive(Debug)]
 pub(super) struct Names {
+    /// The thread that answers; `None` where this host has no networks of ours.
     server: Option<dns::Server>,
+    /// Held while some container's /etc/hosts is written: it is written for the container's own sake,
+    /// and for that of others which it is linked to.
+    hosts: Mutex<()>,
 }
 
 impl Names {
     /// In the host's network namespace.
     pub(super) fn open() -> Names {
         match dns::Server::start(Path::new(HOST_RESOLV)) {
-            Ok(server) => Names { server: Some(server) },
+            Ok(server) => Names { server: Some(server), hosts: Mutex::default() },
             Err(error) => {
                 tracing::error!(%error, "names in containers are not answered");
-                Names { server: None }
+                Names { server: None, hosts: Mutex::default() }
             }
         }
     }
@@ -56,6 +61,10 @@ impl Names {
         let given = settings.extra_hosts.iter().filter_map(|entry| files::split_host(entry));
         let given = given.map(|(name, _)| name.to_owned()).collect();
         server.add(container, sockets, dns::Options { servers, keeps_bare_names, given });
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, ()> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn forget(&self, container: &str) {
@@ -172,14 +181,7 @@ fn with_hosts<T>(
     use_: impl FnOnce(&Hosts<'_>) -> T,
 ) -> T {
     let settings = &record.settings;
-    let addresses: Vec<IpAddr> = places
-        .iter()
-        .flat_map(|place| {
-            let v4 = place.endpoint.address4.map(|net| IpAddr::V4(net.addr()));
-            let v6 = place.endpoint.address6.map(|net| IpAddr::V6(net.addr()));
-            v4.into_iter().chain(v6)
-        })
-        .collect();
+    let addresses: Vec<IpAddr> = places.iter().flat_map(|place| addresses(&place.endpoint)).collect();
     let extra: Vec<(&str, &str)> =
         settings.extra_hosts.iter().filter_map(|entry| files::split_host(entry)).collect();
     let linked = linked(services, places);
@@ -210,39 +212,90 @@ fn linked(services: &Services, places: &[Place]) -> Vec<(IpAddr, Vec<String>)> {
             let on_it = on_it.iter().find(|theirs| theirs.endpoint.network == place.endpoint.network);
             let (Some(theirs), Ok(handle)) = (on_it, services.registry.find(other)) else { continue };
             let view = handle.view();
-            let names = vec![alias.clone(), view.hostname().to_owned(), view.name.clone()];
-            all.extend(theirs.endpoint.address4.map(|net| (IpAddr::V4(net.addr()), names)));
+            let names = link_names(alias, view.hostname(), &view.name);
+            all.extend(addresses(&theirs.endpoint).map(|address| (address, names.clone())));
         }
     }
     all
 }
 
+/// By what names a container knows another one that it has a link to.
+fn link_names(alias: &str, hostname: &str, name: &str) -> Vec<String> {
+    let mut names = vec![alias.to_owned()];
+    for more in [hostname, name] {
+        if !names.iter().any(|known| known == more) {
+            names.push(more.to_owned());
+        }
+    }
+    names
+}
+
+/// Has running containers with links to this one on the default bridge follow it to where it is now.
+fn tell_linkers(services: &Services, record: &Record, places: &[Place]) {
+    for place in places.iter().filter(|place| !place.record.has_names()) {
+        let now: Vec<IpAddr> = addresses(&place.endpoint).collect();
+        for linker in services.networks.linked(&place.endpoint) {
+            let aliases = linker.endpoint.links.iter().filter(|(_, other)| **other == record.id);
+            for (alias, _) in aliases {
+                let names = link_names(alias, &record.settings.hostname, &record.name);
+                if let Err(error) = relink(services, &linker.endpoint.container, &names, &now) {
+                    let container = &linker.endpoint.container;
+                    tracing::warn!(container, alias, %error, "a link's line in /etc/hosts is not up to date");
+                }
+            }
+        }
+    }
+}
+
+/// The line of a running container's link to another is gone.
+pub(super) fn unlink(services: &Services, linker: &str, alias: &str, other: &View) -> Result<()> {
+    relink(services, linker, &link_names(alias, other.hostname(), &other.name), &[])
+}
+
+fn relink(services: &Services, linker: &str, names: &[String], addresses: &[IpAddr]) -> Result<()> {
+    let path = files::etc(&services.config.data_root, linker).hosts;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let _held = services.wiring.names.hosts();
+    let hosts = read(&path)?;
+    let relinked = etc::relink(&hosts, &names, addresses);
+    if relinked == hosts { Ok(()) } else { files::write(&path, &relinked) }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Io { call: "read", path: path.to_owned(), source })
+}
+
 /// Writes the three files of a container that is about to start.
 pub(super) fn write(services: &Services, record: &Record, places: &[Place]) -> Result<()> {
     let paths = files::etc(&services.config.data_root, &record.id);
-    let hosts = with_hosts(services, record, places, |hosts| hosts.text());
+    {
+        let _held = services.wiring.names.hosts();
+        files::write(&paths.hosts, &with_hosts(services, record, places, |hosts| hosts.text()))?;
+    }
     files::write(&paths.hostname, &format!("{}\n", record.settings.hostname))?;
-    files::write(&paths.hosts, &hosts)?;
-    files::write(&paths.resolv, &resolv(services, &record.settings, places))
+    files::write(&paths.resolv, &resolv(services, &record.settings, places))?;
+    tell_linkers(services, record, places);
+    Ok(())
 }
 
 /// Has the files of a running container follow a change of its places; what somebody has edited
 /// stays as it is.
 pub(super) fn revise(services: &Services, record: &Record, before: &[Place], after: &[Place]) -> Result<()> {
     let paths = files::etc(&services.config.data_root, &record.id);
-    let read = |path: &Path| {
-        fs::read_to_string(path).map_err(|source| Error::Io { call: "read", path: path.to_owned(), source })
-    };
-    let lines = |places: &[Place]| with_hosts(services, record, places, |hosts| hosts.lines());
-    let hosts = read(&paths.hosts)?;
-    let revised = etc::revise(&hosts, &lines(before), &lines(after));
-    if revised != hosts {
-        files::write(&paths.hosts, &revised)?;
+    {
+        let lines = |places: &[Place]| with_hosts(services, record, places, |hosts| hosts.lines());
+        let _held = services.wiring.names.hosts();
+        let hosts = read(&paths.hosts)?;
+        let revised = etc::revise(&hosts, &lines(before), &lines(after));
+        if revised != hosts {
+            files::write(&paths.hosts, &revised)?;
+        }
     }
     let text = |places: &[Place]| resolv(services, &record.settings, places);
     let (old, new) = (text(before), text(after));
     if old != new && read(&paths.resolv)? == old {
         files::write(&paths.resolv, &new)?;
     }
+    tell_linkers(services, record, after);
     Ok(())
 }

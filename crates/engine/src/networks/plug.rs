@@ -17,8 +17,9 @@ use hull_network::driver::{DefaultRoute, random_name};
 use hull_network::namespace::Namespace;
 use hull_network::nft::conntrack;
 use hull_network::pool::Turn;
-use hull_network::record::{Driver, Protocol};
+use hull_network::record::{Driver, Network, Protocol};
 use hull_network::rules;
+use hull_network::ruleset::Elements;
 
 use super::adopt::note;
 use super::change::failed;
@@ -161,13 +162,39 @@ pub(super) fn allow(services: &Services, places: &[Place]) -> Result<Vec<Awaited
     let options = services.wiring.options(services);
     let allow = |place: &Place| {
         let network = &place.record.network;
-        // Others matter only where containers are kept apart.
-        let apart = matches!(&network.driver, Driver::Bridge(bridge) if !bridge.icc);
-        let others = if apart { services.networks.on(&network.id) } else { Vec::new() };
-        let elements = rules::endpoint_elements(network, &place.endpoint, others.iter(), &options);
-        filter.set(&place.endpoint.id, elements)
+        filter.set(&place.endpoint.id, || {
+            // Others matter only where containers are kept apart.
+            let others = if apart(network) { services.networks.on(&network.id) } else { Vec::new() };
+            rules::endpoint_elements(network, &place.endpoint, others.iter(), &options)
+        })
     };
     places.iter().map(allow).collect()
+}
+
+/// Containers of this network reach each other only as far as links allow it.
+fn apart(network: &Network) -> bool {
+    matches!(&network.driver, Driver::Bridge(bridge) if !bridge.icc)
+}
+
+/// Links to these places, or from them, are not what they were: what they open for others follows.
+/// The packet filter does so before it hears of anything that comes later.
+pub(super) fn follow_links(services: &Services, places: &[Place]) -> Result<()> {
+    let Some(filter) = &services.wiring.filter else { return Ok(()) };
+    let options = services.wiring.options(services);
+    for place in places.iter().filter(|place| apart(&place.record.network)) {
+        let network = &place.record.network;
+        for other in services.networks.linked(&place.endpoint) {
+            filter.set(&other.endpoint.id, || {
+                let all = services.networks.on(&network.id);
+                // It may have left by now.
+                let now = all.iter().find(|now| now.id == other.endpoint.id);
+                now.map_or_else(Elements::new, |now| {
+                    rules::endpoint_elements(network, now, all.iter(), &options)
+                })
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Where the default routes lead.

@@ -17,6 +17,7 @@ use super::addresses;
 use super::adopt::note;
 use super::change::failed;
 use super::claim::Place;
+use super::plug::follow_links;
 use super::publish::release;
 use crate::containers::services::Services;
 use crate::{Result, chain};
@@ -78,6 +79,10 @@ pub(super) fn forbid(services: &Services, places: &[Place]) {
     services.wiring.relay.shut(services, places);
     if let Some(filter) = &services.wiring.filter {
         places.iter().for_each(|place| filter.forget(&place.endpoint.id));
+    }
+    // Others' links to them must not lead to who has their addresses next.
+    if let Err(error) = follow_links(services, places) {
+        tracing::warn!(%error, "links to what has gone may still be open");
     }
 }
 

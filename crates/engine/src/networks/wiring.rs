@@ -132,7 +132,7 @@ pub(super) fn open_network(services: &Services, network: &Network) -> Result<()>
     match &services.wiring.filter {
         Some(filter) => {
             let elements = rules::network_elements(network, &services.wiring.options(services));
-            filter.set(&network.id, elements)?.wait()
+            filter.set(&network.id, || elements)?.wait()
         }
         None => Ok(()),
     }

@@ -4,6 +4,7 @@
 
 mod files;
 mod host_gateway;
+mod links;
 mod outside;
 mod own;
 pub(crate) mod upstream;
