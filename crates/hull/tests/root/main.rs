@@ -1,6 +1,7 @@
 //! The privileged tests: each on a machine of its own, with real namespaces, cgroups, overlays and
 //! both clients. Nothing here is skipped: what cannot run fails.
 
+mod asked;
 mod bulk;
 mod called;
 mod churn;

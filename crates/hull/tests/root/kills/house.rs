@@ -31,7 +31,15 @@ pub(super) enum Act {
     /// Of a container on `others`, to `risen`.
     Rename,
     NetworkPrune,
+    /// Of a macvlan, whose parent comes and goes with it.
+    WireCreate,
+    WireRemove,
+    /// Of one that holds a port, to `bridge`: its routes lead there, and so the port does.
+    PortMove,
+    PortReturn,
 }
+
+const WIRE: [&str; 6] = ["network", "create", "-d", "macvlan", "--internal", "victims"];
 
 /// What a container has that is to be had only once.
 pub(super) const HOLDING: [&str; 6] = ["--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"];
@@ -41,7 +49,8 @@ impl Act {
         match self {
             Act::Create | Act::Run | Act::Publish => None,
             Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune => None,
-            Act::Unpublish => {
+            Act::WireCreate | Act::WireRemove => None,
+            Act::Unpublish | Act::PortMove | Act::PortReturn => {
                 Some(&["run", "-d", "--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"])
             }
             Act::Rename => Some(&["run", "-d", "--network", "others"]),
@@ -60,7 +69,10 @@ impl Act {
             Act::Stop | Act::StopGoing | Act::Unpublish => host.hull(&["stop", "-t", "20", "victim"]),
             Act::Remove => host.hull(&["rm", "-f", "victim"]),
             Act::NetworkCreate => host.hull(&["network", "create", "victims"]),
-            Act::NetworkRemove => host.hull(&["network", "rm", "victims"]),
+            Act::NetworkRemove | Act::WireRemove => host.hull(&["network", "rm", "victims"]),
+            Act::WireCreate => host.hull(&WIRE),
+            Act::PortMove => host.hull(&["network", "connect", "bridge", "victim"]),
+            Act::PortReturn => host.hull(&["network", "disconnect", "bridge", "victim"]),
             Act::NetworkPrune => host.hull(&["network", "prune", "-f"]),
             Act::Connect => host.hull(&["network", "connect", "others", "victim"]),
             Act::Disconnect => host.hull(&["network", "disconnect", "others", "victim"]),
@@ -142,6 +154,12 @@ impl House {
         }
         if matches!(act, Act::NetworkRemove | Act::NetworkPrune) {
             self.host.hull(&["network", "create", "victims"]).ok();
+        }
+        if act == Act::WireRemove {
+            self.host.hull(&WIRE).ok();
+        }
+        if act == Act::PortReturn {
+            self.host.hull(&["network", "connect", "bridge", "victim"]).ok();
         }
         if act == Act::Disconnect {
             self.host.hull(&["network", "connect", "others", "victim"]).ok();
