@@ -125,7 +125,13 @@ pub(crate) fn udp(from: &Namespace, to: &str) -> String {
 /// Nothing may come back from `to`, be it by TCP or UDP.
 #[track_caller]
 pub(crate) fn nothing(from: &Namespace, to: &str) {
-    for (protocol, answer) in [("tcp", ask_tcp(from, to, SILENCE)), ("udp", ask_udp(from, to, SILENCE))] {
+    // At once, for each waits for the whole time.
+    let answers = std::thread::scope(|scope| {
+        let tcp = scope.spawn(|| ask_tcp(from, to, SILENCE));
+        let udp = ask_udp(from, to, SILENCE);
+        [("tcp", tcp.join().unwrap()), ("udp", udp)]
+    });
+    for (protocol, answer) in answers {
         assert!(answer.is_err(), "{to}/{protocol} answers: {answer:?}");
     }
 }
