@@ -351,3 +351,47 @@ fn an_heir_of_an_address_hears_nothing_of_what_its_holder_began() {
         client(&host, &["rm", "-f", "heir"]).ok();
     }
 }
+
+/// An association's first packet (RFC 9260, sections 3.1 and 3.3.2): INIT, with its checksum, without
+/// which the kernel's connection tracking takes it for broken.
+fn sctp_init(source: u16, destination: u16) -> Vec<u8> {
+    let ports = (u32::from(source) << 16) | u32::from(destination);
+    let mut packet = Vec::new();
+    // Ports, verification tag, checksum; then INIT of 20 bytes: tag, window, one stream each way, TSN.
+    for word in [ports, 0, 0, 0x0100_0014, 0x1234, 65535, 0x0001_0001, 1] {
+        packet.extend(word.to_be_bytes());
+    }
+    let crc32c = packet.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 })
+    });
+    packet[8..12].copy_from_slice(&(!crc32c).to_le_bytes());
+    packet
+}
+
+/// By packets made by hand: not every kernel has sockets of it.
+#[test]
+fn sctp_is_led_to_the_container() {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrV4, SocketType, ipproto, sockopt};
+    let raw = || rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP)).unwrap();
+    let host = host();
+    let here = of_host(&host);
+    for client in CLIENTS {
+        let words = ["run", "-d", "--name", "assoc", "-p", "9000:9/sctp", "busybox", "sleep", "1000"];
+        client(&host, &words).ok();
+        assert_eq!(client(&host, &["port", "assoc"]).ok(), "9/sctp -> 0.0.0.0:9000\n9/sctp -> [::]:9000");
+        let shown = client(&host, &["ps", "--format", "{{.Ports}}"]).ok().to_owned();
+        assert_eq!(shown, "0.0.0.0:9000->9/sctp, [::]:9000->9/sctp");
+        let receiver = container(&host, "assoc", &[]).enter(raw).unwrap();
+        sockopt::set_socket_timeout(&receiver, sockopt::Timeout::Recv, Some(LIMIT)).unwrap();
+        let send = || {
+            let to = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+            rustix::net::sendto(raw(), &sctp_init(5555, 9000), SendFlags::empty(), &to).unwrap();
+        };
+        here.enter(send).unwrap();
+        let mut packet = [0; 128];
+        let (_, len) = rustix::net::recv(&receiver, &mut packet, RecvFlags::empty()).unwrap();
+        // Behind twenty bytes of IPv4: the source port may be another by now, the destination's is the container's.
+        assert_eq!((len, &packet[22..24], packet[32]), (52, &[0, 9][..], 1), "{:?}", &packet[..len]);
+        client(&host, &["rm", "-f", "assoc"]).ok();
+    }
+}

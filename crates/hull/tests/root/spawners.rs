@@ -103,7 +103,7 @@ fn a_stopped_daemon_leaves_no_process_where_nothing_runs() {
     assert_eq!(host.spawners(), [old], "and so does the next daemon");
     host.hull(&["rm", "-f", "old", "web"]).ok();
     // The one that holds the namespaces of the machine, the daemon, the spawner, the forwarder.
-    assert_eq!(host.processes().len(), 4, "the control");
+    until("the end of the shims", || host.processes().len() == 4);
     assert_eq!(host.stop_daemon(), 0);
     until("the end of all but the first", || host.processes().len() == 1);
     host.start_daemon();
