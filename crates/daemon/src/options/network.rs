@@ -225,7 +225,9 @@ mod tests {
 
     fn given(pairs: &[(&'static str, &str)]) -> All {
         let value = |key: &str, text: &str| match key {
-            "default-address-pools" | "dns" => Given::List(text.split(' ').map(str::to_owned).collect()),
+            "default-address-pools" | "dns" | "host-gateway-ips" => {
+                Given::List(text.split(' ').map(str::to_owned).collect())
+            }
             "icc" | "iptables" | "ip6tables" | "ipv6" => Given::Flag(text == "true"),
             _ => Given::Text(text.to_owned()),
         };
@@ -248,6 +250,8 @@ mod tests {
         assert_eq!(pools, ["10.0.0.0/8 24", "fd00:7::/48 64"]);
         assert!(!defaults.icc && defaults.mtu == 1400 && defaults.binding.is_loopback());
         assert_eq!(resolve(&given(&[])).unwrap(), Defaults::default());
+        let both = resolve(&given(&[("host-gateway-ips", "192.0.2.7 2001:db8::7")])).unwrap().host_gateway;
+        assert_eq!(both, ["192.0.2.7", "2001:db8::7"].map(|text| text.parse::<IpAddr>().unwrap()));
         assert_eq!(names(&given(&[("dns", "9.9.9.9 fd00::1")])).unwrap().servers.len(), 2);
     }
 
@@ -259,6 +263,8 @@ mod tests {
             &[("mtu", "x")],
             &[("mtu", "7")],
             &[("ip", "everywhere")],
+            &[("host-gateway-ips", "gateway")],
+            &[("host-gateway-ips", "192.0.2.7 192.0.2.8")],
             &[("default-address-pools", "base=10.0.0.0/16,size=8")],
             &[("default-address-pools", "10.0.0.0/8")],
             &[("bridge", "br0"), ("bip", "10.9.0.5/24")],
