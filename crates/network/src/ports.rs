@@ -283,7 +283,7 @@ impl Choice<'_> {
     fn refusal(&self, protocol: Protocol, address: IpAddr, port: u16) -> Error {
         if let Some(taken) = self.allocation.holder(protocol, address, port) {
             let holder = taken.holder.clone();
-            return Error::Allocated { address: taken.published.address, port, holder };
+            return Error::Allocated { address, port, holder };
         }
         let listener = self
             .busy

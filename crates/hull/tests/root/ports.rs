@@ -415,13 +415,14 @@ fn who_has_a_port_already_is_named() {
     for client in CLIENTS {
         for (asked, at) in [
             ("8080:80", "0.0.0.0:8080"),
-            ("127.0.0.1:8080:80", ":8080"),
-            ("8081:81/udp", ":8081"),
+            ("127.0.0.1:8080:80", "127.0.0.1:8080"),
+            ("8081:81/udp", "0.0.0.0:8081"),
             ("127.0.0.1:8081:81/udp", "127.0.0.1:8081"),
             ("9005:80", "0.0.0.0:9005"),
             ("9010-9020:10-20", "0.0.0.0:9010"),
         ] {
-            let text = format!("{at} failed: port is already allocated: container holder publishes it");
+            let text =
+                format!("Bind for {at} failed: port is already allocated: container holder publishes it");
             client(&host, &["run", "--rm", "-p", asked, "busybox", "true"]).fails(125, &text);
         }
         for free in ["8080:80/udp", "8081:81", "127.0.0.2:8081:81/udp", "9011:80"] {

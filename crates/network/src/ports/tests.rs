@@ -78,9 +78,9 @@ fn one_address_stands_in_the_way_of_all() {
         expect![[r#"
             local: 127.0.0.1:80 -> 80/tcp
             lan: 192.0.2.1:80 -> 80/tcp
-            all: Bind for 127.0.0.1:80 failed: port is already allocated: container local publishes it
+            all: Bind for 0.0.0.0:80 failed: port is already allocated: container local publishes it
             all4: 0.0.0.0:81 -> 80/tcp
-            local2: Bind for 0.0.0.0:81 failed: port is already allocated: container all4 publishes it
+            local2: Bind for 127.0.0.1:81 failed: port is already allocated: container all4 publishes it
             six: [::]:80 -> 80/tcp
             udp: 0.0.0.0:80 -> 80/udp
             udp: [::]:80 -> 80/udp
