@@ -55,7 +55,9 @@ fn split(link: &str) -> (&str, &str) {
 }
 
 fn of_link(services: &Services, record: &Record, name: &str, alias: &str) -> Result<Vec<String>> {
-    let other = services.registry.find(name)?.view();
+    // A link goes with the other, as in the reference.
+    let Ok(other) = services.registry.find(name) else { return Ok(Vec::new()) };
+    let other = other.view();
     if !other.is_running() {
         return Err(Error::Network(format!(
             "Cannot link to a non running container: /{} AS /{}/{alias}",

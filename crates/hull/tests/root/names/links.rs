@@ -6,7 +6,7 @@ use std::time::Instant;
 use hull_network::namespace::Namespace;
 use hull_testkit::{Host, Options};
 
-use super::{CLIENTS, executables, inside};
+use super::{CLIENTS, executables, host, inside};
 use crate::machines::{LIMIT, container, nothing, tcp};
 
 /// What a container has on the default bridge.
@@ -109,5 +109,24 @@ fn a_link_follows_the_other_until_it_is_removed() {
             }
         }
         client(&host, &["rm", "-f", "app", "db"]).ok();
+    }
+}
+
+#[test]
+fn a_link_goes_with_the_other() {
+    let host = host();
+    for client in CLIENTS {
+        client(&host, &["run", "-d", "--name", "db", "--expose", "80", "busybox", "sleep", "1000"]).ok();
+        client(&host, &["run", "-d", "--name", "app", "--link", "db:store", "busybox", "sleep", "1000"]).ok();
+        let mentioned =
+            || inside(&host, "app", "cat /etc/hosts; env").to_lowercase().matches("store").count();
+        assert!(mentioned() > 1, "the control");
+        client(&host, &["stop", "-t", "0", "db"]).ok();
+        client(&host, &["restart", "-t", "0", "app"])
+            .fails(1, "Cannot link to a non running container: /db AS /app/store");
+        client(&host, &["rm", "-f", "db"]).ok();
+        client(&host, &["start", "app"]).ok();
+        assert_eq!(mentioned(), 0);
+        client(&host, &["rm", "-f", "app"]).ok();
     }
 }
