@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::nft::foreign::Obstacle;
-use crate::ports::Listener;
+use crate::ports::{Listener, RESERVED_MAX};
 use crate::record::{Bridge, ContainerId, Driver, Endpoint, GatewayMode, Network, Protocol, Published};
 use crate::rules::{self, Options};
 use crate::ruleset::{Element, Family, Field};
@@ -198,16 +198,22 @@ fn rewriting(
     };
     let Some(element) = elements.iter().find(ours) else {
         let stops = Finding::Stops(match (published.address.is_ipv6(), published.protocol) {
-            (true, Protocol::Udp | Protocol::Sctp) => format!(
-                "the container has no IPv6 address, and the forwarder carries TCP only, not {}",
-                published.protocol.name()
-            ),
+            (true, Protocol::Sctp) => {
+                "the container has no IPv6 address, and the forwarder carries TCP and UDP only".to_owned()
+            }
             _ => "the container has no address of this family".to_owned(),
         });
         return (stops, true);
     };
     if element.set.name.starts_with("relay") {
+        let wide = published.host.count() > RESERVED_MAX;
         let finding = match records.options.relay {
+            Some(_) if published.protocol == Protocol::Udp && wide => Finding::Stops(format!(
+                "the forwarder carries UDP of ports that are held: no more than {RESERVED_MAX} of a container"
+            )),
+            Some(_) if published.protocol == Protocol::Udp => {
+                Finding::Passes("the forwarder carries it from the socket that holds the port".to_owned())
+            }
             Some(relay) => Finding::Passes(format!(
                 "element {element} redirects it to the forwarder (port {relay}), which connects to the container"
             )),

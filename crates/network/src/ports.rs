@@ -5,8 +5,8 @@
 //!
 //! A publication of up to [`RESERVED_MAX`] ports is also held by sockets, bound and never
 //! listening ([`reserve`]): a program of the host that wants such a port is told EADDRINUSE, as it
-//! is beside the reference's proxy, instead of listening where nothing will ever arrive. They are
-//! kept by the container's shim and go with it. What that does and does not touch:
+//! is beside the reference's proxy, instead of listening where nothing will ever arrive. The daemon
+//! has them, and binds them again when it is the next one. What that does and does not touch:
 //!
 //! - Packets for a published port never meet these sockets: their destination is rewritten before
 //!   a socket is looked for, for those from outside in prerouting and for the host's own in output.
@@ -15,7 +15,9 @@
 //! - `SO_REUSEADDR` is off in them, because two sockets that both have it may share a port that
 //!   nobody listens on yet. It is on for the moment of binding where nothing but connections in
 //!   TIME_WAIT is in the way.
-//! - A UDP socket collects what no rule took: its buffer has the least size that the kernel has.
+//! - A UDP socket collects what no rule took: its buffer has the least size that the kernel has. That
+//!   of an IPv6 address may be the forwarder's, too, which carries what is rightly there: then it has
+//!   kept the port while there was no daemon.
 
 pub mod listeners;
 
@@ -111,6 +113,12 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// One of UDP that another process has had; `None` if it is not bound.
+    pub fn udp(socket: OwnedFd) -> Option<Reserved> {
+        let at = rustix::net::getsockname(&socket).ok()?.try_into().ok()?;
+        Some(Reserved { protocol: Protocol::Udp, at, socket })
+    }
+
     /// It is one of these ports.
     pub fn is_of(&self, published: &[Published]) -> bool {
         let has = |one: &Published| {
@@ -416,7 +424,7 @@ pub fn publish(
     let before = allocation.taken.len();
     for _ in 0..ATTEMPTS {
         let published = allocation.ask(holder, wanted, binding, &busy)?;
-        match reserve(&published) {
+        match reserve(&published, &mut Vec::new()) {
             Ok(sockets) => return Ok((published, sockets)),
             Err(error) => {
                 allocation.taken.truncate(before);
@@ -440,9 +448,9 @@ pub fn publish(
     Err(Error::Exhausted { of: allocation.ephemeral, protocol: Protocol::Tcp })
 }
 
-/// Binds a socket for each port; none where there are more than [`RESERVED_MAX`]. In the network
-/// namespace of the calling thread.
-pub fn reserve(published: &[Published]) -> Result<Vec<Reserved>, Error> {
+/// Binds a socket for each port that is not among `had`, else takes it from there; none where there
+/// are more than [`RESERVED_MAX`]. In the network namespace of the calling thread.
+pub fn reserve(published: &[Published], had: &mut Vec<Reserved>) -> Result<Vec<Reserved>, Error> {
     let of_the_host = || published.iter().filter(|one| one.host.first != 0);
     if of_the_host().map(|one| one.host.count()).sum::<u32>() > RESERVED_MAX {
         return Ok(Vec::new());
@@ -451,6 +459,10 @@ pub fn reserve(published: &[Published]) -> Result<Vec<Reserved>, Error> {
     for one in of_the_host() {
         for port in ports(one.host) {
             let at = SocketAddr::new(one.address, port);
+            if let Some(own) = had.iter().position(|own| (own.protocol, own.at) == (one.protocol, at)) {
+                sockets.push(had.swap_remove(own));
+                continue;
+            }
             match bound(one.protocol, at) {
                 Ok(socket) => sockets.push(Reserved { protocol: one.protocol, at, socket }),
                 Err(Errno::ADDRINUSE) => {

@@ -22,7 +22,8 @@
 //!   it). In exchange nothing with an address in 127/8 may come in by any link but `lo`: a port
 //!   published there is not reachable from the next machine, nor from a container.
 //! - **::1**, and any IPv6 address of the host where the container has none, is redirected to the
-//!   one forwarder (`relay…`), for TCP.
+//!   one forwarder (`relay…`), for TCP. UDP is left as it is: the forwarder has the socket that holds
+//!   the port. Internal networks, whose packets no map rewrites, are kept from it by rules.
 //! - **Direct routing**: a packet from elsewhere for an address of a NAT-mode subnet is dropped
 //!   before connection tracking, published port or not, as the reference does since version 28.
 //!   Where nothing is masqueraded that would be every answer: there `forward` drops what opens a
@@ -245,7 +246,7 @@ fn publish6(
     {
         translate(all, ["at6", "any6", "ranges6"], published, target);
     }
-    if published.protocol == Protocol::Tcp {
+    if published.protocol != Protocol::Sctp {
         relay(all, published, target.is_some());
     }
 }
@@ -285,7 +286,7 @@ pub fn relayed(network: &Network, endpoint: &Endpoint, options: &Options) -> Vec
     if bridge.mode6 == GatewayMode::Routed {
         return Vec::new();
     }
-    let ports = endpoint.published.iter().filter(|one| one.protocol == Protocol::Tcp);
+    let ports = endpoint.published.iter().filter(|one| one.protocol != Protocol::Sctp);
     ports
         .filter_map(|one| {
             Some((Published { address: relay_address(one, target.is_some())?, ..*one }, reached))

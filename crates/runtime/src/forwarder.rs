@@ -1,11 +1,15 @@
-//! The one process that carries TCP to containers where the kernel cannot rewrite it.
+//! The one process that carries TCP and UDP to containers where the kernel cannot rewrite it.
 //!
 //! A packet for ::1 cannot be sent on to a container: IPv6 has no `route_localnet`, and a container
-//! without IPv6 cannot be sent IPv6 at all. The host's rules redirect both to one listening socket
+//! without IPv6 cannot be sent IPv6 at all. The host's rules redirect TCP to one listening socket
 //! here; the address that was meant is the connection's original destination
 //! (`IP6T_SO_ORIGINAL_DST`), and a table says which container that is. Bytes go through pipes by
-//! splice(2) and are never seen. UDP is not carried: a redirected datagram does not tell what its
-//! destination was.
+//! splice(2) and are never seen.
+//!
+//! A redirected datagram does not tell what its destination was, so UDP is not redirected: it arrives
+//! at the socket by which the daemon holds the published port, and the forwarder has a copy of that
+//! one ([`datagrams`]). With it the port stays held while no daemon runs, and the next one gets it
+//! from here.
 //!
 //! There is one for the whole host, whatever is published. It is forked from the spawner when it is
 //! first needed and outlives daemons, so connections do:
@@ -15,7 +19,10 @@
 //!     │── connects ───────────────────────────────────►│  any number of times
 //!     │◄── hello {version, pid, port} ─────────────────│
 //!     │── open, shut, replace {targets} ──────────────►│  shut ends the connections of a target
+//!     │── carry {targets} + UDP sockets ──────────────►│  (since 2)
 //!     │◄── done ───────────────────────────────────────│  once for each; new connections see it
+//!     │── give {from} ────────────────────────────────►│  (since 2)
+//!     │◄── given + the UDP sockets from that number on │  without any: there are no more
 //!     │── retire ─────────────────────────────────────►│  takes no more, leaves with its last one
 //! ```
 //!
@@ -25,15 +32,17 @@
 //! than one round takes goes to the end of the queue.
 
 mod client;
+mod datagrams;
 mod stream;
 mod table;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use hull_sys::{During, Errno};
+use hull_sys::{During, Errno, socket};
 use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -44,11 +53,12 @@ pub use table::Target;
 
 use crate::protocol::{self, Received, Role};
 use crate::spawner::{inode, watch_folder};
+use datagrams::Datagrams;
 use stream::{Pumped, Stream};
 use table::Table;
 
 /// Counts the additions to the words below.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Daemons that are connected at a time; there is one, or two for a moment.
@@ -56,7 +66,7 @@ const DAEMONS_MAX: usize = 16;
 /// Targets that the table has room for.
 const TARGETS_MAX: usize = 1 << 17;
 /// Descriptors of one connection: two sockets, two pipes.
-const DESCRIPTORS: u64 = 6;
+const DESCRIPTORS: usize = 6;
 
 /// What is said to the forwarder. Words are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +84,14 @@ pub(crate) enum ToForwarder {
         #[serde(default)]
         more: bool,
     },
+    /// Of UDP, with the socket of each.
+    Carry {
+        targets: Vec<Target>,
+    },
+    /// Asks for the sockets of UDP, but for the first ones.
+    Give {
+        from: usize,
+    },
     Retire,
     #[serde(other)]
     Unknown,
@@ -90,6 +108,8 @@ pub(crate) enum FromForwarder {
         port: u16,
     },
     Done,
+    /// With as many sockets as there are, at most [`socket::MAX_FDS`].
+    Given,
     #[serde(other)]
     Unknown,
 }
@@ -120,9 +140,11 @@ pub(crate) fn run(path: PathBuf, given: Vec<(Role, OwnedFd)>) -> i32 {
 const LISTENER: u64 = 0;
 const SERVICE: u64 = 1;
 const FOLDER: u64 = 2;
-/// Daemons have the numbers from here to [`FIRST_STREAM`]; a stream has two, one for each side.
+/// Daemons have the numbers from here to [`FIRST_STREAM`]; a stream has two, one for each side. Ports
+/// and flows of UDP have those from [`FIRST_DATAGRAM`] on.
 const FIRST_DAEMON: u64 = 16;
 const FIRST_STREAM: u64 = 1 << 32;
+const FIRST_DATAGRAM: u64 = 1 << 62;
 
 struct Forwarder {
     path: PathBuf,
@@ -142,6 +164,7 @@ struct Forwarder {
     streams: HashMap<u64, Stream>,
     /// Streams that had more to move when their round was over.
     unfinished: VecDeque<u64>,
+    datagrams: Datagrams,
     next_daemon: u64,
     next_stream: u64,
     most: usize,
@@ -153,8 +176,11 @@ impl Forwarder {
             .and_then(SocketAddrV6::try_from)
             .during("getsockname", || "the listening socket")?;
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let room = files.map_or(u64::MAX, |files| files.saturating_sub(64)) / DESCRIPTORS;
-        let most = usize::try_from(room).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX);
+        // What is left besides is for daemons, and for what they send at a time.
+        let files = usize::try_from(files.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).saturating_sub(64);
+        let [ports, flows] =
+            [datagrams::PORTS_MAX, datagrams::FLOWS_MAX].map(|most| (files / 8).clamp(1, most));
+        let most = ((files - ports - flows) / DESCRIPTORS).clamp(1, CONNECTIONS_MAX);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).during("epoll_create1", || "")?;
         let folder = watch_folder(&path)?;
         for (fd, data) in [(&listener, LISTENER), (&service, SERVICE), (&folder, FOLDER)] {
@@ -177,6 +203,7 @@ impl Forwarder {
             coming: Vec::new(),
             streams: HashMap::new(),
             unfinished: VecDeque::new(),
+            datagrams: Datagrams::new(FIRST_DATAGRAM, ports, flows),
             next_daemon: FIRST_DAEMON,
             next_stream: FIRST_STREAM,
             most,
@@ -188,9 +215,10 @@ impl Forwarder {
         while self.service.is_some() || !self.streams.is_empty() {
             let mut events = Vec::with_capacity(64);
             // What is unfinished goes on, but not before others have had their turn.
-            let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-            let limit = (!self.unfinished.is_empty()).then_some(&none);
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit) {
+            let limit =
+                if self.unfinished.is_empty() { self.datagrams.limit() } else { Some(Duration::ZERO) };
+            let limit = limit.and_then(|limit| rustix::time::Timespec::try_from(limit).ok());
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno).during("epoll_wait", || "the forwarder's sources"),
             }
@@ -199,6 +227,7 @@ impl Forwarder {
                     LISTENER => self.accept(),
                     SERVICE => self.welcome(),
                     FOLDER => self.look_for_socket(),
+                    number if number >= FIRST_DATAGRAM => self.datagrams.pump(&self.epoll, number),
                     number if number >= FIRST_STREAM => self.pump(number & !1),
                     number => self.hear(number),
                 }
@@ -208,6 +237,7 @@ impl Forwarder {
                     self.pump(number);
                 }
             }
+            self.datagrams.sweep(Instant::now());
         }
         Ok(())
     }
@@ -224,6 +254,7 @@ impl Forwarder {
     fn retire(&mut self) {
         if self.service.take().is_some() {
             self.stop_accepting();
+            self.datagrams.retain(&self.epoll, |_| false);
             if inode(&self.path) == self.inode {
                 let _ = rustix::fs::unlink(&self.path);
             }
@@ -247,8 +278,15 @@ impl Forwarder {
     fn hear(&mut self, number: u64) {
         while let Some(daemon) = self.daemons.get(&number) {
             match protocol::receive(daemon) {
-                Ok(Received::Message(message, _)) => {
-                    self.heed(message);
+                Ok(Received::Message(ToForwarder::Give { from }, _)) => {
+                    let some = self.datagrams.sockets().skip(from).take(socket::MAX_FDS);
+                    let some: Vec<BorrowedFd<'_>> = some.map(AsFd::as_fd).collect();
+                    if protocol::send(daemon, &FromForwarder::Given, &some).is_err() {
+                        self.daemons.remove(&number);
+                    }
+                }
+                Ok(Received::Message(message, sockets)) => {
+                    self.heed(message, sockets);
                     let Some(daemon) = self.daemons.get(&number) else { return };
                     if protocol::send(daemon, &FromForwarder::Done, &[]).is_err() {
                         self.daemons.remove(&number);
@@ -260,25 +298,35 @@ impl Forwarder {
         }
     }
 
-    fn heed(&mut self, message: ToForwarder) {
+    fn heed(&mut self, message: ToForwarder, sockets: Vec<OwnedFd>) {
         match message {
             ToForwarder::Open { targets } => {
                 if self.table.len() + targets.len() <= TARGETS_MAX {
                     targets.into_iter().for_each(|target| self.table.open(target));
                 }
             }
-            ToForwarder::Shut { targets } => targets.iter().for_each(|target| self.table.shut(target)),
+            ToForwarder::Shut { targets } => {
+                targets.iter().for_each(|target| self.table.shut(target));
+                self.datagrams.retain(&self.epoll, |target| !targets.contains(target));
+            }
+            ToForwarder::Carry { targets } => {
+                for (target, socket) in targets.into_iter().zip(sockets) {
+                    self.datagrams.carry(&self.epoll, target, socket);
+                }
+            }
             ToForwarder::Replace { targets, more } => {
                 if self.coming.len() + targets.len() <= TARGETS_MAX {
                     self.coming.extend(targets);
                 }
                 if !more {
                     self.table = Table::default();
-                    std::mem::take(&mut self.coming).into_iter().for_each(|target| self.table.open(target));
+                    let all: HashSet<Target> = std::mem::take(&mut self.coming).into_iter().collect();
+                    self.datagrams.retain(&self.epoll, |target| all.contains(target));
+                    all.into_iter().for_each(|target| self.table.open(target));
                 }
             }
             ToForwarder::Retire => self.retire(),
-            ToForwarder::Unknown => {}
+            ToForwarder::Give { .. } | ToForwarder::Unknown => {}
         }
         let table = &self.table;
         let over = |(number, stream): (&u64, &Stream)| (!table.has(&stream.target)).then_some(*number);

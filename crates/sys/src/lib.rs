@@ -9,6 +9,7 @@
 pub mod bpf;
 pub mod cred;
 pub mod datagram;
+pub mod datagram6;
 pub mod error;
 pub mod memfd;
 pub mod mount;

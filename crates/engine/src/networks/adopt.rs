@@ -79,11 +79,12 @@ pub(crate) fn adopt(services: &Services) -> Result<()> {
     let listed = shim::list(services.exec_root(), Kind::Container);
     let ids =
         listed.map_err(|source| Error::System { doing: "list the shims' folders".to_owned(), source })?;
+    let mut found = services.wiring.relay.find(services);
     let mut ports = services.wiring.ports();
     for id in ids {
         let endpoints = noted(services.exec_root(), &id);
         for endpoint in &endpoints {
-            ports.adopt(&id, &endpoint.published);
+            ports.adopt(&id, &endpoint.published, &mut found);
         }
         services.networks.adopt(endpoints);
     }

@@ -3,13 +3,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hull_network::driver::DefaultRoute;
 use hull_network::nft::foreign;
 use hull_network::ports::{self, Allocation, Binding, HostPorts, Reach, Reserved, Wanted};
-use hull_network::record::{Attachment, Bridge, Driver, Endpoint, GatewayMode, Network, Published};
+use hull_network::record::{Attachment, Bridge, Driver, Endpoint, GatewayMode, Network, Protocol, Published};
 
 use super::claim::Place;
 use super::plug::patiently;
@@ -39,13 +40,27 @@ impl Ports {
     }
 
     /// Those that a container has had since before this daemon.
-    pub(super) fn adopt(&mut self, container: &str, published: &[Published]) {
+    /// `found` are sockets of the forwarder's, which has kept some ports meanwhile.
+    pub(super) fn adopt(&mut self, container: &str, published: &[Published], found: &mut Vec<Reserved>) {
         self.allocation.hold(container, published);
-        match ports::reserve(published) {
+        match ports::reserve(published, found) {
             Ok(sockets) => self.held.entry(container.to_owned()).or_default().extend(sockets),
             // Somebody took it while no daemon ran; the rules lead to the container all the same.
             Err(error) => tracing::warn!(container, %error, "a published port is not held"),
         }
+    }
+
+    /// A copy of the socket that holds a port of UDP at this address of the host, or at all of them.
+    pub(super) fn datagrams(&self, address: Ipv6Addr, port: u16) -> Option<OwnedFd> {
+        let found = self.held.values().flatten().find(|held| match held.at {
+            SocketAddr::V6(at) => {
+                held.protocol == Protocol::Udp
+                    && at.port() == port
+                    && (*at.ip() == address || at.ip().is_unspecified())
+            }
+            SocketAddr::V4(_) => false,
+        });
+        found.and_then(|held| held.socket.try_clone().ok())
     }
 
     fn release(&mut self, container: &str, published: &[Published]) {
@@ -171,6 +186,8 @@ pub(super) fn publish(
     let published = if !had.is_empty() && ports::fits(&wanted, &binding, &had) {
         had
     } else {
+        // The forwarder has copies of the sockets.
+        services.wiring.relay.let_go(services, &services.networks.places(&record.id));
         release(services, &record.id, &had);
         for place in places.iter() {
             services.networks.update(&place.endpoint);

@@ -1,15 +1,20 @@
-//! The one forwarder of the host, which carries what the kernel cannot rewrite: TCP to ::1, and to
-//! IPv6 addresses of the host for containers that have none.
+//! The one forwarder of the host, which carries what the kernel cannot rewrite: TCP and UDP to ::1,
+//! and to IPv6 addresses of the host for containers that have none.
 //!
 //! It is started by the first publication that needs it and outlives daemons. Whenever one is found
 //! or started it is told everything that is published now, and from then on what changes. When it
 //! dies another is started ([`watch`]), and the rules lead there. Without it everything else goes on.
+//!
+//! Of UDP it gets copies of the sockets that hold the published ports. They are told to be let go
+//! before a port is free for others, and the next daemon finds them there ([`Relay::find`]).
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use hull_network::ports::{RESERVED_MAX, Reserved};
+use hull_network::record::{Protocol, Published};
 use hull_network::rules;
 use hull_runtime::forwarder::{self, Client, Target};
 use tokio::sync::Notify;
@@ -62,7 +67,10 @@ impl Relay {
         }
         let known = self.lock().is_some();
         if known {
-            tell(&mut self.lock(), |client| client.open(&targets));
+            tell(&mut self.lock(), |client| {
+                client.open(&targets)?;
+                client.carry(&sockets(services, &targets))
+            });
         } else {
             self.start(services);
         }
@@ -88,21 +96,46 @@ impl Relay {
         }
     }
 
+    /// What is said to their sockets of UDP is carried no more, and others can have the ports. Blocks.
+    pub(super) fn let_go(&self, services: &Services, places: &[Place]) {
+        let mut targets = targets(services, places);
+        targets.retain(|target| target.udp);
+        if !targets.is_empty() {
+            tell(&mut self.lock(), |client| client.shut(&targets));
+        }
+    }
+
+    /// Finds the last daemon's forwarder, if there is one, and gives what it has kept of ports of UDP.
+    /// Blocks.
+    pub(super) fn find(&self, services: &Services) -> Vec<Reserved> {
+        let found = || -> std::result::Result<_, forwarder::Error> {
+            let Some(client) = Client::adopt(services.exec_root())? else { return Ok(Vec::new()) };
+            let sockets = client.carried()?;
+            *self.lock() = Some(client);
+            Ok(sockets)
+        };
+        let sockets = found().unwrap_or_else(|error| {
+            tracing::error!(%error, "the last daemon's forwarder does not answer");
+            Vec::new()
+        });
+        sockets.into_iter().filter_map(Reserved::udp).collect()
+    }
+
     /// Tells the forwarder of the last daemon, or another one, what is published by now: be it
     /// nothing. The rules are made afterwards. Blocks.
     pub(super) fn adopt(&self, services: &Services) {
         let targets = targets(services, &services.networks.all_places());
-        let found = match Client::adopt(services.exec_root()) {
-            Ok(None) if targets.is_empty() => return,
-            Ok(Some(client)) => Ok(client),
-            Ok(None) => client(services),
-            Err(error) => Err(failed(error)),
+        let known = self.lock().take();
+        let found = match known {
+            None if targets.is_empty() => return,
+            Some(client) => Ok(client),
+            None => client(services),
         };
         match found {
             Ok(client) => {
                 let mut own = self.lock();
                 *own = Some(client);
-                tell(&mut own, |client| client.replace(&targets));
+                replace(&mut own, services, &targets);
                 self.another.notify_one();
             }
             Err(error) => tracing::error!(%error, "published ports cannot be reached at ::1"),
@@ -130,7 +163,7 @@ impl Relay {
         }
         let mut own = self.lock();
         let targets = targets(services, &services.networks.all_places());
-        tell(&mut own, |client| client.replace(&targets));
+        replace(&mut own, services, &targets);
     }
 
     /// Starts another one where this one has gone and is needed.
@@ -165,6 +198,13 @@ impl Relay {
 fn client(services: &Services) -> Result<Client> {
     let spawner = services.spawner.client_blocking()?;
     Client::adopt_or_start(&spawner, services.exec_root()).map_err(failed)
+}
+
+fn replace(own: &mut Option<Client>, services: &Services, targets: &[Target]) {
+    tell(own, |client| {
+        client.replace(targets)?;
+        client.carry(&sockets(services, targets))
+    });
 }
 
 fn tell(own: &mut Option<Client>, say: impl FnOnce(&Client) -> std::result::Result<(), forwarder::Error>) {
@@ -237,10 +277,29 @@ fn targets(services: &Services, places: &[Place]) -> Vec<Target> {
     // Where the forwarder listens does not matter here, and may be asked under its lock.
     let options = rules::Options { ipv6: services.networks.defaults().rules6, ..rules::Options::default() };
     let relayed = |place: &Place| rules::relayed(&place.record.network, &place.endpoint, &options);
-    let target = |(published, to): (hull_network::record::Published, IpAddr)| {
-        let IpAddr::V6(address) = published.address else { return None };
-        let (first, last, port) = (published.host.first, published.host.last, published.container.first);
-        (first != 0).then_some(Target { address, first, last, to, port })
-    };
-    places.iter().flat_map(relayed).filter_map(target).collect()
+    places.iter().flat_map(relayed).flat_map(|(published, to)| wanted(&published, to)).collect()
+}
+
+/// What the forwarder is told of one publication. UDP goes by sockets: there is one a port, and none
+/// where ports are too many.
+fn wanted(published: &Published, to: IpAddr) -> Vec<Target> {
+    let IpAddr::V6(address) = published.address else { return Vec::new() };
+    let (first, last, port) = (published.host.first, published.host.last, published.container.first);
+    let udp = published.protocol == Protocol::Udp;
+    let target = Target { address, first, last, to, port, udp };
+    if first == 0 || (udp && published.host.count() > RESERVED_MAX) {
+        return Vec::new();
+    }
+    if !udp {
+        return vec![target];
+    }
+    let one = |(host, port)| Target { first: host, last: host, port, ..target };
+    (first..=last).zip(published.container.first..=published.container.last).map(one).collect()
+}
+
+/// Those of UDP whose ports are held, with the sockets.
+fn sockets(services: &Services, targets: &[Target]) -> Vec<(Target, OwnedFd)> {
+    let ports = services.wiring.ports();
+    let of_udp = targets.iter().filter(|target| target.udp);
+    of_udp.filter_map(|target| Some((*target, ports.datagrams(target.address, target.first)?))).collect()
 }

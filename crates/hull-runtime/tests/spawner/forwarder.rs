@@ -15,7 +15,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 const MUCH: usize = 16 << 20;
 
 fn target(first: u16, last: u16, port: u16) -> Target {
-    Target { address: Ipv6Addr::LOCALHOST, first, last, to: IpAddr::V4(Ipv4Addr::LOCALHOST), port }
+    Target {
+        address: Ipv6Addr::LOCALHOST,
+        first,
+        last,
+        to: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port,
+        udp: false,
+    }
 }
 
 /// A host of its own, with ports 80 to 99 of ::1 redirected.

@@ -8,6 +8,7 @@ mod exec;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod forwarder;
+mod forwarder_udp;
 mod hostile;
 mod house;
 mod keep;

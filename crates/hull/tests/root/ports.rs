@@ -255,7 +255,7 @@ fn a_connect_that_fails_leaves_a_container_its_ports() {
 }
 
 /// The pids of this machine's forwarders.
-fn forwarders(host: &Host) -> Vec<u32> {
+pub(crate) fn forwarders(host: &Host) -> Vec<u32> {
     let mut pids = host.processes();
     pids.retain(|pid| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -264,7 +264,7 @@ fn forwarders(host: &Host) -> Vec<u32> {
     pids
 }
 
-fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

@@ -52,8 +52,9 @@ fn a_published_port_is_there_at_every_address_of_the_host() {
         // By the forwarder.
         tcp(&here, &format!("[::1]:{port}"));
         tcp(&here, &format!("[2001:db8:1::1]:{port}"));
+        udp(&here, &format!("[::1]:{port}"));
+        udp(&here, &format!("[2001:db8:1::1]:{port}"));
     }
-    udp(&here, "[2001:db8:1::1]:8081");
     // What is bound to one address is there and nowhere else.
     run(&host, "one", &["-p", "192.0.2.1:8082:80", "-p", "192.0.2.1:8082:80/udp"]);
     container(&host, "one", &[80]);

@@ -16,6 +16,7 @@ const ETHER_IPV4: u32 = 0x0800;
 const ETHER_IPV6: u32 = 0x86dd;
 const ETHER_ARP: u32 = 0x0806;
 const TCP: u32 = 6;
+const UDP: u32 = 17;
 const ICMP: u32 = 1;
 const ICMP6: u32 = 58;
 const ICMP_REDIRECT: u32 = 5;
@@ -190,9 +191,17 @@ fn publish(options: &Options) -> Vec<Chain> {
         let tcp = Statement::Match(TransportProtocol, Test::Number(TCP));
         Some(rule("to the forwarder", vec![ipv6(), tcp, is_in(key, set), Statement::Redirect(port)]))
     };
+    let left_alone = |set| {
+        options.relay?;
+        let udp = Statement::Match(TransportProtocol, Test::Number(UDP));
+        let found = is_in(&at(Destination6), set);
+        Some(rule("to the forwarder's own socket", vec![ipv6(), udp, found, accept()]))
+    };
     // ::1 before the maps that know any address.
-    rules.extend(relay(&at(Destination6), "relay-at"));
-    rules.extend(relay(&at(Destination6), "relay-ranges"));
+    for set in ["relay-at", "relay-ranges"] {
+        rules.extend(relay(&at(Destination6), set));
+        rules.extend(left_alone(set));
+    }
     rules.push(dnat(true, at(Destination6), "at6"));
     rules.push(dnat(true, any(), "any6"));
     rules.push(dnat(true, at(Destination6), "ranges6"));
@@ -216,26 +225,32 @@ fn publish(options: &Options) -> Vec<Chain> {
         base("publish", Kind::Nat, Point::Prerouting, -100, [inside, local()].concat()),
         base("publish-here", Kind::Nat, Point::Output, -100, local()),
     ];
-    if let Some(port) = options.relay {
-        let to_it = || {
-            vec![
-                Statement::Match(TransportProtocol, Test::Number(TCP)),
-                Statement::Match(DestinationPort, Test::Number(port.into())),
-            ]
-        };
-        let redirected = Statement::Match(Subject::Status, Test::AnyOf(DNAT));
-        chains.push(base(
-            "receive",
-            Kind::Filter,
-            Point::Input,
-            0,
-            vec![
-                rule("redirected to the forwarder", [to_it(), vec![redirected, accept()]].concat()),
-                rule("the forwarder is nobody's own address", [to_it(), vec![drop_it()]].concat()),
-            ],
-        ));
-    }
+    chains.extend(options.relay.map(receive));
     chains
+}
+
+/// What comes to the forwarder, at its own port and, of UDP, at the published ones.
+fn receive(port: u16) -> Chain {
+    use Subject::{Destination6, DestinationPort, TransportProtocol};
+    let to_it = || {
+        vec![
+            Statement::Match(TransportProtocol, Test::Number(TCP)),
+            Statement::Match(DestinationPort, Test::Number(port.into())),
+        ]
+    };
+    let redirected = Statement::Match(Subject::Status, Test::AnyOf(DNAT));
+    let mut rules = vec![
+        rule("redirected to the forwarder", [to_it(), vec![redirected, accept()]].concat()),
+        rule("the forwarder is nobody's own address", [to_it(), vec![drop_it()]].concat()),
+    ];
+    let at = || vec![TransportProtocol, Destination6, DestinationPort];
+    let any = vec![TransportProtocol, DestinationPort];
+    for (set, key) in [("relay-at", at()), ("relay-ranges", at()), ("relay-any", any)] {
+        let udp = Statement::Match(TransportProtocol, Test::Number(UDP));
+        let inside = is_in(&[Subject::InLink], "internal");
+        rules.push(rule("internal networks", vec![ipv6(), udp, inside, is_in(&key, set), drop_it()]));
+    }
+    base("receive", Kind::Filter, Point::Input, 0, rules)
 }
 
 /// Who may go where.

@@ -231,7 +231,9 @@ fn the_frame() {
             meta nfproto ipv4 dnat ip to meta l4proto . th dport map @any4 comment "published"
             meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @ranges4 comment "published"
             meta nfproto ipv6 meta l4proto 6 meta l4proto . ip6 daddr . th dport @relay-at redirect to :999 comment "to the forwarder"
+            meta nfproto ipv6 meta l4proto 17 meta l4proto . ip6 daddr . th dport @relay-at accept comment "to the forwarder's own socket"
             meta nfproto ipv6 meta l4proto 6 meta l4proto . ip6 daddr . th dport @relay-ranges redirect to :999 comment "to the forwarder"
+            meta nfproto ipv6 meta l4proto 17 meta l4proto . ip6 daddr . th dport @relay-ranges accept comment "to the forwarder's own socket"
             meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @at6 comment "published"
             meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @any6 comment "published"
             meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @ranges6 comment "published"
@@ -250,6 +252,9 @@ fn the_frame() {
             type filter hook input priority 0; policy accept;
             meta l4proto 6 th dport 999 ct status dnat accept comment "redirected to the forwarder"
             meta l4proto 6 th dport 999 drop comment "the forwarder is nobody's own address"
+            meta nfproto ipv6 meta l4proto 17 iifname @internal meta l4proto . ip6 daddr . th dport @relay-at drop comment "internal networks"
+            meta nfproto ipv6 meta l4proto 17 iifname @internal meta l4proto . ip6 daddr . th dport @relay-ranges drop comment "internal networks"
+            meta nfproto ipv6 meta l4proto 17 iifname @internal meta l4proto . th dport @relay-any drop comment "internal networks"
           }
           chain linked {
             meta nfproto ipv6 meta l4proto 58 icmpv6 type 135 accept comment "who has this address"
@@ -404,6 +409,7 @@ fn ports_of_an_ipv4_network() {
             open: "br0" . "br0"
             protected4: 172.17.0.0/16
             relay-any: tcp . 80
+            relay-any: udp . 53
             relay-at: tcp . ::1 . 81
         "#]],
     );

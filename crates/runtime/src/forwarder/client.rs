@@ -110,12 +110,36 @@ impl Client {
         targets.chunks(CHUNK).try_for_each(|some| self.ask(&ToForwarder::Open { targets: some.to_vec() }))
     }
 
+    /// What arrives at these sockets of UDP is carried to their targets, each of one port. Replaces what
+    /// was carried there to another one.
+    pub fn carry(&self, ports: &[(Target, OwnedFd)]) -> Result<(), Error> {
+        ports.chunks(socket::MAX_FDS).try_for_each(|some| {
+            let sockets: Vec<BorrowedFd<'_>> = some.iter().map(|(_, socket)| socket.as_fd()).collect();
+            let targets = some.iter().map(|(target, _)| *target).collect();
+            self.ask_with(&ToForwarder::Carry { targets }, &sockets)
+        })
+    }
+
+    /// Copies of all sockets that it carries from.
+    pub fn carried(&self) -> Result<Vec<OwnedFd>, Error> {
+        let mut all = Vec::new();
+        loop {
+            protocol::send(&self.socket, &ToForwarder::Give { from: all.len() }, &[])?;
+            match protocol::receive(&self.socket)? {
+                Received::Message(FromForwarder::Given, some) if some.is_empty() => return Ok(all),
+                Received::Message(FromForwarder::Given, some) => all.extend(some),
+                _ => return Err(Error::Silent),
+            }
+        }
+    }
+
     /// No more are taken, and those that there are end.
     pub fn shut(&self, targets: &[Target]) -> Result<(), Error> {
         targets.chunks(CHUNK).try_for_each(|some| self.ask(&ToForwarder::Shut { targets: some.to_vec() }))
     }
 
-    /// These and no others: connections of all others end.
+    /// These and no others: connections of all others end. Those of UDP that are not carried yet are
+    /// to be told by [`Client::carry`] besides.
     pub fn replace(&self, targets: &[Target]) -> Result<(), Error> {
         let mut left = targets;
         loop {
@@ -134,7 +158,11 @@ impl Client {
     }
 
     fn ask(&self, message: &ToForwarder) -> Result<(), Error> {
-        protocol::send(&self.socket, message, &[])?;
+        self.ask_with(message, &[])
+    }
+
+    fn ask_with(&self, message: &ToForwarder, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        protocol::send(&self.socket, message, sockets)?;
         match protocol::receive(&self.socket)? {
             Received::Message(FromForwarder::Done, _) => Ok(()),
             _ => Err(Error::Silent),

@@ -16,6 +16,9 @@ pub struct Target {
     pub to: IpAddr,
     /// The container's port for `first`; the following ones follow. Never past 65535.
     pub port: u16,
+    /// UDP, of one port; else TCP.
+    #[serde(default)]
+    pub udp: bool,
 }
 
 /// Single ports are looked up, ranges are few and gone through.
@@ -30,11 +33,11 @@ impl Table {
         self.single.len() + self.ranges.len()
     }
 
-    /// What is already there for the same ports is replaced. A target that makes no sense is passed
-    /// over.
+    /// What is already there for the same ports is replaced. A target that makes no sense, or is not
+    /// of TCP, is passed over.
     pub(super) fn open(&mut self, target: Target) {
         let count = target.last.checked_sub(target.first);
-        if count.and_then(|count| target.port.checked_add(count)).is_none() {
+        if target.udp || count.and_then(|count| target.port.checked_add(count)).is_none() {
             return;
         }
         if target.first == target.last {
@@ -72,7 +75,7 @@ mod tests {
 
     fn target(address: &str, first: u16, last: u16, to: &str) -> Target {
         let to: SocketAddr = to.parse().unwrap();
-        Target { address: address.parse().unwrap(), first, last, to: to.ip(), port: to.port() }
+        Target { address: address.parse().unwrap(), first, last, to: to.ip(), port: to.port(), udp: false }
     }
 
     #[test]
@@ -83,7 +86,8 @@ mod tests {
         let range = target("::1", 9000, 9009, "[fd00::2]:1000");
         let absurd = target("::", 7, 3, "172.17.0.9:1");
         let beyond = target("::", 20_000, 30_000, "172.17.0.9:60000");
-        for one in [web, own, range, absurd, beyond] {
+        let dns = Target { udp: true, ..target("::", 53, 53, "172.17.0.9:53") };
+        for one in [web, own, range, absurd, beyond, dns] {
             table.open(one);
         }
         assert_eq!(table.len(), 3);
