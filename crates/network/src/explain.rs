@@ -380,6 +380,45 @@ mod tests {
     }
 
     #[test]
+    fn udp_is_carried_from_ports_that_are_held() {
+        let mut web = web();
+        let wide = PortRange { first: 1000, last: 1256 };
+        web.published = vec![
+            published(Protocol::Udp, "::", PortRange::one(53), PortRange::one(53)),
+            published(Protocol::Udp, "::", wide, wide),
+            published(Protocol::Sctp, "::", PortRange::one(7), PortRange::one(7)),
+        ];
+        for (port, expected) in [
+            (
+                53,
+                expect![[r#"
+            ok    container web publishes [::]:53/udp to its port 53, on network n
+            ok    the forwarder carries it from the socket that holds the port
+            stop  in container web nobody listens at port 53/udp
+        "#]],
+            ),
+            (
+                1100,
+                expect![[r#"
+            ok    container web publishes [::]:1100/udp to its port 1100, on network n
+            stop  the forwarder carries UDP of ports that are held: no more than 256 of a container
+            stop  in container web nobody listens at port 1100/udp
+        "#]],
+            ),
+            (
+                7,
+                expect![[r#"
+            ok    container web publishes [::]:7/sctp to its port 7, on network n
+            stop  the container has no IPv6 address, and the forwarder carries TCP and UDP only
+            stop  in container web nobody listens at port 7/sctp
+        "#]],
+            ),
+        ] {
+            check(port, &web, &RELAYED, &healthy(), expected);
+        }
+    }
+
+    #[test]
     fn a_port_of_a_routed_network_is_the_containers_own() {
         let mut web = web();
         web.published = vec![published(
