@@ -21,4 +21,5 @@ pub mod store;
 
 pub use config::Config;
 pub use engine::Engine;
-pub use error::{Class, Error, Result, chain};
+pub use error::{Class, Error, Result};
+pub use hull_sys::error::chain;

@@ -38,12 +38,7 @@ pub(crate) trait Of<T> {
 impl<T, E: std::error::Error> Of<T> for std::result::Result<T, E> {
     fn of(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| {
-            let mut message = format!("{}: {error}", what());
-            let mut cause = error.source();
-            while let Some(inner) = cause {
-                message.push_str(&format!(": {inner}"));
-                cause = inner.source();
-            }
+            let message = format!("{}: {}", what(), hull_sys::error::chain(&error));
             Failure::new(message)
         })
     }

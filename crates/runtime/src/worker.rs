@@ -224,12 +224,7 @@ fn perform(work: Work, archive: OwnedFd, root: &OwnedFd) -> Outcome {
 
 /// The whole chain in one line: it crosses a process border and has no type on the other side.
 fn failed(error: &dyn std::error::Error) -> Outcome {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
+    let mut message = hull_sys::error::chain(error);
     message.truncate(message.floor_char_boundary(4096));
     Outcome::Failed { message }
 }

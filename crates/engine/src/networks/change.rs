@@ -318,13 +318,7 @@ pub(crate) fn observe() -> Result<Observed> {
 
 /// What a driver or the kernel said, as the answer.
 pub(super) fn failed(error: impl std::error::Error) -> Error {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    Error::Network(text)
+    Error::Network(crate::chain(&error))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use hull_sys::Errno;
-use hull_sys::error::describe;
+use hull_sys::error::{chain, describe};
 
 use crate::bundle::{StartError, StartErrorKind};
 
@@ -35,14 +35,7 @@ pub(super) fn not_executable(message: impl Into<String>) -> StartError {
 
 /// The host failed us; the whole chain of causes in one line.
 pub(super) fn host(error: &dyn StdError) -> StartError {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        message.push_str(": ");
-        message.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    failure(StartErrorKind::Host, message)
+    failure(StartErrorKind::Host, chain(error))
 }
 
 /// `.or_host()?`, and `.or_invalid(|| "what")?` where the bundle is to blame.

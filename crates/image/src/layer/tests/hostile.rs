@@ -427,14 +427,7 @@ fn limits_hold() {
         let mut limits = Limits::default();
         change(&mut limits);
         let error = apply(&mut &*bytes, std::os::fd::AsFd::as_fd(&root), Mode::Layer, &limits).unwrap_err();
-        let error: &dyn std::error::Error = &error;
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            text.push_str(&format!(": {next}"));
-            cause = next.source();
-        }
-        text
+        hull_sys::error::chain(&error)
     };
     let two = archive(vec![file("a"), file("b")]);
     let text = limited(&two, &|limits| limits.tar.entries = 1);
