@@ -1,6 +1,6 @@
 //! One container, from its creation to its removal.
 
-use hull_engine::containers::requests::{Condition, Remove};
+use hull_engine::containers::requests::{Condition, Remove, Top};
 use hull_engine::containers::settings::{RestartPolicy, Settings};
 use hull_engine::{Class, Error};
 
@@ -166,11 +166,14 @@ async fn processes_and_counters_can_be_read() {
     let host = Host::new().await;
     let engine = host.engine();
     let id = host.run(sh("sleep 1000 & sleep 1000")).await;
-    while within(engine.top(&id, "")).await.unwrap().processes.len() < 2 {
-        tokio::task::yield_now().await;
-    }
-    let top = within(engine.top(&id, "-o pid,args")).await.unwrap();
-    assert!(top.processes.iter().any(|row| row[1] == "sleep 1000"), "{top:?}");
+    // Two shells for a moment.
+    let both = |top: &Top| top.processes.iter().filter(|row| row[1] == "sleep 1000").count() == 2;
+    let become_both = async {
+        while !both(&engine.top(&id, "-o pid,args").await.unwrap()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(become_both).await;
     let stats = within(engine.stats(&id)).await.unwrap();
     assert!(stats.running && stats.cgroup.memory.usage > 0 && stats.cgroup.pids.current >= 2, "{stats:?}");
     within(engine.kill(&id, "9")).await.unwrap();
