@@ -130,6 +130,27 @@ pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     rustix::thread::set_thread_res_uid(uid_t, uid_t, uid_t).during("setresuid", || uid)
 }
 
+/// Runs `then` with this user and group as those that files are made by and looked at as
+/// (setfsuid(2)), and with all effective capabilities, some of which the kernel takes away with the
+/// root user's. Only for a process whose user is root; both come back afterwards.
+pub fn as_file_user<T>(uid: u32, gid: u32, then: impl FnOnce() -> T) -> Result<T> {
+    let set = |uid: u32, gid: u32| {
+        // SAFETY: plain numbers. Both calls give back the former id and no error.
+        unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) }
+    };
+    let sets = capabilities()?;
+    set(uid, gid);
+    // -1 is no id, so this changes nothing and tells what is: the only way to see a refusal.
+    let done = if set(u32::MAX, u32::MAX) == (gid.cast_signed(), uid.cast_signed()) {
+        set_capabilities(sets).map(|()| then())
+    } else {
+        Err(Errno::PERM).during("setfsuid", || format!("{uid}, {gid}"))
+    };
+    set(0, 0);
+    set_capabilities(sets)?;
+    done
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

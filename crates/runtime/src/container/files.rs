@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::{Device, Mount, Spec};
@@ -28,6 +28,15 @@ pub(super) struct Site<'a> {
     pub(super) user_namespace: bool,
     /// A copy of another container's /dev/shm, to be attached instead of a new one.
     pub(super) shared_memory: Option<&'a OwnedFd>,
+    /// For each mount of the spec, in their order: what was taken along for it.
+    pub(super) taken: &'a [Option<Taken>],
+}
+
+/// What a bind mount shows, complete but for its place.
+#[derive(Debug)]
+pub(super) struct Taken {
+    fd: OwnedFd,
+    folder: bool,
 }
 
 /// Where POSIX' shared memory is (shm_overview(7)).
@@ -85,8 +94,8 @@ const LINKS: [(&str, &str); 6] = [
 /// All mounts of the spec in their order, kernel settings, then /dev.
 pub(super) fn build(site: &Site<'_>) -> Result<()> {
     let mut settings = Settings::of(site.spec);
-    for entry in &site.spec.mounts {
-        let made = mount_entry(site, entry)?;
+    for (index, entry) in site.spec.mounts.iter().enumerate() {
+        let made = mount_entry(site, entry, site.taken.get(index).and_then(Option::as_ref))?;
         if let (Some(made), "proc") = (made, &*entry.kind) {
             settings.try_through(made);
         }
@@ -101,7 +110,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<()> {
 }
 
 /// Gives the root folder of a new file system.
-fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<Option<Handle>> {
+fn mount_entry(site: &Site<'_>, entry: &Mount, taken: Option<&Taken>) -> Result<Option<Handle>> {
     let options = options::parse(&entry.kind, &entry.options);
     let path = entry.destination.as_path();
     if !entry.uid_mappings.is_empty() || !entry.gid_mappings.is_empty() {
@@ -111,7 +120,7 @@ fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<Option<Handle>> {
         return Err(invalid(format!("mount {}: tmpcopyup is not supported", path.display())));
     }
     if options.bind.is_some() {
-        return bind_entry(site, entry, &options).map(|()| None);
+        return bind_entry(site, entry, &options, taken).map(|()| None);
     }
     if matches!(&*entry.kind, "cgroup" | "cgroup2") {
         return cgroup_view(site, path, &options).map(|()| None);
@@ -146,13 +155,40 @@ fn mount_entry(site: &Site<'_>, entry: &Mount) -> Result<Option<Handle>> {
     made.or_invalid(|| format!("error mounting {:?} to rootfs at {:?}", entry.source, path.to_string_lossy()))
 }
 
-fn bind_entry(site: &Site<'_>, entry: &Mount, options: &Options) -> Result<()> {
-    let path = entry.destination.as_path();
+/// How the reference begins what it says of a mount that fails.
+fn mounting(entry: &Mount) -> String {
+    format!("error mounting {:?} to rootfs at {:?}", entry.source, entry.destination.to_string_lossy())
+}
+
+/// Whether the source of a bind mount is a folder.
+fn is_folder(entry: &Mount) -> Result<bool> {
+    match rustix::fs::stat(&*entry.source) {
+        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_dir()),
+        Err(errno) => Err(invalid(format!("{}: stat {}: {}", mounting(entry), entry.source, go_text(errno)))),
+    }
+}
+
+/// Takes what a bind mount shows out of the mount namespace that this process is in, for one in
+/// the user namespace `users`.
+pub(super) fn take(entry: &Mount, users: BorrowedFd<'_>) -> Result<Option<Taken>> {
+    let options = options::parse(&entry.kind, &entry.options);
+    let Some(recursive) = options.bind else { return Ok(None) };
     let source = Path::new(&entry.source);
-    let what = || format!("error mounting {:?} to rootfs at {:?}", entry.source, path.to_string_lossy());
-    let folder = match rustix::fs::stat(source) {
-        Ok(stat) => FileType::from_raw_mode(stat.st_mode).is_dir(),
-        Err(errno) => return Err(invalid(format!("{}: stat {}: {}", what(), entry.source, go_text(errno)))),
+    let folder = is_folder(entry)?;
+    let fd = mount::copy(source, recursive).or_invalid(|| mounting(entry))?;
+    if let Some(recursive) = options.idmap {
+        super::users::map(&fd, users, recursive, source)?;
+    }
+    mounts::change(&fd, &options).or_invalid(|| mounting(entry))?;
+    Ok(Some(Taken { fd, folder }))
+}
+
+fn bind_entry(site: &Site<'_>, entry: &Mount, options: &Options, taken: Option<&Taken>) -> Result<()> {
+    let path = entry.destination.as_path();
+    let what = || mounting(entry);
+    let folder = match taken {
+        Some(taken) => taken.folder,
+        None => is_folder(entry)?,
     };
     let place =
         if folder { site.root.create_dirs(path, FOLDER) } else { site.root.create_file(path, FILE, FOLDER) };
@@ -172,7 +208,13 @@ fn bind_entry(site: &Site<'_>, entry: &Mount, options: &Options) -> Result<()> {
     if place.is_dir().or_host()? != folder {
         return Err(mismatch(&place.magic_path()));
     }
-    mounts::bind(site.api, site.root, (&place, path), Source::Host(source), options).or_invalid(what)
+    match taken {
+        Some(taken) => mount::attach(&taken.fd, &place).or_invalid(what),
+        None => {
+            let source = Source::Host(Path::new(&entry.source));
+            mounts::bind(site.api, site.root, (&place, path), source, options).or_invalid(what)
+        }
+    }
 }
 
 /// The container's own cgroup and nothing else: on v2 its folder, on v1 and hybrid hosts a tmpfs

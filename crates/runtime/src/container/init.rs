@@ -17,6 +17,7 @@ use rustix::fs::Mode;
 use super::failure::{OrFail, Result, invalid};
 use super::files::{self, Site};
 use super::sync::{self, Message};
+use super::users::Luggage;
 use super::{StartOptions, Streams, mounts, program, reaper, rootfs};
 use crate::bundle::{Bundle, StartError};
 use crate::cgroup::{Cgroup, Join, Mode as CgroupMode};
@@ -33,6 +34,7 @@ pub(super) struct Init<'a> {
     pub(super) cgroup: &'a Cgroup,
     pub(super) cgroup_mode: CgroupMode,
     pub(super) join: &'a Join,
+    /// The user namespace aside.
     pub(super) made: Namespaces,
     pub(super) sync: &'a OwnedFd,
 }
@@ -47,10 +49,10 @@ impl Drop for NoReturn {
     }
 }
 
-/// Builds the container and runs its program.
-pub(super) fn run(init: &Init<'_>) -> ! {
+/// Builds the container and runs its program; `luggage` is what it brings into a user namespace.
+pub(super) fn run(init: &Init<'_>, luggage: Option<Luggage>) -> ! {
     let _guard = NoReturn;
-    let Err(error) = prepare(init).and_then(|()| launch(init));
+    let Err(error) = prepare(init, luggage).and_then(|()| launch(init));
     fail(init.sync, error)
 }
 
@@ -59,9 +61,17 @@ pub(super) fn fail(sync: &OwnedFd, error: StartError) -> ! {
     process::exit_now(1)
 }
 
-/// Everything up to the container's own root: nothing of the container runs yet.
-fn prepare(init: &Init<'_>) -> Result<()> {
+/// What only the host's root may do: cgroups, out of memory score, limits. Gives warnings.
+pub(super) fn outside(init: &Init<'_>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
+    join_cgroups(init.join)?;
+    program::adjust_oom_score(init.process, &mut warnings)?;
+    program::set_limits(init.process, &mut warnings)?;
+    Ok(warnings)
+}
+
+/// Everything up to the container's own root: nothing of the container runs yet.
+fn prepare(init: &Init<'_>, luggage: Option<Luggage>) -> Result<()> {
     let spec = &init.bundle.spec;
     become_opaque()?;
     if init.bundle.init {
@@ -69,17 +79,24 @@ fn prepare(init: &Init<'_>) -> Result<()> {
     }
     signal::default_disposition(libc_sigpipe());
     signal::block_only(&[]).or_host()?;
-    join_cgroups(init.join)?;
-    program::adjust_oom_score(init.process, &mut warnings)?;
-    if init.made.contains(Namespaces::USER) {
-        if !sync::wait_go(init.sync) {
-            process::exit_now(1);
+    let user_namespace = luggage.is_some();
+    let luggage = match luggage {
+        Some(luggage) => {
+            if !sync::wait_go(init.sync) {
+                process::exit_now(1);
+            }
+            luggage
         }
-        hull_sys::cred::set_user(0, 0, &[]).or_host()?;
-    }
-    for (kind, fd) in init.joins.iter().filter(|(kind, _)| *kind != NamespaceKind::Pid) {
-        process::join_one(fd).or_invalid(|| format!("joining the {kind:?} namespace"))?;
-    }
+        None => {
+            let warnings = outside(init)?;
+            for (kind, fd) in init.joins.iter().filter(|(kind, _)| *kind != NamespaceKind::Pid) {
+                process::join_one(fd).or_invalid(|| format!("joining the {kind:?} namespace"))?;
+            }
+            let shared_memory =
+                init.options.shared_memory.as_ref().map(files::copy_shared_memory).transpose()?;
+            Luggage { warnings, shared_memory, ..Luggage::default() }
+        }
+    };
     let asked = |kind| spec.linux.namespaces.iter().any(|namespace| namespace.kind == kind);
     let joined = |kind| init.joins.iter().any(|(join, _)| *join == kind);
     if asked(NamespaceKind::Cgroup) && !joined(NamespaceKind::Cgroup) {
@@ -90,8 +107,7 @@ fn prepare(init: &Init<'_>) -> Result<()> {
     if init.made.contains(Namespaces::NETWORK) {
         hull_sys::netlink::loopback_up().or_host()?;
     }
-    program::set_limits(init.process, &mut warnings)?;
-    build_root(init, spec, &warnings)
+    build_root(init, spec, luggage, user_namespace)
 }
 
 /// The number of SIGPIPE, which Rust's start-up ignores, on every Linux that Hull runs on.
@@ -129,7 +145,7 @@ fn name_host(spec: &Spec, made: Namespaces) -> Result<()> {
     Ok(())
 }
 
-fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
+fn build_root(init: &Init<'_>, spec: &Spec, luggage: Luggage, user_namespace: bool) -> Result<()> {
     let linux = &spec.linux;
     if !init.made.contains(Namespaces::MOUNT) {
         return Err(invalid("a container without a mount namespace of its own is not supported"));
@@ -137,16 +153,16 @@ fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
     let umask = rustix::process::umask(Mode::empty());
     let (propagation, recursive) = rootfs::inherited_propagation(&linux.rootfs_propagation)?;
     let api = mounts::spread(propagation, recursive).or_host()?;
-    let shared_memory = init.options.shared_memory.as_ref().map(files::copy_shared_memory).transpose()?;
-    let root = rootfs::make(api, &init.bundle.rootfs)?;
+    let root = rootfs::make(api, &init.bundle.rootfs, luggage.root)?;
     let site = Site {
         api,
         root: &root,
         spec,
         cgroup: init.cgroup,
         cgroup_mode: init.cgroup_mode,
-        user_namespace: init.made.contains(Namespaces::USER),
-        shared_memory: shared_memory.as_ref(),
+        user_namespace,
+        shared_memory: luggage.shared_memory.as_ref(),
+        taken: &luggage.mounts,
     };
     files::build(&site)?;
     let terminal = match init.streams {
@@ -184,7 +200,7 @@ fn build_root(init: &Init<'_>, spec: &Spec, warnings: &[String]) -> Result<()> {
     rustix::process::umask(umask);
     let mut fds = vec![root.as_fd()];
     fds.extend(terminal.as_ref().map(AsFd::as_fd));
-    let message = Message::Prepared { warnings: warnings.to_vec(), terminal: terminal.is_some() };
+    let message = Message::Prepared { warnings: luggage.warnings, terminal: terminal.is_some() };
     sync::send(init.sync, &message, &fds)
 }
 

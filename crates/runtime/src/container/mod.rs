@@ -13,7 +13,7 @@
 //!   <- end of file, or why not ----------- exec
 //! ```
 //!
-//! One fork is on the way. The caller has one thread ([`hull_sys::process`]). The files:
+//! One fork is on the way, two where there is a user namespace (`users`). The caller has one thread ([`hull_sys::process`]). The files:
 //! `init` and `join` are the two kinds of children step by step, `rootfs`, `files` and `mounts`
 //! what they see, `options` mount options and `devices` access to devices (pure), `program` the last steps that both share,
 //! `reaper` the pid 1 of `--init`, `sync` the talk between the two sides, `hooks` the OCI hooks,
@@ -31,12 +31,13 @@ mod program;
 mod reaper;
 mod rootfs;
 mod sync;
+pub mod users;
 mod validate;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use hull_oci::runtime::{IdMapping, Linux, Namespace, NamespaceKind, Process};
+use hull_oci::runtime::{Namespace, NamespaceKind};
 use hull_sys::process::{self, CloneOptions, Forked, Namespaces};
 
 use crate::bundle::{Bundle, Exec, StartError};
@@ -138,50 +139,46 @@ pub fn start(
     let resources = devices::with_defaults(&spec.linux.resources);
     let (cgroup, limits) = Cgroup::create(hierarchies, &path, &resources).or_invalid(|| "cgroup".into())?;
     let begun = (|| {
-        if made.contains(Namespaces::USER) {
-            give_streams(streams, process, &spec.linux);
+        let users = users::namespace(&spec.linux, made, joins)?;
+        let made = made.difference(Namespaces::USER);
+        if users.is_some() {
+            users::give_streams(streams, process, &spec.linux);
         }
         let join = cgroup.join().or_host()?;
         let (ours, theirs) = hull_sys::socket::pair().or_host()?;
-        for (_, fd) in joins.iter().filter(|(kind, _)| *kind == NamespaceKind::Pid) {
+        for (_, fd) in joins.iter().filter(|(kind, _)| users.is_none() && *kind == NamespaceKind::Pid) {
             process::join_one(fd).or_invalid(|| "joining the pid namespace".into())?;
         }
         let clone = CloneOptions {
-            new: made,
+            new: if users.is_some() { Namespaces::empty() } else { made },
             cgroup: join.v2.as_ref().map(std::os::fd::AsFd::as_fd),
             sibling: false,
         };
         let child = match process::clone(&clone).or_host()? {
             Forked::Parent(child) => child,
-            Forked::Child => init::run(&init::Init {
-                bundle,
-                process,
-                joins,
-                streams,
-                seccomp,
-                options,
-                cgroup: &cgroup,
-                cgroup_mode: hierarchies.mode(),
-                join: &join,
-                made,
-                sync: &theirs,
-            }),
+            Forked::Child => {
+                let init = init::Init {
+                    bundle,
+                    process,
+                    joins,
+                    streams,
+                    seccomp,
+                    options,
+                    cgroup: &cgroup,
+                    cgroup_mode: hierarchies.mode(),
+                    join: &join,
+                    made,
+                    sync: &theirs,
+                };
+                match &users {
+                    Some(users) => users::run(&init, users),
+                    None => init::run(&init, None),
+                }
+            }
         };
         drop(theirs);
-        follow(
-            child,
-            &ours,
-            options.hold.is_some(),
-            |child| {
-                if made.contains(Namespaces::USER) {
-                    map_ids(child, "uid_map", &spec.linux.uid_mappings)?;
-                    map_ids(child, "gid_map", &spec.linux.gid_mappings)?;
-                    sync::go(&ours)?;
-                }
-                Ok(())
-            },
-            |child| create_hooks(bundle, options, child),
-        )
+        let role = if users.is_some() { Role::Between } else { Role::Init };
+        follow(child, role, &ours, options.hold.is_some(), |child| create_hooks(bundle, options, child))
     })();
     match begun {
         Ok(begun) => Ok(started(begun, cgroup, &limits)),
@@ -230,7 +227,7 @@ pub fn exec(
         process::join(target, Namespaces::PID).or_host()?;
     }
     if kinds.contains(Namespaces::USER) {
-        give_streams(streams, &exec.process, &exec.linux);
+        users::give_streams(streams, &exec.process, &exec.linux);
     }
     let clone =
         CloneOptions { cgroup: join.v2.as_ref().map(std::os::fd::AsFd::as_fd), ..CloneOptions::default() };
@@ -248,7 +245,7 @@ pub fn exec(
         }),
     };
     drop(theirs);
-    let begun = follow(child, &ours, false, |_| Ok(()), |_| Ok(()))?;
+    let begun = follow(child, Role::Init, &ours, false, |_| Ok(()))?;
     let (child, terminal) = (begun.child, begun.fds.into_iter().next());
     let pid = child.pid.as_raw_nonzero().get();
     Ok(Started { pid, pidfd: child.pidfd, terminal, cgroup, root: None, warnings: begun.warnings })
@@ -260,24 +257,38 @@ struct Begun {
     warnings: Vec<String>,
 }
 
+/// What the child is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Init,
+    /// It will make init.
+    Between,
+}
+
 /// Follows the child's messages to the end; on any failure it is killed and reaped.
 fn follow(
-    child: process::Child,
+    mut child: process::Child,
+    role: Role,
     sync: &OwnedFd,
     held: bool,
-    first: impl FnOnce(i32) -> Result<()>,
     mut on_hooks: impl FnMut(i32) -> Result<()>,
 ) -> Result<Begun> {
-    let pid = child.pid.as_raw_nonzero().get();
-    let mut prepared = None;
-    let result = first(pid).and_then(|()| {
+    let (mut prepared, mut between) = (None, None);
+    let mut hear = || {
         loop {
+            if role == Role::Between && between.is_none() && !sync::before(sync, &child.pidfd)? {
+                break Err(died(&child));
+            }
             match sync::receive(sync)? {
                 None if prepared.is_some() => break Ok(()),
                 None => break Err(died(&child)),
                 Some((Message::Failed(error), _)) => break Err(error),
+                Some((Message::Born { pid }, fds)) => {
+                    between = Some(std::mem::replace(&mut child, born(pid, fds)?));
+                    sync::go(sync)?;
+                }
                 Some((Message::Hooks, _)) => {
-                    on_hooks(pid)?;
+                    on_hooks(child.pid.as_raw_nonzero().get())?;
                     sync::go(sync)?;
                 }
                 Some((Message::Prepared { warnings, .. }, fds)) => prepared = Some((fds, warnings)),
@@ -285,8 +296,12 @@ fn follow(
                 Some((Message::Ready, _)) => {}
             }
         }
-    });
-    match result {
+    };
+    let heard = hear();
+    if let Some(between) = between {
+        let _ = process::wait(&between.pidfd, true);
+    }
+    match heard {
         Ok(()) => {
             let (fds, warnings) = prepared.unwrap_or_default();
             Ok(Begun { child, fds, warnings })
@@ -296,6 +311,13 @@ fn follow(
             let _ = process::wait(&child.pidfd, true);
             Err(error)
         }
+    }
+}
+
+fn born(pid: i32, fds: Vec<OwnedFd>) -> Result<process::Child> {
+    match (rustix::process::Pid::from_raw(pid), fds.into_iter().next()) {
+        (Some(pid), Some(pidfd)) => Ok(process::Child { pid, pidfd }),
+        _ => Err(invalid("container init was born without a name")),
     }
 }
 
@@ -309,36 +331,4 @@ fn died(child: &process::Child) -> StartError {
         Ok(_) => invalid("container init ended while it was being prepared"),
         Err(error) => host(&error),
     }
-}
-
-/// Makes the streams the process' user's, as far as they let themselves: inside its user namespace
-/// that user is nobody who could open them again by /dev/stdout. /dev/null is everybody's already.
-fn give_streams(streams: &Streams, process: &Process, linux: &Linux) {
-    let Streams::Files { stdin, stdout, stderr } = streams else { return };
-    let outside = |id: u32, mappings: &[IdMapping]| {
-        let of = |map: &IdMapping| map.host_id.checked_add(id.checked_sub(map.container_id)?);
-        let map = mappings.iter().find(|map| id >= map.container_id && id - map.container_id < map.size)?;
-        of(map)
-    };
-    let Some(uid) = outside(process.user.uid, &linux.uid_mappings) else { return };
-    for fd in [stdin, stdout, stderr] {
-        let device = |stat: rustix::fs::Stat| {
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
-        };
-        if !rustix::fs::fstat(fd).is_ok_and(device) {
-            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
-        }
-    }
-}
-
-/// Writes a user namespace's map for the child (user_namespaces(7)).
-fn map_ids(pid: i32, file: &str, mappings: &[IdMapping]) -> Result<()> {
-    let lines: String =
-        mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect();
-    let path = format!("/proc/{pid}/{file}");
-    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-    let fd = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).or_host()?;
-    debug_assert!(fd.as_raw_fd() >= 0);
-    rustix::io::write(&fd, lines.as_bytes()).or_invalid(|| format!("{file} {lines:?}"))?;
-    Ok(())
 }

@@ -163,7 +163,7 @@ fn open_path(path: &Path) -> hull_sys::Result<OwnedFd> {
 }
 
 /// Applies the options to a detached mount.
-fn change(mount: &OwnedFd, options: &Options) -> hull_sys::Result<()> {
+pub(super) fn change(mount: &OwnedFd, options: &Options) -> hull_sys::Result<()> {
     let of = |change: Change| Attributes { set: change.set, clear: change.clear, ..Attributes::default() };
     if !options.recursive.is_none() {
         mount::set_attributes(mount, &of(options.recursive), true)?;

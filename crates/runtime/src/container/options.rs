@@ -47,6 +47,9 @@ pub(super) struct Options {
     pub(super) recursive: Change,
     /// In order; with true recursively.
     pub(super) propagation: Vec<(Propagation, bool)>,
+    /// Map the ids of a bind mount as the container's user namespace does; with true of all that is
+    /// mounted below its source too.
+    pub(super) idmap: Option<bool>,
     /// Start a tmpfs with what the image has at its place.
     pub(super) copy_up: bool,
     /// What the file system itself understands: `size=64k`.
@@ -101,6 +104,8 @@ pub(super) fn parse(kind: &str, words: &[String]) -> Options {
             "bind" => options.bind = Some(options.bind.unwrap_or(false)),
             "rbind" => options.bind = Some(true),
             "tmpcopyup" => options.copy_up = true,
+            "idmap" => options.idmap = Some(options.idmap.unwrap_or(false)),
+            "ridmap" => options.idmap = Some(true),
             word => {
                 if let Some(change) = propagation(word) {
                     options.propagation.push(change);

@@ -37,11 +37,22 @@ pub(super) fn inherited_propagation(word: &str) -> Result<(Propagation, bool)> {
     }
 }
 
-/// Makes the root file system and attaches it. The descriptor is its root folder.
-pub(super) fn make(api: Api, rootfs: &Rootfs) -> Result<Root> {
-    if api == Api::Classic {
-        return make_classic(rootfs);
-    }
+/// Makes the root file system, unless it is `taken` along, and attaches it. The descriptor is its
+/// root folder.
+pub(super) fn make(api: Api, rootfs: &Rootfs, taken: Option<OwnedFd>) -> Result<Root> {
+    let fd = match (taken, api) {
+        (Some(fd), _) => Some(fd),
+        (None, Api::Classic) => None,
+        (None, Api::Descriptors) => detached(rootfs)?,
+    };
+    let Some(fd) = fd else { return make_classic(rootfs) };
+    let place = Root::open(Path::new("/")).or_host()?;
+    mount::attach(&fd, &place).or_host()?;
+    Ok(Root { fd })
+}
+
+/// The root file system, attached nowhere; `None` where the kernel can make it with mount(2) alone.
+pub(super) fn detached(rootfs: &Rootfs) -> Result<Option<OwnedFd>> {
     let fd = match rootfs {
         Rootfs::Directory(path) => {
             mount::copy(path, true).or_invalid(|| format!("root file system {}", path.display()))?
@@ -52,14 +63,9 @@ pub(super) fn make(api: Api, rootfs: &Rootfs) -> Result<Root> {
             mount::set_attributes(&fd, &read_only, false).or_host()?;
             fd
         }
-        Rootfs::Overlay { lower, upper } => match overlay(lower, upper.as_ref()).or_host()? {
-            Some(fd) => fd,
-            None => return make_classic(rootfs),
-        },
+        Rootfs::Overlay { lower, upper } => return overlay(lower, upper.as_ref()).or_host(),
     };
-    let place = Root::open(Path::new("/")).or_host()?;
-    mount::attach(&fd, &place).or_host()?;
-    Ok(Root { fd })
+    Ok(Some(fd))
 }
 
 /// An overlay mount, attached nowhere. With one `lowerdir+` a layer (Linux 6.8) there is no limit on

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! shim                                   init (or exec's child)
-//!        ---- go ------------------->    only when asked: user namespace mapped
+//!        <--- Born + pidfd ----------    in a user namespace: init was made by a process between
+//!        ---- go ------------------->
 //!        <--- Failed ---------------     anything went wrong; init ends
 //!        <--- Hooks ----------------     mounts are made, hooks of the runtime are due
 //!        ---- go ------------------->
@@ -15,6 +16,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hull_sys::error::During;
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{OrFail, Result};
@@ -27,8 +30,15 @@ const MAX_PACKET: usize = 64 * 1024;
 #[serde(rename_all = "lowercase")]
 pub(super) enum Message {
     Failed(StartError),
+    /// By a process between the shim and init, which ends now.
+    Born {
+        pid: i32,
+    },
     Hooks,
-    Prepared { warnings: Vec<String>, terminal: bool },
+    Prepared {
+        warnings: Vec<String>,
+        terminal: bool,
+    },
     Ready,
 }
 
@@ -59,6 +69,14 @@ pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Vec<OwnedFd>)
     }
     let message = serde_json::from_slice(&buffer[..got.len]).or_host()?;
     Ok(Some((message, got.fds)))
+}
+
+/// Waits for a message, or the end of the process behind `pidfd`, whose child may keep the socket
+/// open; whether there is a message.
+pub(super) fn before(socket: &OwnedFd, pidfd: &OwnedFd) -> Result<bool> {
+    let mut waiting = [socket, pidfd].map(|fd| PollFd::new(fd, PollFlags::IN));
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut waiting, None)).during("poll", || "").or_host()?;
+    Ok(!waiting[0].revents().is_empty())
 }
 
 /// Says go.

@@ -18,10 +18,11 @@ pub(super) fn start(
     joins: &[(NamespaceKind, OwnedFd)],
     seccomp: Option<&Program>,
 ) -> Result<()> {
-    if joins.iter().any(|(kind, _)| matches!(kind, NamespaceKind::User | NamespaceKind::Mount)) {
-        return Err(invalid("joining a user or mount namespace is not supported"));
+    if joins.iter().any(|(kind, _)| *kind == NamespaceKind::Mount) {
+        return Err(invalid("joining a mount namespace is not supported"));
     }
-    if made.contains(Namespaces::USER)
+    let joined = joins.iter().any(|(kind, _)| *kind == NamespaceKind::User);
+    if (joined || made.contains(Namespaces::USER))
         && (spec.linux.uid_mappings.is_empty() || spec.linux.gid_mappings.is_empty())
     {
         return Err(invalid("a user namespace needs uidMappings and gidMappings"));

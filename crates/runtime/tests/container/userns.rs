@@ -1,5 +1,6 @@
 //! Containers whose root is nobody on the host: a user namespace with everything else made in it.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use hull_runtime::bundle::{Bundle, Rootfs};
 use hull_runtime::container::{Started, Streams};
 
 use crate::joined::{exec_of, run};
-use crate::world::{World, end, finish, mount, pipes};
+use crate::world::{World, end, finish, mount, pipes, snapshot};
 
 crate::tests! {
     root_inside_is_another_user_outside
@@ -18,9 +19,32 @@ crate::tests! {
     an_exec_joins_the_user_namespace
     a_terminal_works_in_a_user_namespace
     without_a_network_of_its_own_a_user_namespace_sees_the_hosts_sys
+    layers_have_the_containers_ids_on_disk
+    bind_mounts_are_mapped_where_idmap_says_so
+    what_is_closed_to_others_can_be_bound_and_what_cannot_be_mapped_says_so
+    a_user_and_a_network_namespace_are_joined_as_a_pair
 }
 
 const FIRST: u32 = 100_000;
+const MAPPING: IdMapping = IdMapping { container_id: 0, host_id: FIRST, size: 65536 };
+
+/// A bundle in a user namespace, on the layers of all others.
+fn layered(world: &World, args: &[&str]) -> (Bundle, PathBuf) {
+    let mut bundle = world.bundle(args);
+    let linux = &mut bundle.spec.linux;
+    linux.namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
+    linux.uid_mappings = vec![MAPPING];
+    linux.gid_mappings = vec![MAPPING];
+    let Rootfs::Overlay { upper: Some(upper), .. } = &bundle.rootfs else { unreachable!() };
+    let upper = upper.upper.clone();
+    (bundle, upper)
+}
+
+/// Owner and group on disk.
+fn owner(path: &Path) -> (u32, u32) {
+    let meta = std::fs::symlink_metadata(path).unwrap();
+    (meta.uid(), meta.gid())
+}
 
 /// A bundle in a user namespace, with a root folder that belongs to its root.
 fn mapped(world: &World, args: &[&str]) -> (Bundle, PathBuf) {
@@ -31,9 +55,8 @@ fn mapped(world: &World, args: &[&str]) -> (Bundle, PathBuf) {
     bundle.rootfs = Rootfs::Directory(root.clone());
     let linux = &mut bundle.spec.linux;
     linux.namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
-    let mapping = IdMapping { container_id: 0, host_id: FIRST, size: 65536 };
-    linux.uid_mappings = vec![mapping];
-    linux.gid_mappings = vec![mapping];
+    linux.uid_mappings = vec![MAPPING];
+    linux.gid_mappings = vec![MAPPING];
     (bundle, root)
 }
 
@@ -202,4 +225,133 @@ fn without_a_network_of_its_own_a_user_namespace_sees_the_hosts_sys(world: &Worl
     bundle.spec.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Network);
     bundle.spec.linux.masked_paths.clear();
     assert_eq!(world.output(&bundle), "seen\nno\n1\n");
+}
+
+/// Layers and writable layer are mapped as they are mounted: nothing is chowned, and what is written
+/// has the ids that the container knows, whiteouts and opaque folders among it.
+fn layers_have_the_containers_ids_on_disk(world: &World) {
+    let lower = world.lower();
+    let theirs = lower.join("theirs");
+    std::fs::create_dir_all(lower.join("old/sub")).unwrap();
+    std::fs::write(&theirs, "a").unwrap();
+    chown(&theirs, Some(7), Some(8)).unwrap();
+    std::fs::set_permissions(&theirs, PermissionsExt::from_mode(0o640)).unwrap();
+    let before = snapshot(&lower);
+    let script = "stat -c %u:%g / /theirs /etc/passwd; echo b >> /theirs; echo > /mine; chown 5:6 /mine; \
+                  rm /etc/passwd; rm -r /old; mkdir /old; mv /home /house; ln -s x /link; ls /old | wc -l";
+    let (bundle, upper) = layered(world, &["sh", "-c", script]);
+    assert_eq!(world.output(&bundle), "0:0\n7:8\n0:0\n0\n");
+    let on_disk = ["", "theirs", "mine", "etc", "etc/passwd", "old", "house", "link"]
+        .map(|name| format!("{name} {:?}", owner(&upper.join(name))));
+    let wanted = [
+        " (0, 0)",
+        "theirs (7, 8)",
+        "mine (5, 6)",
+        "etc (0, 0)",
+        "etc/passwd (0, 0)",
+        "old (0, 0)",
+        "house (0, 0)",
+        "link (0, 0)",
+    ];
+    assert_eq!(on_disk, wanted);
+    let whiteout = std::fs::symlink_metadata(upper.join("etc/passwd")).unwrap();
+    assert_eq!((whiteout.mode() & 0o170_000, whiteout.rdev()), (0o020_000, 0));
+    assert_eq!(snapshot(&lower), before);
+    // Another mapping of the same layer and of the same writable layer.
+    let (mut other, _) = layered(world, &["sh", "-c", "stat -c %u:%g /theirs /mine; cat /theirs"]);
+    other.rootfs = bundle.rootfs;
+    for mappings in [&mut other.spec.linux.uid_mappings, &mut other.spec.linux.gid_mappings] {
+        mappings[0].host_id = 300_000;
+    }
+    assert_eq!(world.output(&other), "7:8\n5:6\nab\n");
+    // A user inside has the rights that the image gives it, and no others.
+    let script =
+        "cat /theirs; (echo > /theirs) 2>/dev/null || echo no; (echo > /etc/x) 2>/dev/null || echo no";
+    let (mut bundle, _) = layered(world, &["sh", "-c", script]);
+    let user = &mut bundle.spec.process.as_mut().unwrap().user;
+    (user.uid, user.gid, user.additional_gids) = (1000, 1000, vec![8]);
+    assert_eq!(world.output(&bundle), "ano\nno\n");
+    std::fs::remove_file(&theirs).unwrap();
+    std::fs::remove_dir_all(lower.join("old")).unwrap();
+}
+
+fn bind_mounts_are_mapped_where_idmap_says_so(world: &World) {
+    let canary = world.canary();
+    std::fs::set_permissions(&canary, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(canary.join("of-1000"), "").unwrap();
+    chown(canary.join("of-1000"), Some(1000), Some(1000)).unwrap();
+    let script = "stat -c %u:%g /plain /plain/of-1000 /mapped /mapped/of-1000; (echo > /plain/made) 2>/dev/null || \
+                  echo no; echo > /mapped/made; chown 12:13 /mapped/of-1000; (echo > /shut/made) 2>/dev/null || echo ro";
+    let (mut bundle, _) = layered(world, &["sh", "-c", script]);
+    let source = canary.to_str().unwrap();
+    bundle.spec.mounts.extend([
+        mount("/plain", "bind", source, "rbind"),
+        mount("/mapped", "bind", source, "bind,idmap"),
+        mount("/shut", "bind", source, "bind,idmap,ro"),
+    ]);
+    assert_eq!(world.output(&bundle), "65534:65534\n65534:65534\n0:0\n1000:1000\nno\nro\n");
+    assert_eq!(owner(&canary.join("made")), (0, 0));
+    assert_eq!(owner(&canary.join("of-1000")), (12, 13));
+    std::fs::remove_dir_all(&canary).unwrap();
+}
+
+fn what_is_closed_to_others_can_be_bound_and_what_cannot_be_mapped_says_so(world: &World) {
+    let canary = world.canary();
+    let shut = canary.join("shut");
+    std::fs::create_dir(&shut).unwrap();
+    std::fs::write(shut.join("file"), "inside").unwrap();
+    std::fs::set_permissions(&shut, PermissionsExt::from_mode(0o700)).unwrap();
+    let (mut bundle, _) =
+        layered(world, &["sh", "-c", "cat /file; echo; ls /mapped; ls /plain 2>/dev/null || echo shut"]);
+    bundle.spec.mounts.extend([
+        mount("/file", "bind", shut.join("file").to_str().unwrap(), "bind,idmap"),
+        mount("/mapped", "bind", shut.to_str().unwrap(), "bind,idmap"),
+        mount("/plain", "bind", shut.to_str().unwrap(), "bind"),
+    ]);
+    assert_eq!(world.output(&bundle), "inside\nfile\nshut\n");
+    let (mut bundle, _) = layered(world, &["true"]);
+    bundle.spec.mounts.push(mount("/host", "bind", "/proc/self", "bind,idmap"));
+    let error = world.run(&bundle).unwrap_err();
+    assert!(
+        error.message.starts_with("the file system of /proc/self cannot map user ids"),
+        "{}",
+        error.message
+    );
+    std::fs::remove_dir_all(&canary).unwrap();
+}
+
+/// Power over a network is power in the user namespace that the network's belongs to.
+fn a_user_and_a_network_namespace_are_joined_as_a_pair(world: &World) {
+    let script = "ip link set lo up && echo changed; ls /sys/class/net; readlink /proc/self/ns/user";
+    let (mut bundle, _) = layered(world, &["sh", "-c", script]);
+    add_capability(&mut bundle, "CAP_NET_ADMIN");
+    let start = |joins: &[(NamespaceKind, std::os::fd::OwnedFd)]| {
+        let (streams, out, err) = pipes();
+        let options = hull_runtime::container::StartOptions::default();
+        let started =
+            hull_runtime::container::start(&bundle, &world.hierarchies, joins, &streams, None, &options)
+                .unwrap();
+        drop(streams);
+        finish(started, out, err)
+    };
+    let pair = hull_runtime::container::users::make(&[MAPPING], &[MAPPING], true).unwrap();
+    let user = std::fs::read_link(format!("/proc/self/fd/{}", pair.user.as_raw_fd())).unwrap();
+    let joins = [(NamespaceKind::User, pair.user), (NamespaceKind::Network, pair.network.unwrap())];
+    let output = start(&joins);
+    assert_eq!(output.out, format!("changed\nlo\n{}\n", user.display()), "{output:?}");
+    // The control: one that belongs to the host.
+    let [(_, user), _] = joins;
+    let output = start(&[(NamespaceKind::User, user), (NamespaceKind::Network, foreign_network())]);
+    assert!(!output.out.contains("changed"), "{output:?}");
+}
+
+/// A network namespace of the host's root.
+fn foreign_network() -> std::os::fd::OwnedFd {
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            hull_sys::process::unshare_network().unwrap();
+            std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
+        });
+        made.join().unwrap()
+    })
 }

@@ -19,9 +19,10 @@ pub(crate) struct World {
     next: std::cell::Cell<u32>,
 }
 
-const APPLETS: [&str; 26] = [
+const APPLETS: [&str; 31] = [
     "sh", "ls", "cat", "true", "false", "id", "sleep", "stat", "grep", "echo", "touch", "mkdir", "readlink",
-    "hostname", "tty", "stty", "kill", "ps", "pwd", "env", "umask", "head", "wc", "cmp", "mount", "ip",
+    "hostname", "tty", "stty", "kill", "ps", "pwd", "env", "umask", "head", "wc", "cmp", "mount", "ip", "rm",
+    "mv", "ln", "chown", "mknod",
 ];
 
 /// What docker gives a container.
@@ -236,7 +237,8 @@ pub(crate) fn snapshot(path: &Path) -> Vec<String> {
         let path = entry.unwrap().path();
         use std::os::unix::fs::MetadataExt;
         let meta = std::fs::symlink_metadata(&path).unwrap();
-        let text = if meta.is_file() { std::fs::read_to_string(&path).unwrap() } else { String::new() };
+        let bytes = if meta.is_file() { std::fs::read(&path).unwrap() } else { Vec::new() };
+        let text = String::from_utf8_lossy(&bytes);
         all.push(format!("{} {:o} {} {text}", path.display(), meta.mode(), meta.ino()));
         if meta.is_dir() {
             all.extend(snapshot(&path));
