@@ -456,7 +456,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let (networks, changes) =
         Networks::open(config.network.clone(), host_prefix(), &rows.networks, &observed)?;
     store.commit_blocking(changes)?;
-    let wiring = Wiring::open(&config)?;
+    let wiring = Wiring::open(&config, cgroups.as_ref())?;
     let services = Services {
         config,
         facts,

@@ -23,6 +23,7 @@ pub mod explain;
 pub mod firewall;
 pub mod forwarding;
 pub mod ipam;
+pub mod loopback;
 pub mod macvlan;
 pub mod namespace;
 pub mod neighbours;

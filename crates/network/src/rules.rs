@@ -20,7 +20,8 @@
 //!   masqueraded, because the answer would not find its way otherwise.
 //! - **127.0.0.1** is published through `route_localnet` on the bridges (whoever makes a bridge sets
 //!   it). In exchange nothing with an address in 127/8 may come in by any link but `lo`: a port
-//!   published there is not reachable from the next machine, nor from a container.
+//!   published there is not reachable from the next machine, nor from a container. TCP of the host's
+//!   own programs mostly takes a shorter way ([`crate::loopback`]); these rules are there all the same.
 //! - **::1**, and any IPv6 address of the host where the container has none, is redirected to the
 //!   one forwarder (`relay…`), for TCP. UDP is left as it is: the forwarder has the socket that holds
 //!   the port. Internal networks, whose packets no map rewrites, are kept from it by rules.
@@ -45,10 +46,11 @@
 
 mod frame;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::loopback::Way;
 use crate::record::{Bridge, Driver, Endpoint, GatewayMode, Network, PortRange, Protocol, Published};
 use crate::ruleset::{Element, Elements, Family, Field, RuleSet, SetName, Value, Verdict};
 
@@ -292,6 +294,35 @@ pub fn relayed(network: &Network, endpoint: &Endpoint, options: &Options) -> Vec
             Some((Published { address: relay_address(one, target.is_some())?, ..*one }, reached))
         })
         .collect()
+}
+
+/// The most ports of one publication that are led by [`crate::loopback`]: it has an element a port.
+const LED_MAX: u32 = 256;
+
+/// The ways of connections that programs of the host open to 127/8: those that [`translate`] makes
+/// for their packets, as far as they are few.
+pub fn led(network: &Network, endpoint: &Endpoint, options: &Options) -> Vec<Way> {
+    let Driver::Bridge(bridge) = &network.driver else { return Vec::new() };
+    let (Some(target), false, true) = (endpoint.address4, network.internal, options.ipv4) else {
+        return Vec::new();
+    };
+    if bridge.mode4 == GatewayMode::Routed {
+        return Vec::new();
+    }
+    let led = |one: &&Published| {
+        let local = one.address.is_loopback() || one.address.is_unspecified();
+        one.protocol == Protocol::Tcp && local && one.host.count() <= LED_MAX
+    };
+    let ways = |one: &Published| {
+        let ports = (one.host.first..=one.host.last).zip(one.container.first..=one.container.last);
+        let IpAddr::V4(address) = one.address else { return Vec::new() };
+        let way = |(from, to)| Way {
+            from: SocketAddrV4::new(address, from),
+            to: SocketAddrV4::new(target.addr(), to),
+        };
+        ports.map(way).collect()
+    };
+    endpoint.published.iter().filter(led).flat_map(ways).collect()
 }
 
 /// The elements by which packets for `published` get to `target`.

@@ -75,6 +75,33 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received> {
     Ok(Received { len: message.bytes, fds, truncated })
 }
 
+/// The number of this thread's network namespace, never used again while the machine runs (Linux
+/// 5.14, SO_NETNS_COOKIE).
+///
+/// # Errors
+/// ENOPROTOOPT from older kernels.
+pub fn network_namespace() -> Result<u64> {
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .during("socket", || "AF_INET, SOCK_DGRAM")?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the socket is open, and the kernel writes at most `length` bytes, the size of `cookie`.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 {
+        return Ok(cookie);
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)).during("getsockopt", || "SO_NETNS_COOKIE")
+}
+
 /// Who is at the other end, as the kernel saw it when the connection was made.
 pub fn peer(socket: impl AsFd) -> Result<UCred> {
     let socket = socket.as_fd();

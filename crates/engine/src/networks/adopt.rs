@@ -92,6 +92,7 @@ pub(crate) fn adopt(services: &Services) -> Result<()> {
     let places: Vec<Place> = services.networks.all_places();
     services.wiring.names.set(&places);
     services.wiring.relay.adopt(services);
+    services.wiring.local.lead(services, &places);
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 //! claim     what it gets: pure but for the table
 //! names     the files of names, and the resolver behind 127.0.0.11
 //! relay     the way to the one forwarder of the host
+//! local     the short cut from 127.0.0.1
 //! filter    the thread that tells the packet filter
 //! wiring    the parts of the host that all of the following use, and the rules of all records
 //! forward   the host's forwarding
@@ -35,6 +36,7 @@ mod filter;
 mod forward;
 pub(crate) mod join;
 pub(crate) mod links;
+pub(crate) mod local;
 mod make;
 mod names;
 mod options;

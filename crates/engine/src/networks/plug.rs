@@ -117,6 +117,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     led_here(&places);
     hull_runtime::failpoint!("engine.network.attached");
     services.wiring.relay.open(services, &places);
+    services.wiring.local.lead(services, &places);
     names::write(services, record, &places)?;
     let names = &services.wiring.names;
     names.set(&places);

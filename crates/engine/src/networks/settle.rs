@@ -115,6 +115,7 @@ pub(super) fn settle_with(
         attach(services, place, namespace, *route)?;
     }
     services.wiring.relay.change(services, &before, &places);
+    services.wiring.local.change(services, &before, &places);
     services.wiring.names.set(&places);
     allowed.into_iter().try_for_each(Awaited::wait)?;
     led_here(&places);

@@ -77,6 +77,7 @@ fn part(services: &Services, container: &str) -> Vec<Place> {
 pub(super) fn forbid(services: &Services, places: &[Place]) {
     services.wiring.names.unset(places);
     services.wiring.relay.shut(services, places);
+    services.wiring.local.shut(services, places);
     if let Some(filter) = &services.wiring.filter {
         places.iter().for_each(|place| filter.forget(&place.endpoint.id));
     }

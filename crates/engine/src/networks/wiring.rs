@@ -19,10 +19,12 @@ use hull_network::pool::Pool;
 use hull_network::record::Network;
 use hull_network::rules;
 use hull_network::ruleset::RuleSet;
+use hull_runtime::cgroup::Hierarchies;
 
 use super::change::failed;
 use super::filter::Filter;
 use super::forward::{Forwarding, forward};
+use super::local::Local;
 use super::names::{self, Names};
 use super::publish::Ports;
 use super::record::Defaults;
@@ -41,6 +43,7 @@ pub(crate) struct Wiring {
     pub(super) pool: Pool<Sockets>,
     pub(super) names: Names,
     pub(crate) relay: Relay,
+    pub(super) local: Local,
     pub(super) ports: Mutex<Ports>,
     pub(super) inside: Inside,
     /// `None` where the configuration wants no rules.
@@ -50,7 +53,7 @@ pub(crate) struct Wiring {
 
 impl Wiring {
     /// For the network namespace of this thread. Blocks.
-    pub(crate) fn open(config: &Config) -> Result<Wiring> {
+    pub(crate) fn open(config: &Config, cgroups: Option<&Hierarchies>) -> Result<Wiring> {
         let defaults = &config.network;
         if let Err(error) = neighbours::make_room() {
             let error = crate::chain(&error);
@@ -74,6 +77,7 @@ impl Wiring {
             pool,
             names,
             relay: Relay::default(),
+            local: Local::open(defaults, cgroups),
             ports: Mutex::new(Ports::open()),
             inside: Inside::default(),
             filter,

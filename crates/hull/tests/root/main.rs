@@ -17,6 +17,7 @@ mod kills;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod local;
 mod machines;
 mod macvlan;
 mod names;

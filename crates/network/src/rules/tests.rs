@@ -609,3 +609,33 @@ fn a_difference_takes_and_gives_elements_only() {
     let other = compile(&Input { networks: &networks, endpoints: &[], options: &guarded });
     assert_eq!(before.difference(&other), None);
 }
+
+#[test]
+fn connections_to_the_loopback_are_led_where_packets_are_translated() {
+    let range = |first, last| PortRange { first, last };
+    let mut own = endpoint("n1", "c1", &["10.1.0.2/24", "fd00:1::2/64"]);
+    own.published = vec![
+        one("0.0.0.0", 8080, 80),
+        one("127.0.0.2", 8081, 81),
+        one("192.0.2.1", 8082, 82),
+        one("::", 8080, 80),
+        published(Protocol::Udp, "0.0.0.0", PortRange::one(53), PortRange::one(53)),
+        published(Protocol::Tcp, "0.0.0.0", range(9000, 9001), range(90, 91)),
+        published(Protocol::Tcp, "0.0.0.0", range(10_000, 10_256), range(10_000, 10_256)),
+    ];
+    let shown = |network: &Network, options: &Options| {
+        let ways = led(network, &own, options);
+        ways.iter().map(|way| format!("{} {}", way.from, way.to)).collect::<Vec<_>>().join("\n")
+    };
+    let mut network = network("n1", "br1", &["10.1.0.0/24", "fd00:1::/64"]);
+    assert_eq!(
+        shown(&network, &RELAY),
+        "0.0.0.0:8080 10.1.0.2:80\n127.0.0.2:8081 10.1.0.2:81\n0.0.0.0:9000 10.1.0.2:90\n0.0.0.0:9001 10.1.0.2:91"
+    );
+    assert_eq!(shown(&network, &Options { ipv4: false, ..RELAY }), "");
+    bridge(&mut network).mode4 = GatewayMode::Routed;
+    assert_eq!(shown(&network, &RELAY), "");
+    bridge(&mut network).mode4 = GatewayMode::Nat;
+    network.internal = true;
+    assert_eq!(shown(&network, &RELAY), "");
+}

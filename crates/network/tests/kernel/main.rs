@@ -11,6 +11,7 @@ mod fire_relay;
 mod fire_tables;
 mod fire_world;
 mod links;
+mod loopback;
 mod names;
 mod pool;
 mod wire;

@@ -134,6 +134,11 @@ impl Hierarchies {
         })
     }
 
+    /// The folder of the v2 hierarchy's root, where there is one: for what concerns all processes.
+    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
+        self.roots.v2.as_ref().map(|(_, folder)| folder.as_fd())
+    }
+
     pub fn mode(&self) -> Mode {
         self.roots.mode
     }
