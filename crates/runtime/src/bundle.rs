@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use hull_oci::runtime::{Linux, Process, Spec};
+use hull_oci::runtime::{Linux, Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// A container to run. The OCI spec says what the process sees; the other fields say what the
@@ -53,6 +53,19 @@ pub struct Upper {
     /// "Volatile mount"). Without the new mount API it is mounted as ever.
     #[serde(default)]
     pub volatile: bool,
+}
+
+/// The files of a container that does not run, for a worker to look at or to write to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tree {
+    pub rootfs: Rootfs,
+    /// Bind mounts of the container's spec, in their order.
+    pub mounts: Vec<Mount>,
+    /// The root is read-only to the container.
+    pub read_only: bool,
+    /// Without it the container's layer is not written to: what is made goes with the worker. With
+    /// it nobody else may have mounted the layer.
+    pub writable: bool,
 }
 
 /// What the process has as its standard streams. Whether it is a terminal says

@@ -25,7 +25,8 @@
 //!     │◄── on C: exited ──────────│  (exited without started: killed while it was starting;
 //!     │                           │   exited twice: killed after it had said so)
 //!
-//! A worker says one thing, `outcome`; it is killed when C is closed. The forwarder is launched in
+//! A worker says one thing, `outcome` (before it packs what is at a path: `found`); it is killed when C
+//! is closed. The forwarder is launched in
 //! the same way, says nothing on C and is found at a socket of its own (see [`crate::forwarder`]).
 //!
 //! A new daemon finds a living shim at c/<id>/shim.sock (x/<id>/shim.sock for an exec):
@@ -68,7 +69,7 @@ use std::path::{Path, PathBuf};
 
 use hull_oci::Digest;
 use hull_oci::runtime::NamespaceKind;
-use hull_sys::{Errno, socket};
+use hull_sys::{Errno, memfd, socket};
 use rustix::net::SocketFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -142,7 +143,7 @@ pub struct Attach {
 pub(crate) enum Role {
     /// The shim's or worker's end of the control socket.
     Control,
-    /// The bundle or exec as JSON in a sealed memfd.
+    /// The bundle, exec or tree as JSON in a sealed memfd.
     Document,
     /// A namespace to join instead of making one.
     Namespace(NamespaceKind),
@@ -160,6 +161,9 @@ pub(crate) enum Role {
     Archive,
     /// A worker's folder: becomes its root.
     Folder,
+    /// The pidfd of a process whose files become a worker's root; with `below` all that it has mounted
+    /// in them, too.
+    Mounts { below: bool },
     /// To be kept under this name.
     Keep(String),
     /// The listening socket that the forwarder takes connections from.
@@ -169,7 +173,7 @@ pub(crate) enum Role {
 }
 
 /// What a worker does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Work {
     /// Unpack the archive into the folder as an image layer: whiteouts become overlay's.
@@ -182,6 +186,33 @@ pub enum Work {
     ApplyStream,
     /// Pack the folder, an overlay upper one, into the archive as an image layer.
     Diff,
+    /// Say what is at the place.
+    Examine(Place),
+    /// Say it, then pack it into the archive, all names beginning with `name` in its place. With an
+    /// empty `name` a folder is packed without an entry of its own.
+    Pack { place: Place, name: String },
+}
+
+/// A place in a worker's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Absolute. Links on the way are followed, inside the root.
+    pub path: String,
+    /// Follow a link at the path's end, too; what it leads to must be a folder.
+    pub folder: bool,
+}
+
+/// What is at a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Type and permissions, as inode(7) has them.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds and nanoseconds since the epoch.
+    pub modified: (i64, u32),
+    /// Of a symbolic link: where it leads in the root in the end, whether anything is there or not.
+    pub target: Option<String>,
 }
 
 /// What the daemon says to the spawner.
@@ -293,8 +324,16 @@ pub enum Outcome {
         /// Bytes of the files.
         size: u64,
     },
+    Found(Found),
+    Packed,
+    /// There is nothing at the place.
+    Absent,
+    /// The process whose files were asked for has ended.
+    Ended,
     /// The archive or the host is to blame, in one line.
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -323,6 +362,12 @@ pub(crate) fn send<T: Serialize>(to: impl AsFd, message: &T, fds: &[BorrowedFd<'
         return Err(Error::TooLong { size: bytes.len() });
     }
     socket::send(to, &bytes, fds).map_err(|source| Error::Send { source })
+}
+
+/// The document that came beside a message.
+pub(crate) fn document<T: DeserializeOwned>(fd: &OwnedFd) -> Result<T, Error> {
+    let bytes = memfd::read_sealed(fd, DOCUMENT_MAX).map_err(|source| Error::Receive { source })?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Malformed { source })
 }
 
 /// What a receiving end has got.

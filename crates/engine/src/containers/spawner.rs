@@ -8,7 +8,7 @@ use std::time::Duration;
 use hull_image::layer::Mode;
 use hull_runtime::protocol::{self, Outcome, Work};
 use hull_runtime::shim::Connection;
-use hull_runtime::spawner::{Client, Error as SpawnerError, Launch};
+use hull_runtime::spawner::{Client, Error as SpawnerError, Launch, View};
 use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 
@@ -99,14 +99,14 @@ impl Spawner {
         };
         let told = |error: &dyn std::error::Error| chain(error);
         let client = self.client_blocking().map_err(|error| told(&error))?;
-        let job = client.work(work, archive, folder).map_err(|error| told(&error))?;
+        let job = client.work(work, Some(archive), View::Folder(folder)).map_err(|error| told(&error))?;
         loop {
             match job.receive().map_err(|error| told(&error))? {
                 Some(Outcome::Applied { blob, blob_size, diff_id, size, compression, .. }) => {
                     return Ok(Unpacked { blob, blob_size, diff_id, size, compression });
                 }
                 Some(Outcome::Failed { message }) => return Err(message),
-                Some(Outcome::Diffed { .. } | Outcome::Unknown) => {
+                Some(_) => {
                     return Err("the worker answered something else".to_owned());
                 }
                 None => {

@@ -13,4 +13,5 @@ mod hostile;
 mod house;
 mod keep;
 mod life;
+mod views;
 mod work;

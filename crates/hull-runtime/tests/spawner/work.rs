@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use hull_runtime::protocol::{Outcome, Work};
-use hull_runtime::spawner::Job;
+use hull_runtime::spawner::{Job, View};
 
 use crate::house::{House, until, wait};
 
@@ -19,7 +19,7 @@ fn outcome(job: &Job) -> Outcome {
 fn work(house: &House, work: Work, archive: &File, folder: &Path) -> Job {
     std::fs::create_dir_all(folder).unwrap();
     let folder = File::open(folder).unwrap();
-    house.client.work(work, archive.as_fd(), folder.as_fd()).unwrap()
+    house.client.work(work, Some(archive.as_fd()), View::Folder(folder.as_fd())).unwrap()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_worker_dies_with_its_requester() {
     let folder = house.dir.path().join("to");
     std::fs::create_dir_all(&folder).unwrap();
     let folder = File::open(&folder).unwrap();
-    let job = house.client.work(Work::ApplyLayer, read.as_fd(), folder.as_fd()).unwrap();
+    let job = house.client.work(Work::ApplyLayer, Some(read.as_fd()), View::Folder(folder.as_fd())).unwrap();
     drop(read);
     let children = format!("/proc/{0}/task/{0}/children", house.client.pid);
     until("the worker", || !std::fs::read_to_string(&children).unwrap().is_empty());

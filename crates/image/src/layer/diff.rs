@@ -1,5 +1,8 @@
 //! A folder becomes an archive: what `apply` makes, the other way round.
 //!
+//! [`diff`] packs one layer by itself, with overlayfs's marks as an archive's, for an image.
+//! [`pack`] packs any tree as it is seen, for a person; others may be changing it meanwhile.
+//!
 //! Entries come in the byte order of their names, each folder before what is in
 //! it, so the same folder always gives the same bytes.
 
@@ -52,8 +55,7 @@ const BUFFER: usize = 128 << 10;
 pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
     let mut hashed = HashedWrite { out, hasher: Hasher::sha256(), count: 0 };
     let mut buffered = io::BufWriter::with_capacity(BUFFER, &mut hashed);
-    let mut walk =
-        Walk { writer: Writer::new(&mut buffered), linked: HashMap::new(), buffer: vec![0; BUFFER], size: 0 };
+    let mut walk = Walk::new(&mut buffered, Tree::Layer);
     let folder = open_folder(root, b".").map_err(failed("open the folder", b"."))?;
     walk.folder(&folder, &mut Vec::new(), 0)?;
     let Walk { writer, size, .. } = walk;
@@ -61,6 +63,35 @@ pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffErr
     buffered.flush().map_err(WriteError::Write)?;
     drop(buffered);
     Ok(Diffed { diff_id: hashed.hasher.finish(), archive_size: hashed.count, size })
+}
+
+/// Writes what `base` is in the folder `parent`, a folder with all that is in it, as an archive whose
+/// names begin with `name` in its place. With an empty `name` a folder has no entry itself.
+///
+/// The tree may change meanwhile: what has gone or become something else since it was listed is left
+/// out, a file that grows is cut off at the size that it had, one that shrinks is filled up with
+/// zeros. Sockets are left out. No link is followed.
+pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: &mut dyn Write) -> Result<(), DiffError> {
+    let mut buffered = io::BufWriter::with_capacity(BUFFER, out);
+    let mut walk = Walk::new(&mut buffered, Tree::Seen);
+    let parent = open_folder(parent, b".").map_err(failed("open the folder of", name))?;
+    if name.is_empty() {
+        let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", base))?;
+        walk.folder(&folder, &mut Vec::new(), 0)?;
+    } else {
+        walk.entry(&parent, base, &mut name.to_vec(), 0)?;
+    }
+    walk.writer.finish()?;
+    Ok(buffered.flush().map_err(WriteError::Write)?)
+}
+
+/// What is packed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    /// One layer in overlayfs's conventions, at rest.
+    Layer,
+    /// What a process sees, perhaps changing.
+    Seen,
 }
 
 struct HashedWrite<'a> {
@@ -83,6 +114,7 @@ impl Write for HashedWrite<'_> {
 }
 
 struct Walk<'a> {
+    tree: Tree,
     writer: Writer<'a>,
     /// First names of files with several, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
@@ -112,7 +144,17 @@ fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
-impl Walk<'_> {
+/// Whether the error says that a name is not any more what it was when it was listed.
+fn vanished(error: &DiffError) -> bool {
+    let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO, Errno::STALE];
+    matches!(error, DiffError::Entry { errno, .. } if gone.contains(errno))
+}
+
+impl<'a> Walk<'a> {
+    fn new(out: &'a mut dyn Write, tree: Tree) -> Self {
+        Self { tree, writer: Writer::new(out), linked: HashMap::new(), buffer: vec![0; BUFFER], size: 0 }
+    }
+
     /// Everything in the folder `prefix`, which is open as `folder`.
     fn folder(&mut self, folder: &OwnedFd, prefix: &mut Vec<u8>, depth: usize) -> Result<(), DiffError> {
         if depth > DEPTH {
@@ -121,11 +163,14 @@ impl Walk<'_> {
         let names = names(folder).map_err(failed("read the folder", prefix))?;
         let length = prefix.len();
         for name in names {
-            if length > 0 {
+            if length > 0 && !prefix.ends_with(b"/") {
                 prefix.push(b'/');
             }
             prefix.extend_from_slice(&name);
-            self.entry(folder, &name, prefix, depth)?;
+            match self.entry(folder, &name, prefix, depth) {
+                Err(error) if self.tree == Tree::Seen && vanished(&error) => {}
+                result => result?,
+            }
             prefix.truncate(length);
         }
         Ok(())
@@ -140,38 +185,44 @@ impl Walk<'_> {
     ) -> Result<(), DiffError> {
         let stat =
             rustix::fs::statat(folder, base, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("examine", name))?;
-        if base.starts_with(WHITEOUT) {
+        if self.tree == Tree::Layer && base.starts_with(WHITEOUT) {
             return Err(DiffError::Reserved { name: shown(name) });
         }
-        if is_whiteout(&stat) {
+        if self.tree == Tree::Layer && is_whiteout(&stat) {
             let hidden = [&name[..name.len() - base.len()], WHITEOUT, base].concat();
             let kind = Kind::File { size: 0, extents: None };
             return Ok(self.writer.begin(&Entry { mode: 0, ..Entry::new(&hidden, kind) })?);
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != FileType::Directory && stat.st_nlink > 1 {
-            let inode = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.linked.get(&inode) {
-                let kind = Kind::Link { target: first.clone() };
-                let entry = described(name, kind, &stat, Vec::new());
-                return Ok(self.writer.begin(&entry)?);
-            }
-            self.linked.insert(inode, name.clone());
+        let shared = kind != FileType::Directory && stat.st_nlink > 1;
+        let inode = shared.then_some((stat.st_dev, stat.st_ino));
+        if let Some(first) = inode.and_then(|inode| self.linked.get(&inode)) {
+            let kind = Kind::Link { target: first.clone() };
+            let entry = described(name, kind, &stat, Vec::new());
+            return Ok(self.writer.begin(&entry)?);
         }
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match kind {
             FileType::Directory => return self.subfolder(folder, base, name, depth),
-            FileType::RegularFile => return self.file(folder, base, name),
+            FileType::RegularFile => None,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, base, Vec::new());
-                Kind::Symlink { target: target.map_err(failed("read the link", name))?.into_bytes() }
+                Some(Kind::Symlink { target: target.map_err(failed("read the link", name))?.into_bytes() })
             }
-            FileType::CharacterDevice => Kind::Character { major, minor },
-            FileType::BlockDevice => Kind::Block { major, minor },
-            FileType::Fifo => Kind::Fifo,
+            FileType::CharacterDevice => Some(Kind::Character { major, minor }),
+            FileType::BlockDevice => Some(Kind::Block { major, minor }),
+            FileType::Fifo => Some(Kind::Fifo),
             _ => return Ok(()),
         };
-        Ok(self.writer.begin(&described(name, kind, &stat, Vec::new()))?)
+        match kind {
+            Some(kind) => self.writer.begin(&described(name, kind, &stat, Vec::new()))?,
+            None => self.file(folder, base, name)?,
+        }
+        // Only now: nothing may link to an entry that was left out.
+        if let Some(inode) = inode {
+            self.linked.insert(inode, name.clone());
+        }
+        Ok(())
     }
 
     fn subfolder(
@@ -184,7 +235,7 @@ impl Walk<'_> {
         let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", name))?;
         // Of the descriptor, not of the name: it may be another folder by now.
         let stat = rustix::fs::fstat(&folder).map_err(failed("examine", name))?;
-        let (xattrs, opaque) = attributes(folder.as_fd(), name, &mut self.buffer)?;
+        let (xattrs, opaque) = attributes(folder.as_fd(), name, self.tree, &mut self.buffer)?;
         self.writer.begin(&described(name, Kind::Directory, &stat, xattrs))?;
         if opaque {
             let mark = [&name[..], b"/", OPAQUE].concat();
@@ -200,9 +251,9 @@ impl Walk<'_> {
         let fd = rustix::fs::openat(folder, base, flags, Mode::empty()).map_err(failed("open", name))?;
         let stat = rustix::fs::fstat(&fd).map_err(failed("examine", name))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(failed("open as a regular file", name)(Errno::INVAL));
+            return Err(failed("open as a regular file", name)(Errno::STALE));
         }
-        let (xattrs, _) = attributes(fd.as_fd(), name, &mut self.buffer)?;
+        let (xattrs, _) = attributes(fd.as_fd(), name, self.tree, &mut self.buffer)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         // st_blocks counts 512 bytes each, whatever the file system's block size.
         let holes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
@@ -275,7 +326,12 @@ fn extents(fd: &OwnedFd, size: u64) -> Result<Vec<Extent>, Errno> {
 type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The portable extended attributes, sorted, and whether the folder is opaque.
-fn attributes(fd: BorrowedFd<'_>, name: &[u8], buffer: &mut [u8]) -> Result<(Attributes, bool), DiffError> {
+fn attributes(
+    fd: BorrowedFd<'_>,
+    name: &[u8],
+    tree: Tree,
+    buffer: &mut [u8],
+) -> Result<(Attributes, bool), DiffError> {
     let error = failed("read the extended attributes of", name);
     // Linux limits both the list and a value to 64 KiB (xattr(7)).
     let length = match rustix::fs::flistxattr(fd, &mut buffer[..]) {
@@ -290,7 +346,9 @@ fn attributes(fd: BorrowedFd<'_>, name: &[u8], buffer: &mut [u8]) -> Result<(Att
     let mut opaque = false;
     for attribute in list.split(|&byte| byte == 0).filter(|attribute| !attribute.is_empty()) {
         let overlay = OVERLAY_ATTRIBUTES.iter().find_map(|prefix| attribute.strip_prefix(*prefix));
-        if overlay.is_none() && !is_portable(attribute) {
+        // In a tree that is seen they are some other overlay's affair.
+        let ours = if overlay.is_some() { tree == Tree::Layer } else { is_portable(attribute) };
+        if !ours {
             continue;
         }
         let length = match rustix::fs::fgetxattr(fd, attribute, &mut buffer[..]) {

@@ -39,7 +39,7 @@ mod stream;
 mod tests;
 
 pub use apply::{Applied, ApplyError, Limits, Mode, STREAM, apply};
-pub use diff::{DiffError, Diffed, diff};
+pub use diff::{DiffError, Diffed, diff, pack};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.
 pub const WHITEOUT: &[u8] = b".wh.";

@@ -40,6 +40,8 @@ impl<'a> Writer<'a> {
         let mut name = entry.name.clone();
         match entry.kind {
             Kind::Directory if name.is_empty() => name = b"./".to_vec(),
+            // The root of a tree whose names are to begin with a slash.
+            Kind::Directory if name == b"/" => {}
             Kind::Directory => name.push(b'/'),
             _ => {}
         }

@@ -120,7 +120,7 @@ fn mount_entry(site: &Site<'_>, entry: &Mount, taken: Option<&Taken>) -> Result<
         return Err(invalid(format!("mount {}: tmpcopyup is not supported", path.display())));
     }
     if options.bind.is_some() {
-        return bind_entry(site, entry, &options, taken).map(|()| None);
+        return bind_entry(site.api, site.root, entry, &options, taken).map(|()| None);
     }
     if matches!(&*entry.kind, "cgroup" | "cgroup2") {
         return cgroup_view(site, path, &options).map(|()| None);
@@ -183,15 +183,20 @@ pub(super) fn take(entry: &Mount, users: BorrowedFd<'_>) -> Result<Option<Taken>
     Ok(Some(Taken { fd, folder }))
 }
 
-fn bind_entry(site: &Site<'_>, entry: &Mount, options: &Options, taken: Option<&Taken>) -> Result<()> {
+pub(super) fn bind_entry(
+    api: Api,
+    root: &Root,
+    entry: &Mount,
+    options: &Options,
+    taken: Option<&Taken>,
+) -> Result<()> {
     let path = entry.destination.as_path();
     let what = || mounting(entry);
     let folder = match taken {
         Some(taken) => taken.folder,
         None => is_folder(entry)?,
     };
-    let place =
-        if folder { site.root.create_dirs(path, FOLDER) } else { site.root.create_file(path, FILE, FOLDER) };
+    let place = if folder { root.create_dirs(path, FOLDER) } else { root.create_file(path, FILE, FOLDER) };
     let mismatch = |fd: &str| {
         invalid(format!(
             "{}: mount src={}, dst={}, dstFd={fd}, flags=MS_BIND|MS_REC: not a directory: Are you trying to mount a \
@@ -212,7 +217,7 @@ fn bind_entry(site: &Site<'_>, entry: &Mount, options: &Options, taken: Option<&
         Some(taken) => mount::attach(&taken.fd, &place).or_invalid(what),
         None => {
             let source = Source::Host(Path::new(&entry.source));
-            mounts::bind(site.api, site.root, (&place, path), source, options).or_invalid(what)
+            mounts::bind(api, root, (&place, path), source, options).or_invalid(what)
         }
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! One fork is on the way, two where there is a user namespace (`users`). The caller has one thread ([`hull_sys::process`]). The files:
 //! `init` and `join` are the two kinds of children step by step, `rootfs`, `files` and `mounts`
-//! what they see, `options` mount options and `devices` access to devices (pure), `program` the last steps that both share,
+//! what they see, `tree` the same without a process, `options` mount options and `devices` access to devices (pure), `program` the last steps that both share,
 //! `reaper` the pid 1 of `--init`, `sync` the talk between the two sides, `hooks` the OCI hooks,
 //! `failure` the errors and their words.
 
@@ -31,6 +31,7 @@ mod program;
 mod reaper;
 mod rootfs;
 mod sync;
+pub(crate) mod tree;
 pub mod users;
 mod validate;
 

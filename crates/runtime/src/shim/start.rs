@@ -59,7 +59,12 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             Role::SharedMemory => given.shared_memory = Some(fd),
             Role::Attach(attach) => given.attach.push((attach, fd)),
             Role::Keep(name) => given.keep.push((name, fd)),
-            Role::Control | Role::Archive | Role::Folder | Role::Relay | Role::Service => {}
+            Role::Control
+            | Role::Archive
+            | Role::Folder
+            | Role::Mounts { .. }
+            | Role::Relay
+            | Role::Service => {}
         }
     }
     let attached = std::mem::take(&mut given.attach);

@@ -13,7 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SocketFlags, SocketType};
 use serde::Serialize;
 
-use crate::bundle::{Bundle, Exec};
+use crate::bundle::{Bundle, Exec, Tree};
 use crate::failpoint;
 use crate::protocol::{self, Attach, FromSpawner, Kind, Outcome, Received, Role, ToSpawner, Work};
 use crate::seccomp::Program;
@@ -71,6 +71,18 @@ pub enum Launch<'a> {
         seccomp: Option<BorrowedFd<'a>>,
         attach: &'a [(Attach, BorrowedFd<'a>)],
     },
+}
+
+/// What a worker has as its root.
+#[derive(Debug, Clone, Copy)]
+pub enum View<'a> {
+    /// A folder of the host.
+    Folder(BorrowedFd<'a>),
+    /// The files of a running container, whose first process this pidfd is of; with `below` what is
+    /// mounted in them, too, but for what the kernel shows at /dev, /proc and /sys.
+    Running { process: BorrowedFd<'a>, below: bool },
+    /// The files of a container that does not run.
+    Stopped(&'a Tree),
 }
 
 /// A connection to the spawner; never blocks after it was made. Its descriptor becomes readable
@@ -215,12 +227,26 @@ impl Client {
         Ok(Connection::new(ours))
     }
 
-    /// Has a worker unpack `archive` into `folder`, or pack the folder into `archive`. It is killed
-    /// when the job is dropped.
-    pub fn work(&self, work: Work, archive: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<Job, Error> {
+    /// Has a worker work on the files of `view`, reading or writing `archive`. It is killed when the
+    /// job is dropped.
+    pub fn work(&self, work: Work, archive: Option<BorrowedFd<'_>>, view: View<'_>) -> Result<Job, Error> {
         let (ours, theirs) = control()?;
-        let roles = vec![Role::Control, Role::Archive, Role::Folder];
-        let fds = [theirs.as_fd(), archive, folder];
+        let (mut roles, mut fds) = (vec![Role::Control], vec![theirs.as_fd()]);
+        if let Some(archive) = archive {
+            roles.push(Role::Archive);
+            fds.push(archive);
+        }
+        let sealed;
+        let (role, fd) = match view {
+            View::Folder(folder) => (Role::Folder, folder),
+            View::Running { process, below } => (Role::Mounts { below }, process),
+            View::Stopped(tree) => {
+                sealed = document(tree)?;
+                (Role::Document, sealed.as_fd())
+            }
+        };
+        roles.push(role);
+        fds.push(fd);
         protocol::send(&self.socket, &ToSpawner::Worker { work, roles }, &fds)?;
         Ok(Job { socket: ours })
     }

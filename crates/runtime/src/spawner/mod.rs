@@ -31,7 +31,7 @@ use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::process::{Pid, Resource, Rlimit};
 
-pub use client::{Client, Error, Job, Launch, filter_document};
+pub use client::{Client, Error, Job, Launch, View, filter_document};
 
 use crate::cgroup::Hierarchies;
 use crate::failpoint;

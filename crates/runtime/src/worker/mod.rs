@@ -1,10 +1,11 @@
-//! The jailed process in which hostile archives are read.
+//! The jailed process in which hostile archives are read and containers' files are looked at.
 //!
 //! A worker is forked from the spawner for one job. Before it looks at the first byte it gives up
 //! everything that the job does not need:
 //!
-//! - its root is the one folder it works on, its mount namespace holds nothing else (no /proc, no
-//!   /dev, no host); set-user-id bits and device files on it are dead, and nothing executes;
+//! - its root is what it works on ([`view`]: a folder, or the files of a container), its mount
+//!   namespace holds nothing else (no host); set-user-id bits and device files in it are dead, and
+//!   nothing executes;
 //! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
 //! - it has no network, no System V objects, and no descriptor but the archive, the folder, the
 //!   control socket and /dev/null;
@@ -13,21 +14,26 @@
 //!   else that capability allows is cut off by
 //! - a seccomp filter: the process is killed for any system call that is not in [`CALLS`].
 //!
+//! So whatever links and mounts lead to, it is in the container: there is nothing else to find.
+//!
 //! It says one thing, the [`Outcome`], and ends. The spawner kills it when its requester goes.
+
+mod place;
+mod view;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use hull_image::layer::{self, Limits, Mode};
 use hull_oci::runtime::{Seccomp, SyscallArg, SyscallRule};
-use hull_sys::process::{Namespaces, unshare};
-use hull_sys::{During, Errno, cred, mount};
-use rustix::fs::OFlags;
+use hull_sys::{During, Errno, cred};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::bundle::StartError;
 use crate::protocol::{self, Outcome, Role, Work};
 use crate::seccomp;
+use view::View;
 
 /// What a worker may have: the most memory (a zstd window is 128 MiB at most) and descriptors
 /// (each level of a nested folder holds one).
@@ -65,24 +71,25 @@ const CALLS: [&str; 92] = [
 
 /// The whole life of a worker, in a fresh fork of the spawner; gives the exit code.
 pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
-    let (mut control, mut archive, mut folder) = (None, None, None);
+    let (mut control, mut archive, mut view) = (None, None, None);
     for (role, fd) in given {
         match role {
             Role::Control => control = Some(fd),
             Role::Archive => archive = Some(fd),
-            Role::Folder => folder = Some(fd),
+            Role::Folder => view = Some(View::Folder(fd)),
+            Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
+            Role::Document => view = Some(View::Stopped { tree: fd }),
             _ => {}
         }
     }
     let Some(control) = control else {
         return 125;
     };
-    let outcome = match (archive, folder) {
-        (Some(archive), Some(folder)) => match enter(folder) {
-            Ok(root) => perform(work, archive, &root),
-            Err(error) => failed(&error),
-        },
-        _ => Outcome::Failed { message: "the work came without archive or folder".to_owned() },
+    let outcome = match view.map(enter_view) {
+        Some(Ok(root)) => perform(&work, archive, &root, &control),
+        Some(Err(JailError::Ended)) => Outcome::Ended,
+        Some(Err(error)) => failed(&error),
+        None => Outcome::Failed { message: "the work came without files to work on".to_owned() },
     };
     match protocol::send(&control, &outcome, &[]) {
         Ok(()) => 0,
@@ -93,6 +100,19 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
 /// The worker's jail could not be closed behind it.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
+    /// The container's files could not be put together.
+    #[error(transparent)]
+    Tree {
+        #[from]
+        source: StartError,
+    },
+    #[error("the process whose files were asked for has ended")]
+    Ended,
+    #[error("read what the container's files are made of")]
+    Document {
+        #[from]
+        source: protocol::Error,
+    },
     #[error("jail a worker")]
     System {
         #[from]
@@ -108,6 +128,10 @@ pub enum JailError {
 /// Gives up everything but `folder`, which becomes the root and is returned. Not to be undone:
 /// only for a process of one thread that has nothing else to do.
 pub fn enter(folder: OwnedFd) -> Result<OwnedFd, JailError> {
+    enter_view(View::Folder(folder))
+}
+
+fn enter_view(view: View) -> Result<OwnedFd, JailError> {
     let filter = seccomp::compile(&profile())?;
     let _ = rustix::thread::set_name(c"hull-worker");
     for (resource, most) in [(Resource::Core, 0), (Resource::As, MEMORY), (Resource::Nofile, OPEN_FILES)] {
@@ -116,7 +140,7 @@ pub fn enter(folder: OwnedFd) -> Result<OwnedFd, JailError> {
         let most = Some(now.maximum.map_or(most, |now| now.min(most)));
         let _ = rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most });
     }
-    let root = pivot(folder)?;
+    let root = view::enter(view)?;
     cred::limit_bounding(CAPABILITIES)?;
     cred::set_ambient(CapabilitySet::empty())?;
     cred::set_capabilities(CapabilitySets {
@@ -129,33 +153,6 @@ pub fn enter(folder: OwnedFd) -> Result<OwnedFd, JailError> {
     rustix::process::set_dumpable_behavior(undumpable).during("prctl", || "PR_SET_DUMPABLE")?;
     hull_sys::seccomp::install(&filter.filter, filter.flags)?;
     Ok(root)
-}
-
-/// Makes a mount of the folder alone, in a namespace that has no other.
-fn pivot(folder: OwnedFd) -> hull_sys::Result<OwnedFd> {
-    // Copied while the folder still belongs to the caller's namespace (open_tree(2)).
-    let copy = mount::copy_of(&folder, false)?;
-    drop(folder);
-    let attributes = mount::Attributes {
-        set: mount::NO_SUID | mount::NO_DEV | mount::NO_EXEC,
-        propagation: Some(mount::Propagation::Private),
-        ..mount::Attributes::default()
-    };
-    mount::set_attributes(&copy, &attributes, false)?;
-    unshare(Namespaces::MOUNT | Namespaces::NETWORK | Namespaces::IPC | Namespaces::UTS)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let old = rustix::fs::open("/", flags, rustix::fs::Mode::empty()).during("open", || "/")?;
-    let private =
-        mount::Attributes { propagation: Some(mount::Propagation::Private), ..mount::Attributes::default() };
-    mount::set_attributes(&old, &private, true)?;
-    mount::attach(&copy, &old)?;
-    rustix::process::fchdir(&copy).during("fchdir", || "the folder")?;
-    // The old root lands on the new one, from where it is taken off (pivot_root(2), NOTES).
-    rustix::process::pivot_root(".", ".").during("pivot_root", || "., .")?;
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).during("umount2", || ".")?;
-    rustix::process::chdir("/").during("chdir", || "/")?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open("/", flags, rustix::fs::Mode::empty()).during("open", || "/")
 }
 
 fn profile() -> Seccomp {
@@ -193,22 +190,31 @@ fn profile() -> Seccomp {
     Seccomp { default_action: "SCMP_ACT_KILL_PROCESS".to_owned(), syscalls: rules, ..Seccomp::default() }
 }
 
-fn perform(work: Work, archive: OwnedFd, root: &OwnedFd) -> Outcome {
-    let mut archive = File::from(archive);
-    let mode = match work {
-        Work::ApplyLayer => Mode::Layer,
-        Work::ApplyPlain => Mode::Plain,
-        Work::ApplyFiles => Mode::Files,
-        Work::ApplyStream => Mode::Stream,
-        Work::Diff => {
-            return match layer::diff(root.as_fd(), &mut archive) {
-                Ok(layer::Diffed { diff_id, archive_size, size }) => {
-                    Outcome::Diffed { diff_id, archive_size, size }
-                }
-                Err(error) => failed(&error),
-            };
+fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &OwnedFd) -> Outcome {
+    match (work, archive.map(File::from)) {
+        (Work::Examine(place), _) => {
+            place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
         }
-    };
+        (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
+        (Work::Pack { place, name }, Some(archive)) => {
+            let tell = |found| protocol::send(control, &Outcome::Found(found), &[]);
+            let packed = place::pack(root, place, name, archive, tell);
+            packed.map_or_else(|error| error.outcome(), |()| Outcome::Packed)
+        }
+        (Work::Diff, Some(mut archive)) => match layer::diff(root.as_fd(), &mut archive) {
+            Ok(layer::Diffed { diff_id, archive_size, size }) => {
+                Outcome::Diffed { diff_id, archive_size, size }
+            }
+            Err(error) => failed(&error),
+        },
+        (Work::ApplyLayer, Some(archive)) => apply(Mode::Layer, archive, root),
+        (Work::ApplyPlain, Some(archive)) => apply(Mode::Plain, archive, root),
+        (Work::ApplyFiles, Some(archive)) => apply(Mode::Files, archive, root),
+        (Work::ApplyStream, Some(archive)) => apply(Mode::Stream, archive, root),
+    }
+}
+
+fn apply(mode: Mode, mut archive: File, root: &OwnedFd) -> Outcome {
     match layer::apply(&mut archive, root.as_fd(), mode, &Limits::default()) {
         Ok(applied) => Outcome::Applied {
             blob: applied.blob,
