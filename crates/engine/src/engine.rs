@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
+use crate::containers::layer::Change;
 use crate::containers::registry::Registry;
 use crate::containers::requests::{
     Attach, Attachment, Condition, Created, ExecSettings, ExecView, LogStream, Logs, Pruned, Remove, Top,
@@ -25,7 +26,7 @@ use crate::containers::settings::Create;
 use crate::containers::spawner::Spawner;
 use crate::containers::stats::{self, Stats};
 use crate::containers::view::View;
-use crate::containers::{create, files, logs, networking, recover};
+use crate::containers::{create, files, layer, logs, networking, recover};
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
 use crate::images::{Images, Setup, Unpack, Use, Uses};
@@ -343,6 +344,11 @@ impl Engine {
         let view = self.0.services.registry.find(key)?.view();
         let (services, path) = (Arc::clone(&self.0.services), self.0.services.cgroup_path_of(&view));
         self.0.services.blocking(move || stats::read(&services, &view, &path)).await
+    }
+
+    /// What the container has changed of its image's files, folders before what is in them.
+    pub async fn changes(&self, key: &str) -> Result<Vec<Change>> {
+        layer::changes(&self.0.services, key).await
     }
 
     /// Bytes that the container's writable layer takes on the disk.

@@ -110,6 +110,8 @@ pub enum Error {
     Shim { source: hull_runtime::protocol::Error },
     #[error("the writable layer of the container")]
     Snapshot { source: hull_image::snapshot::SnapshotError },
+    #[error("read the container's changes")]
+    Changes { source: hull_image::layer::ChangesError },
     #[error("read the container's files")]
     Lookup { source: crate::rootfs::LookupError },
     #[error("the container's cgroup")]
@@ -160,6 +162,7 @@ impl Error {
             | Error::DataRootInUse { .. }
             | Error::Shim { .. }
             | Error::Snapshot { .. }
+            | Error::Changes { .. }
             | Error::Lookup { .. }
             | Error::Cgroup { .. }
             | Error::Log { .. } => Class::Internal,

@@ -266,12 +266,15 @@ impl Snapshots {
         Ok(keys)
     }
 
+    /// The folder that holds what the writable layer `key` changes, in overlayfs's conventions.
+    pub fn writable(&self, key: &str) -> Result<OwnedFd> {
+        let upper = folder::open(&self.active, key).and_then(|active| folder::open(&active, "upper"));
+        upper.map_err(failed("open", key))
+    }
+
     /// Bytes of the files in the writable layer `key`; folders count nothing.
     pub fn usage(&self, key: &str) -> Result<u64> {
-        folder::open(&self.active, key)
-            .and_then(|active| folder::open(&active, "upper"))
-            .and_then(|upper| folder::usage(upper.as_fd()))
-            .map_err(failed("measure", key))
+        folder::usage(self.writable(key)?.as_fd()).map_err(failed("measure", key))
     }
 }
 

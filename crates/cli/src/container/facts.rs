@@ -146,14 +146,15 @@ async fn diff(session: &Session, given: &Given) -> Result<u8, Failure> {
     let path = format!("/containers/{}/changes", segment(&given.arguments[0]));
     let answer = session.client.get(&path, &Query::new()).await?;
     let changes: Option<Vec<Value>> = answer.json().await?;
-    for change in changes.into_iter().flatten() {
+    let text = |change: Value| {
         let kind = match change["Kind"].as_i64() {
             Some(1) => "A",
             Some(2) => "D",
             _ => "C",
         };
-        line(&format!("{kind} {}", change["Path"].as_str().unwrap_or_default()));
-    }
+        format!("{kind} {}\n", change["Path"].as_str().unwrap_or_default())
+    };
+    print(&changes.into_iter().flatten().map(text).collect::<String>());
     Ok(0)
 }
 

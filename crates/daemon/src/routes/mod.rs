@@ -10,6 +10,7 @@ mod capture;
 mod containers;
 mod exec;
 mod images;
+mod layer;
 mod lifecycle;
 mod networks;
 mod show;
@@ -173,7 +174,7 @@ async fn container_route(call: Call, method: &Method, key: &str, verb: &str) -> 
         ("GET", "top") => containers::top(&call, key).await,
         ("GET", "logs") => streams::logs(&call, key).await,
         ("GET", "stats") => stats::stats(&call, key).await,
-        ("GET", "changes") => Err(Failure::later("changes come in a later build")),
+        ("GET", "changes") => layer::changes(&call, key).await,
         ("GET", "export") => Err(Failure::later("exporting containers comes in a later build")),
         ("GET" | "HEAD" | "PUT", "archive") => {
             Err(Failure::later("copying files comes in a later build: use docker exec with tar"))

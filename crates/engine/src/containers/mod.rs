@@ -8,7 +8,7 @@
 //! task commands attach execs networking   the task of each container
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
-//! logs details stats       reading, past the task
+//! logs details stats layer reading, past the task
 //! ```
 
 pub mod attach;
@@ -19,6 +19,7 @@ mod execs;
 pub(crate) mod files;
 pub(crate) mod handle;
 mod launch;
+pub mod layer;
 pub(crate) mod link;
 pub(crate) mod logs;
 pub(crate) mod networking;

@@ -15,6 +15,7 @@ mod interfaces;
 mod isolation;
 mod kills;
 mod kinds;
+mod layer;
 mod lifecycle;
 mod limits;
 mod local;

@@ -1,5 +1,5 @@
 //! A layer as an archive and as a folder: `apply` makes the folder, `diff` the
-//! archive.
+//! archive; `changes` lists what a folder changes of the layers below it.
 //!
 //! The folder is one layer by itself, in overlayfs's own conventions
 //! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"),
@@ -31,6 +31,7 @@
 //! - `.wh..wh.*` other than the opaque mark are old aufs bookkeeping and ignored.
 
 mod apply;
+mod changes;
 mod diff;
 mod parents;
 mod stream;
@@ -39,6 +40,7 @@ mod stream;
 mod tests;
 
 pub use apply::{Applied, ApplyError, Limits, Mode, STREAM, apply};
+pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use diff::{DiffError, Diffed, diff, pack};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.

@@ -20,6 +20,11 @@ use super::mounts::{Api, Source};
 use super::options::{Change, Options, propagation};
 use crate::bundle::{Rootfs, Upper};
 
+/// What a writable layer must not hold, whatever the host's modules and kernel have as defaults: a
+/// renamed folder or a changed mode that only points at the layer below. The layer is read by itself
+/// (`diff`, `commit`), and moves to other machines.
+const SELF_CONTAINED: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
+
 /// A string option of fsconfig(2) has at most 256 bytes with its zero.
 const MAX_STRING: usize = 255;
 
@@ -117,6 +122,9 @@ fn layers_come_one_by_one(release: &CStr) -> bool {
 fn overlay_of(values: &[(&str, String)], volatile: bool) -> hull_sys::Result<OwnedFd> {
     let mut options = vec![("source", Some("overlay"))];
     options.extend(values.iter().map(|(key, value)| (*key, Some(value.as_str()))));
+    if values.iter().any(|(key, _)| *key == "upperdir") {
+        options.extend(SELF_CONTAINED.map(|(key, value)| (key, Some(value))));
+    }
     options.extend(volatile.then_some(("volatile", None)));
     mount::new("overlay", &options, 0)
 }
@@ -186,7 +194,10 @@ fn make_classic(rootfs: &Rootfs) -> Result<Root> {
         }
         Rootfs::Overlay { lower, upper } => {
             let Joined { values, kept } = Joined::new(lower, upper.as_ref()).or_host()?;
-            let data: Vec<_> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let mut data: Vec<_> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            if upper.is_some() {
+                data.extend(SELF_CONTAINED.map(|(key, value)| format!("{key}={value}")));
+            }
             let data = std::ffi::CString::new(data.join(",")).or_host()?;
             rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), &*data)
                 .during("mount", || format!("overlay, {place:?}, {data:?}"))

@@ -1,11 +1,13 @@
 //! Whiteouts and opaque folders, judged by overlayfs itself.
 
 use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
 use super::tree::{listing, set_attribute};
-use super::{Mode, apply_bytes, diff_bytes};
+use super::{Mode, apply_bytes, diff_bytes, open};
+use crate::layer::{ChangeKind, changes};
 use crate::tar::{Entry, Kind, Writer};
 
 /// An archive of entries written as `name/` (folder), `name=contents` or `name->target`.
@@ -148,6 +150,48 @@ fn what_a_container_changed_is_what_its_layer_says() {
     assert_eq!(again, seen);
     let expected = ["d/", "d/y=1", "e/", "e/new=2", "hard=2", "keep=12", "n/", "n/m/", "n/m/f=2"];
     assert_eq!(again.lines().collect::<Vec<_>>(), expected);
+}
+
+/// The changes that the last container has made to these layers (lowest first), as `docker diff`
+/// prints them.
+fn changed(scratch: &Path, layers: &[&str]) -> Vec<String> {
+    let layers: Vec<_> =
+        layers.iter().rev().map(|layer| open(&scratch.join(layer)).into()).collect::<Vec<OwnedFd>>();
+    let letter = |kind| match kind {
+        ChangeKind::Modified => 'C',
+        ChangeKind::Added => 'A',
+        ChangeKind::Deleted => 'D',
+    };
+    let changes = changes(open(&scratch.join("upper")).as_fd(), &layers).unwrap();
+    changes.iter().map(|change| format!("{} {}", letter(change.kind), change.path.escape_ascii())).collect()
+}
+
+#[test]
+fn what_a_container_changed_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    apply(scratch.path(), "base", &["gone=1", "d/", "d/x=1", "d/s/", "d/s/y=1", "d/s/z=1", "e/", "e/low=1"]);
+    apply(scratch.path(), "middle", &["keep=1", "f/", "f/x=1", "e/", "e/.wh..wh..opq", "e/x=1", ".wh.none"]);
+    // Opaque is what is made where something was: the folder `d`, and `d/s` with it.
+    let script = "echo >>keep; rm gone; rm -r d; mkdir -p d/s d/new; echo >d/s/y; echo >e/y; \
+                  echo >e/low; rm e/x; rm -r f; echo >f; mkdir -p n/m; echo >n/m/-; echo >n-; ln -s m n/p; echo >none; \
+                  rm none; mknod null c 1 3";
+    in_container(scratch.path(), &["base", "middle"], script);
+    let expected = [
+        "C /d", "A /d/new", "C /d/s", "C /d/s/y", "D /d/s/z", "D /d/x", "C /e", "A /e/low", "D /e/x",
+        "A /e/y", "C /f", "D /gone", "C /keep", "A /n", "A /n/m", "A /n/m/-", "A /n/p", "A /n-", "A /null",
+    ];
+    assert_eq!(changed(scratch.path(), &["base", "middle"]), expected);
+}
+
+#[test]
+fn an_untouched_container_has_changed_nothing_and_one_without_layers_has_added_all() {
+    let scratch = tempfile::tempdir().unwrap();
+    apply(scratch.path(), "lower", &["a=1"]);
+    in_container(scratch.path(), &["lower"], "true");
+    assert!(changed(scratch.path(), &["lower"]).is_empty());
+    in_container(scratch.path(), &["lower"], "echo >a; rm a; mkdir a");
+    assert_eq!(changed(scratch.path(), &["lower"]), ["C /a"]);
+    assert_eq!(changed(scratch.path(), &[]), ["A /a"]);
 }
 
 #[test]
