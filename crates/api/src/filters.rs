@@ -18,7 +18,7 @@ pub enum FilterError {
     /// A name that this list does not know.
     #[error("invalid filter '{0}'")]
     UnknownName(String),
-    #[error("invalid filter '{name}={value}'")]
+    #[error("invalid filter '{name}=[{value}]'")]
     BadValue { name: String, value: String },
 }
 

@@ -1,4 +1,4 @@
-//! Volumes. This build lists none; the shapes are what the reference's client reads.
+//! Volumes.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,31 @@ pub struct Volume {
     pub name: String,
     pub options: Option<BTreeMap<String, String>>,
     pub scope: String,
+    /// In `GET /system/df` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_data: Option<UsageData>,
+}
+
+/// What a volume takes, and who has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UsageData {
+    /// How many containers have it.
+    pub ref_count: i64,
+    /// Bytes.
+    pub size: i64,
+}
+
+/// `POST /volumes/create`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct CreateRequest {
+    pub name: String,
+    pub driver: String,
+    pub driver_opts: Option<BTreeMap<String, String>>,
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Of a swarm; whatever it says.
+    pub cluster_volume_spec: Option<serde_json::Value>,
 }
 
 /// `GET /volumes`.
@@ -30,6 +55,7 @@ pub struct Volumes {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct VolumesPruned {
-    pub volumes_deleted: Option<Vec<String>>,
+    /// Names.
+    pub volumes_deleted: Vec<String>,
     pub space_reclaimed: u64,
 }

@@ -17,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) ps_format: String,
     pub(crate) images_format: String,
     pub(crate) networks_format: String,
+    pub(crate) volumes_format: String,
     pub(crate) detach_keys: String,
     #[serde(rename = "HttpHeaders")]
     pub(crate) http_headers: serde_json::Map<String, serde_json::Value>,

@@ -24,7 +24,7 @@ pub(crate) static INSPECT: Command = Command {
     flags: &[&[
         FORMAT,
         Flag::switch("size", "Show sizes of containers, too").short('s'),
-        Flag::text("type", "Look among these only: container, image, network"),
+        Flag::text("type", "Look among these only: container, image, network, volume"),
     ]],
     run: |session, given| Box::pin(any(session, given)) as Outcome<'_>,
 };
@@ -57,6 +57,16 @@ pub(crate) static NETWORK: Command = Command {
     stop_at_argument: false,
     flags: &[&[FORMAT, Flag::switch("verbose", "Show what helps to find faults, too").short('v')]],
     run: |session, given| Box::pin(of_kind(session, given, "network")) as Outcome<'_>,
+};
+
+pub(crate) static VOLUME: Command = Command {
+    paths: &["volume inspect"],
+    usage: "[OPTIONS] VOLUME [VOLUME...]",
+    summary: "Show all about volumes",
+    arguments: Arguments::AtLeast(1),
+    stop_at_argument: false,
+    flags: &[&[FORMAT]],
+    run: |session, given| Box::pin(of_kind(session, given, "volume")) as Outcome<'_>,
 };
 
 const FORMAT: Flag = Flag::text("format", "Show as 'json', or by a Go template").short('f');

@@ -25,6 +25,7 @@ mod help;
 mod image;
 mod inspect;
 mod moment;
+mod natural;
 mod network;
 mod progress;
 mod prune;
@@ -36,6 +37,7 @@ mod system;
 mod table;
 mod terminal;
 mod units;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -66,7 +68,7 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 22] = [
+const LATER: [&str; 21] = [
     "build",
     "builder",
     "buildx",
@@ -88,7 +90,6 @@ const LATER: [&str; 22] = [
     "service",
     "stats",
     "swarm",
-    "volume",
 ];
 
 /// Every command.
@@ -97,6 +98,7 @@ static TREE: &[Entry] = &[
     Entry::Group(&IMAGE),
     Entry::Group(&NETWORK),
     Entry::Group(&SYSTEM),
+    Entry::Group(&VOLUME),
     Entry::Command("attach", &start::ATTACH),
     Entry::Command("create", &create::CREATE),
     Entry::Command("diff", &facts::DIFF),
@@ -195,6 +197,19 @@ static SYSTEM: Group = Group {
     name: "system",
     summary: "Manage the daemon",
     commands: &[("events", &[], &events::EVENTS), ("info", &[], &info::INFO)],
+};
+
+static VOLUME: Group = Group {
+    name: "volume",
+    summary: "Manage volumes",
+    commands: &[
+        ("create", &[], &volume::CREATE),
+        ("inspect", &[], &inspect::VOLUME),
+        ("ls", &["list"], &volume::list::LIST),
+        ("prune", &[], &prune::VOLUMES),
+        ("rm", &["remove"], &volume::REMOVE),
+        ("update", &[], &volume::UPDATE),
+    ],
 };
 
 /// Runs one command line; the first of `arguments` is the program's name.

@@ -1,9 +1,9 @@
-//! `container prune` and `image prune`.
+//! `container prune`, `image prune` and `volume prune`.
 
 use hull_api::client::{Body, Query};
 use serde_json::Value;
 
-use crate::command::{Arguments, Command, Failure, Outcome};
+use crate::command::{Arguments, Command, Failure, Outcome, fail};
 use crate::filters;
 use crate::flags::{Flag, Given};
 use crate::session::{Session, confirm, print};
@@ -33,6 +33,21 @@ pub(crate) static IMAGES: Command = Command {
     run: |session, given| Box::pin(images(session, given)) as Outcome<'_>,
 };
 
+pub(crate) static VOLUMES: Command = Command {
+    paths: &["volume prune"],
+    usage: "[OPTIONS]",
+    summary: "Remove unused volumes",
+    arguments: Arguments::None,
+    stop_at_argument: false,
+    flags: &[&[
+        Flag::switch("all", "Remove those that have a name, too").short('a'),
+        Flag::list("filter", filters::check, "Remove only what meets a condition (\"label=<label>\")")
+            .label("filter"),
+        FORCE,
+    ]],
+    run: |session, given| Box::pin(volumes(session, given)) as Outcome<'_>,
+};
+
 const FORCE: Flag = Flag::switch("force", "Do not ask first").short('f');
 const FILTER: Flag =
     Flag::list("filter", filters::check, "Remove only what meets a condition (\"until=<time>\")")
@@ -48,18 +63,33 @@ async fn containers(session: &Session, given: &Given) -> Result<u8, Failure> {
     let query = filters::add(Query::new(), given.list("filter"));
     let answer = session.client.post("/containers/prune", &query, Body::Empty).await?;
     let pruned: Value = answer.json().await?;
-    let mut out = String::new();
-    let deleted = pruned["ContainersDeleted"].as_array();
-    if let Some(ids) = deleted.filter(|ids| !ids.is_empty()) {
-        out.push_str("Deleted Containers:\n");
-        for id in ids.iter().filter_map(Value::as_str) {
-            out.push_str(id);
-            out.push('\n');
-        }
-        out.push('\n');
-    }
-    print(&(out + &reclaimed(&pruned)));
+    print(&(named("Deleted Containers", &pruned["ContainersDeleted"]) + &reclaimed(&pruned)));
     Ok(0)
+}
+
+async fn volumes(session: &Session, given: &Given) -> Result<u8, Failure> {
+    let all = given.on("all");
+    let chosen = given.list("filter").any(|pair| pair.split('=').next() == Some("all"));
+    if all && chosen {
+        return Err(fail("conflicting options: cannot specify both --all and --filter all=1"));
+    }
+    let what = if all { "all" } else { "anonymous" };
+    let question =
+        format!("WARNING! This will remove {what} local volumes not used by at least one container.\n{SURE}");
+    if !given.on("force") && !confirm(&question) {
+        return Ok(0);
+    }
+    let query = filters::add(Query::new(), given.list("filter").chain(all.then_some("all=true")));
+    let answer = session.client.post("/volumes/prune", &query, Body::Empty).await?;
+    let pruned: Value = answer.json().await?;
+    print(&(named("Deleted Volumes", &pruned["VolumesDeleted"]) + &reclaimed(&pruned)));
+    Ok(0)
+}
+
+/// A heading, and names one a line; nothing where there is none.
+fn named(heading: &str, deleted: &Value) -> String {
+    let names: Vec<&str> = deleted.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if names.is_empty() { String::new() } else { format!("{heading}:\n{}\n\n", names.join("\n")) }
 }
 
 async fn images(session: &Session, given: &Given) -> Result<u8, Failure> {

@@ -35,6 +35,7 @@ use crate::networks::{self, Networks, change, explain};
 use crate::networks::{adopt, relay};
 use crate::seccomp::Profiles;
 use crate::store::Store;
+use crate::volumes::Volumes;
 use crate::{Config, Error, Result, names, signals};
 
 /// How long an engine that is being closed goes on freeing what removed containers left.
@@ -59,6 +60,7 @@ impl Engine {
         let services = Arc::new(services);
         relay::watch(&services);
         recover::recover(&services, containers).await?;
+        services.volumes.sweep()?;
         Ok(Engine(Arc::new(Inner { services, _lock: lock })))
     }
 
@@ -93,6 +95,10 @@ impl Engine {
 
     pub fn images(&self) -> &Images {
         &self.0.services.images
+    }
+
+    pub fn volumes(&self) -> &Volumes {
+        &self.0.services.volumes
     }
 
     pub fn config(&self) -> &Config {
@@ -463,6 +469,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         Networks::open(config.network.clone(), host_prefix(), &rows.networks, &observed)?;
     store.commit_blocking(changes)?;
     let wiring = Wiring::open(&config, cgroups.as_ref())?;
+    let volumes = Volumes::open(store.clone(), events.clone(), root.join("volumes"), &rows.volumes)?;
     let services = Services {
         config,
         facts,
@@ -471,6 +478,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         images,
         networks,
         wiring,
+        volumes,
         registry,
         spawner,
         cgroups,

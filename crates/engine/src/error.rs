@@ -44,6 +44,8 @@ pub enum Error {
     NoSuchImage(String),
     #[error("network {0} not found")]
     NoSuchNetwork(String),
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
     /// Several networks' ids begin with the prefix.
     #[error("network {key} is ambiguous ({matches} matches found based on ID prefix)")]
     AmbiguousNetwork { key: String, matches: usize },
@@ -137,6 +139,7 @@ impl Error {
             | Error::NoSuchProcess(_)
             | Error::NoSuchImage(_)
             | Error::NoSuchNetwork(_)
+            | Error::NoSuchVolume(_)
             | Error::NotFound(_) => Class::NotFound,
             Error::Forbidden(_) => Class::Forbidden,
             Error::AmbiguousId(_) | Error::AmbiguousNetwork { .. } | Error::Invalid(_) => Class::Invalid,

@@ -19,6 +19,7 @@ pub enum Kind {
     Container,
     Image,
     Network,
+    Volume,
 }
 
 impl Kind {
@@ -27,6 +28,7 @@ impl Kind {
             Kind::Container => "container",
             Kind::Image => "image",
             Kind::Network => "network",
+            Kind::Volume => "volume",
         }
     }
 }
@@ -36,7 +38,7 @@ pub struct Event {
     pub kind: Kind,
     /// Docker's word: `create`, `die`, `exec_start: sh -c x`, …
     pub action: String,
-    /// Of the container, image or network.
+    /// Of the container, image or network; the name of a volume.
     pub id: String,
     pub attributes: BTreeMap<String, String>,
     /// Nanoseconds since the epoch; strictly growing.

@@ -1,4 +1,4 @@
-//! The containers, images and networks of one host, and the rules by which they change.
+//! The containers, images, volumes and networks of one host, and the rules by which they change.
 //!
 //! Knows no HTTP, no Docker JSON and no command line: commands flow down as values
 //! ([`containers::settings::Create`]), events and exits flow up.
@@ -18,6 +18,7 @@ mod seccomp;
 pub mod signals;
 pub mod spec;
 pub mod store;
+pub mod volumes;
 
 pub use config::Config;
 pub use engine::Engine;

@@ -43,7 +43,7 @@ const DEPTH: usize = 64;
 ///
 /// A container can nest folders deeper than a process can hold descriptors for, so
 /// folders far down are first moved up to `folder` itself.
-pub(crate) fn empty(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn empty(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut hoisted = 0u64;
     let mut waiting: VecDeque<CString> = names(folder)?.into();
     while let Some(name) = waiting.pop_front() {
@@ -87,7 +87,7 @@ fn remove(
 
 /// Bytes of a tree as the reference counts them: the lengths of its files, each once however many
 /// names it has, and nothing for folders (an untouched container is 0 B).
-pub(crate) fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
+pub fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
     let mut seen = std::collections::BTreeSet::new();
     let mut bytes = 0;
     let mut waiting = vec![rustix::fs::openat(folder, ".", FOLDER, Mode::empty())?];

@@ -20,7 +20,7 @@ pub mod archive;
 #[cfg(feature = "store")]
 pub mod content;
 #[cfg(feature = "store")]
-mod folder;
+pub mod folder;
 #[cfg(feature = "store")]
 pub mod gc;
 #[cfg(feature = "store")]

@@ -40,6 +40,12 @@
 //! | `engine.remove.half-way` | daemon: cgroup and writable layer have gone, its files have not |
 //! | `engine.remove.before-row` | daemon: all has gone but the record |
 //! | `engine.remove.row-gone` | daemon: the record has gone, nobody was told |
+//! | `engine.volume.claimed` | daemon: the folders of a container's new volumes are made, no record names them |
+//! | `engine.volume.releasing` | daemon: a volume goes with its container, all is still there |
+//! | `engine.volume-create.made` | daemon: a volume's folder is made, no record names it |
+//! | `engine.volume-create.committed` | daemon: its record is durable, the folder is still marked as new |
+//! | `engine.volume-remove.discarded` | daemon: a volume's folder is in the trash, its record is still there |
+//! | `engine.volume-remove.row-gone` | daemon: its record has gone, its space is not freed |
 //! | `engine.network.claimed` | daemon: a container's addresses are chosen, nothing is noted |
 //! | `engine.network.published` | daemon: a container's ports are bound, nothing is noted |
 //! | `engine.network.noted` | daemon: what a container gets is on record, no link is made |

@@ -3,11 +3,11 @@
 use hull_api::client::Query;
 use serde_json::{Value, json};
 
-use super::natural;
 use crate::command::{Arguments, Command, Failure, Outcome};
 use crate::filters;
 use crate::flags::{Flag, Given};
 use crate::format::{self, Format, List, Row};
+use crate::natural::natural;
 use crate::session::{Session, print};
 
 pub(crate) static LIST: Command = Command {

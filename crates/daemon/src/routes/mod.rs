@@ -17,6 +17,7 @@ mod show;
 mod stats;
 mod streams;
 mod system;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -127,7 +128,7 @@ async fn route(call: Call, path: &[&str]) -> Handled {
         ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
         ["hull", "v1", "networks", "explain"] if method == Method::GET => networks::explain(&call).await,
         ["networks", rest @ ..] => networks::networks(call, &method, rest).await,
-        ["volumes", rest @ ..] => absent::volumes(&call, &method, rest),
+        ["volumes", rest @ ..] => volumes::volumes(call, &method, rest).await,
         _ => system_route(call, &method, path).await,
     }
 }

@@ -247,9 +247,8 @@ fn admits(filters: &Filters, event: &Event) -> bool {
         })
         && filters.admits("scope", "local")
         && any("network", &|value| is("network", value))
-        && ["volume", "daemon", "plugin", "node", "service", "secret", "config"]
-            .iter()
-            .all(|other| !filters.has(other))
+        && any("volume", &|value| is("volume", value))
+        && ["daemon", "plugin", "node", "service", "secret", "config"].iter().all(|other| !filters.has(other))
         && filters.labels_match("label", &event.attributes)
 }
 

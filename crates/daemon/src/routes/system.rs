@@ -11,7 +11,7 @@ use hull_api::system::{
 use hull_api::{ApiVersion, compat};
 use serde_json::{Value, json};
 
-use super::{containers, images, show};
+use super::{containers, images, show, volumes};
 use crate::http::{Answer, Body, Call, Failure, Handled, json as answer, ok, set};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -103,7 +103,7 @@ fn info_of(call: &Call) -> Info {
         driver: show::DRIVER.to_owned(),
         driver_status: vec![["Supports d_type".to_owned(), "true".to_owned()]],
         plugins: Plugins {
-            volume: Vec::new(),
+            volume: words(&[volumes::DRIVER]),
             network: words(&["bridge", "host", "macvlan", "null"]),
             authorization: None,
             log: words(&["json-file", "local"]),
@@ -172,10 +172,11 @@ pub(super) async fn disk_usage(call: &Call) -> Handled {
     let asked = |kind: &str| wanted.is_empty() || wanted.contains(&kind);
     let image_usage = if asked("image") { Some(images::usage(call)?) } else { None };
     let container_usage = if asked("container") { Some(containers::usage(call).await) } else { None };
+    let volume_usage = if asked("volume") { Some(volumes::usage(call).await) } else { None };
     let usage = DiskUsage {
         image_usage,
         container_usage,
-        volume_usage: asked("volume").then(Usage::default),
+        volume_usage,
         build_cache_usage: asked("build-cache").then(Usage::default),
     };
     let mut value = value_of(&usage)?;

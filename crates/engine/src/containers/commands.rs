@@ -135,7 +135,10 @@ impl Task {
 
     async fn remove(&mut self, key: &str, options: Remove, reply: Reply<()>) {
         self.waiting.removals.push(reply);
+        // On record before anything of it goes: whoever finishes the removal knows.
+        let before = std::mem::replace(&mut self.record.take_volumes, options.volumes);
         if let Err(refused) = self.handle(Input::Remove { force: options.force }).await {
+            self.record.take_volumes = before;
             let reason = match refused {
                 Refused::RemovePaused => "container is paused and must be unpaused first",
                 Refused::RemoveRestarting => {

@@ -56,6 +56,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
         finished: None,
         failure: None,
         warnings: warnings.clone(),
+        take_volumes: false,
     };
     let lease = match make(services, &record, Arc::clone(&image)).await {
         Ok(lease) => lease,

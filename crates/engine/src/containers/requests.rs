@@ -21,7 +21,7 @@ pub struct Created {
 pub struct Remove {
     /// Kill it first if it runs.
     pub force: bool,
-    /// Its anonymous volumes too (no effect until there are volumes).
+    /// Its anonymous volumes too.
     pub volumes: bool,
 }
 

@@ -19,6 +19,7 @@ use crate::networks::Networks;
 use crate::networks::wiring::Wiring;
 use crate::seccomp::Profiles;
 use crate::store::Store;
+use crate::volumes::Volumes;
 use crate::{Config, Error, Result};
 
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct Services {
     pub(crate) images: Images,
     pub(crate) networks: Networks,
     pub(crate) wiring: Wiring,
+    pub(crate) volumes: Volumes,
     pub(crate) registry: Arc<Registry>,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) cgroups: Option<Hierarchies>,

@@ -432,6 +432,8 @@ impl Task {
         let (services, id) = (Arc::clone(&self.services), self.record.id.clone());
         let path = services.cgroup_path(&self.record);
         let remains = self.services.blocking(move || take_apart(&services, &id, &path)).await?;
+        let with_own = self.record.take_volumes || self.record.settings.auto_remove;
+        self.services.volumes.release(&self.record.id, with_own).await?;
         hull_runtime::failpoint!("engine.remove.before-row");
         self.services.store.commit(vec![Change::DeleteContainer { id: self.record.id.clone() }]).await?;
         hull_runtime::failpoint!("engine.remove.row-gone");

@@ -32,6 +32,9 @@ pub struct Record {
     pub failure: Option<Failure>,
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Its own volumes go with it (`rm -v`).
+    #[serde(default)]
+    pub take_volumes: bool,
 }
 
 /// Why the last start failed, and the exit code that `docker run` and `inspect` give for it.

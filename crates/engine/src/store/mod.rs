@@ -60,6 +60,13 @@ pub enum Change {
     DeleteNetwork {
         id: String,
     },
+    PutVolume {
+        name: String,
+        record: String,
+    },
+    DeleteVolume {
+        name: String,
+    },
 }
 
 /// Everything that was in the database at start.
@@ -71,6 +78,8 @@ pub struct Rows {
     /// Name and the image's id.
     pub names: Vec<(String, String)>,
     pub networks: Vec<(String, String)>,
+    /// Name and record.
+    pub volumes: Vec<(String, String)>,
 }
 
 /// The way to the writer; cheap to clone.
@@ -188,6 +197,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Rows> {
         images: pairs("SELECT id, record FROM image ORDER BY id")?,
         names: pairs("SELECT name, image FROM image_name ORDER BY name")?,
         networks: pairs("SELECT id, record FROM network ORDER BY id")?,
+        volumes: pairs("SELECT name, record FROM volume ORDER BY name")?,
     })
 }
 
@@ -250,6 +260,11 @@ fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
             &[id, name, record],
         ),
         Change::DeleteNetwork { id } => run("DELETE FROM network WHERE id = ?1", &[id]),
+        Change::PutVolume { name, record } => run(
+            "INSERT INTO volume (name, record) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET record = ?2",
+            &[name, record],
+        ),
+        Change::DeleteVolume { name } => run("DELETE FROM volume WHERE name = ?1", &[name]),
     }
 }
 

@@ -21,6 +21,9 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE network (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
 ",
+    "
+    CREATE TABLE volume (name TEXT PRIMARY KEY NOT NULL, record TEXT NOT NULL) STRICT;
+",
 ];
 
 /// The version that this build writes.

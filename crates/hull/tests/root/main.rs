@@ -34,6 +34,7 @@ mod stops;
 mod streams;
 mod takeover;
 mod versions;
+mod volumes;
 
 use hull_testkit::{Executables, Finished, Host, Options};
 

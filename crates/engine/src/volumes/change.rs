@@ -1,0 +1,254 @@
+//! Volumes are found again, created, removed and pruned.
+//!
+//! A new one has its folder before its row; one that goes loses its folder (into the trash) before
+//! its row. [`super::files`] says what a daemon that was killed in between leaves, and what becomes
+//! of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{Files, Found};
+use super::record::{Create, Volume};
+use super::{Entry, Inner, View, Volumes, row};
+use crate::events::{Events, Kind};
+use crate::store::{Change, Store};
+use crate::{Error, Result};
+
+/// What a prune has removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub names: Vec<String>,
+    pub bytes: u64,
+}
+
+impl Volumes {
+    /// The volumes of the last daemon. `root` is `<data-root>/volumes`. Blocks.
+    pub(crate) fn open(
+        store: Store,
+        events: Events,
+        root: PathBuf,
+        rows: &[(String, String)],
+    ) -> Result<Volumes> {
+        let files = Files::open(root)?;
+        let mut records = BTreeMap::new();
+        for (name, text) in rows {
+            let parsed = serde_json::from_str::<Volume>(text);
+            let record =
+                parsed.map_err(|source| Error::Record { table: "volume", id: name.clone(), source })?;
+            records.insert(name.clone(), record);
+        }
+        let plan = settle(&records.keys().cloned().collect(), &files.find()?);
+        let changes = plan.perform(&files, &mut records)?;
+        if !changes.is_empty() {
+            store.commit_blocking(changes)?;
+        }
+        let entry = |(name, volume)| (name, Entry::new(volume, true));
+        let table = std::sync::Mutex::new(records.into_iter().map(entry).collect());
+        let turn = tokio::sync::Mutex::default();
+        Ok(Volumes(Arc::new(Inner { store, events, files, table, turn })))
+    }
+
+    /// Frees what removed volumes left when the last daemon died, behind everybody's back.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for trash in self.0.files.trash()? {
+            self.free(trash);
+        }
+        Ok(())
+    }
+
+    /// One that exists by this name is given as it is, whatever else was asked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::NotFound`] in the reference's words, [`Error::Io`].
+    pub async fn create(&self, asked: &Create) -> Result<Arc<Volume>> {
+        let _turn = self.0.turn.lock().await;
+        if let Some(known) = asked.name.as_ref().and_then(|name| self.known(name)) {
+            asked.check_driver(&known.name)?;
+            return Ok(known);
+        }
+        let volume = asked.record(hull_sys::time::now())?;
+        let row = row(&volume)?;
+        let name = volume.name.clone();
+        let made = self.blocking(move |files| files.make(&name)).await;
+        hull_runtime::failpoint!("engine.volume-create.made");
+        let made = match made {
+            Ok(()) => self.0.store.commit(vec![row]).await,
+            failed => failed,
+        };
+        let name = volume.name.clone();
+        if let Err(error) = made {
+            // What may be there of it is marked as new: else the next daemon removes it.
+            let undone = self.blocking(move |files| files.discard(&name)).await;
+            undone.ok().flatten().into_iter().for_each(|trash| self.free(trash));
+            return Err(error);
+        }
+        hull_runtime::failpoint!("engine.volume-create.committed");
+        let entry = Entry::new(volume, true);
+        let volume = Arc::clone(&entry.volume);
+        self.table().insert(volume.name.clone(), entry);
+        self.publish("create", &volume.name);
+        self.blocking(move |files| files.finish(&name)).await?;
+        Ok(volume)
+    }
+
+    /// Also one that is only claimed yet.
+    fn known(&self, name: &str) -> Option<Arc<Volume>> {
+        self.table().get(name).map(|entry| Arc::clone(&entry.volume))
+    }
+
+    /// # Errors
+    /// [`Error::NoSuchVolume`]; [`Error::Conflict`] names who has it.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let _turn = self.0.turn.lock().await;
+        let View { volume, users } = self.view(name)?;
+        if !users.is_empty() {
+            let users = users.join(", ");
+            return Err(Error::Conflict(format!("remove {name}: volume is in use - [{users}]")));
+        }
+        self.erase(&volume).await
+    }
+
+    /// Removes every volume that no container has and that `wanted` accepts.
+    pub async fn prune(&self, wanted: impl Fn(&Volume) -> bool) -> Pruned {
+        let mut pruned = Pruned::default();
+        for View { volume, users } in self.views() {
+            if !users.is_empty() || !wanted(&volume) {
+                continue;
+            }
+            let bytes = self.usage(&volume).await.unwrap_or(0);
+            match self.remove(&volume.name).await {
+                Ok(()) => {
+                    pruned.names.push(volume.name.clone());
+                    pruned.bytes = pruned.bytes.saturating_add(bytes);
+                }
+                // Claimed or removed meanwhile: not for us.
+                Err(Error::Conflict(_) | Error::NoSuchVolume(_)) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        volume = volume.name,
+                        error = &error as &dyn std::error::Error,
+                        "not pruned"
+                    )
+                }
+            }
+        }
+        let attributes = BTreeMap::from([("reclaimed".to_owned(), pruned.bytes.to_string())]);
+        self.0.events.publish(Kind::Volume, "prune", "", attributes);
+        pruned
+    }
+
+    /// Takes a volume away that nobody has; it is there, or wholly gone. In the turn of the caller.
+    pub(super) async fn erase(&self, volume: &Volume) -> Result<()> {
+        let name = volume.name.clone();
+        let trash = self
+            .blocking(move |files| {
+                let folder = files.folder(&name);
+                match mounted_below(&folder) {
+                    Some(place) => Err(Error::Conflict(format!(
+                        "remove {name}: something is mounted at {}: unmount it first",
+                        place.display()
+                    ))),
+                    None => files.discard(&name),
+                }
+            })
+            .await?;
+        hull_runtime::failpoint!("engine.volume-remove.discarded");
+        let durable = self.table().get(&volume.name).is_some_and(|entry| entry.durable);
+        if durable {
+            let gone = self.0.store.commit(vec![Change::DeleteVolume { name: volume.name.clone() }]).await;
+            if let Err(error) = gone {
+                let name = volume.name.clone();
+                let restore = move |files: &Files| trash.map_or(Ok(()), |trash| files.restore(&name, &trash));
+                if let Err(error) = self.blocking(restore).await {
+                    tracing::error!(volume = volume.name, %error, "a volume that stays lies in the trash");
+                }
+                return Err(error);
+            }
+        }
+        hull_runtime::failpoint!("engine.volume-remove.row-gone");
+        self.table().remove(&volume.name);
+        if durable {
+            self.publish("destroy", &volume.name);
+        }
+        trash.into_iter().for_each(|trash| self.free(trash));
+        Ok(())
+    }
+
+    /// Frees space behind everybody's back. What is not done when the daemon ends, the next one
+    /// does.
+    fn free(&self, trash: PathBuf) {
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = Files::empty(&trash) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a removed volume still takes space");
+            }
+        });
+    }
+}
+
+/// What of a volume's folder somebody has mounted something at: that is not to be removed with it.
+fn mounted_below(folder: &Path) -> Option<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4));
+    // Names of volumes have none of the characters that are escaped here (proc(5)).
+    places.map(PathBuf::from).find(|place| place.starts_with(folder))
+}
+
+/// What is to be done about what a killed daemon has left; see [`super::files`].
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Settlement {
+    finish: Vec<String>,
+    remove: Vec<String>,
+    adopt: Vec<String>,
+    forget: Vec<String>,
+    make: Vec<String>,
+}
+
+fn settle(rows: &BTreeSet<String>, found: &Found) -> Settlement {
+    let mut plan = Settlement::default();
+    for name in &found.new {
+        let list = if rows.contains(name) { &mut plan.finish } else { &mut plan.remove };
+        list.push(name.clone());
+    }
+    plan.adopt.extend(found.whole.iter().filter(|name| !rows.contains(*name)).cloned());
+    for name in rows.iter().filter(|name| !found.whole.contains(*name) && !found.new.contains(*name)) {
+        let list = if found.trash.contains(name) { &mut plan.forget } else { &mut plan.make };
+        list.push(name.clone());
+    }
+    plan
+}
+
+impl Settlement {
+    /// Gives the rows that follow.
+    fn perform(self, files: &Files, records: &mut BTreeMap<String, Volume>) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for name in &self.remove {
+            files.discard(name)?;
+        }
+        for name in &self.forget {
+            records.remove(name);
+            changes.push(Change::DeleteVolume { name: name.clone() });
+        }
+        for name in &self.make {
+            tracing::warn!(volume = name, "the folder of a volume is not there; it is made again, empty");
+            files.make(name)?;
+        }
+        for name in self.finish.iter().chain(&self.make) {
+            files.finish(name)?;
+        }
+        for name in self.adopt {
+            let asked = Create { name: Some(name.clone()), ..Create::default() };
+            // Nobody asks for another name, so nobody could use it.
+            let Ok(volume) = asked.record(hull_sys::time::now()) else { continue };
+            tracing::warn!(volume = name, "a folder without a record becomes a volume");
+            changes.push(row(&volume)?);
+            records.insert(name, volume);
+        }
+        Ok(changes)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+//! The volumes' files.
+//!
+//! ```text
+//! <data-root>/volumes/              0700
+//!   NAME/                           0700
+//!     _data/                        0755 at first; what containers see, and theirs
+//!     new                           no record names it yet: an empty file
+//!   .trash/RANDOM/NAME/             one that was removed, until its space is freed
+//! ```
+//!
+//! What a killed daemon was about is read from here: a folder with `new` in it and no row was never
+//! acknowledged and goes; a row whose folder is in the trash was being removed, and goes. Anything
+//! else that has no row is somebody's data and becomes a volume, as in the reference.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hull_image::folder;
+
+use crate::containers::create::random;
+use crate::containers::files::private_dir;
+use crate::{Error, Result};
+
+const TRASH: &str = ".trash";
+const NEW: &str = "new";
+
+fn failed<'a>(call: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |source| Error::Io { call, path: path.to_owned(), source }
+}
+
+/// What is there, by name.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) whole: BTreeSet<String>,
+    /// Never acknowledged, unless a row says otherwise.
+    pub(super) new: BTreeSet<String>,
+    pub(super) trash: BTreeSet<String>,
+}
+
+/// `<data-root>/volumes`.
+#[derive(Debug, Clone)]
+pub(super) struct Files(PathBuf);
+
+impl Files {
+    pub(super) fn open(root: PathBuf) -> Result<Files> {
+        private_dir(&root)?;
+        private_dir(&root.join(TRASH))?;
+        Ok(Files(root))
+    }
+
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(super) fn data(&self, name: &str) -> PathBuf {
+        self.folder(name).join("_data")
+    }
+
+    /// Makes the folder of a volume that has no row yet.
+    pub(super) fn make(&self, name: &str) -> Result<()> {
+        let (folder, data) = (self.folder(name), self.data(name));
+        private_dir(&folder)?;
+        let new = folder.join(NEW);
+        fs::File::create(&new).map_err(failed("create", &new))?;
+        match fs::DirBuilder::new().mode(0o755).create(&data) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("mkdir", &data)(error)),
+        }
+        // What containers see, whatever the umask.
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).map_err(failed("chmod", &data))
+    }
+
+    /// A row names it now.
+    pub(super) fn finish(&self, name: &str) -> Result<()> {
+        let new = self.folder(name).join(NEW);
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &new)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes it out of sight, at once. Gives what [`Files::empty`] removes; nothing there is no
+    /// error.
+    pub(super) fn discard(&self, name: &str) -> Result<Option<PathBuf>> {
+        let from = self.folder(name);
+        let random: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let trash = self.0.join(TRASH).join(random);
+        private_dir(&trash)?;
+        match fs::rename(&from, trash.join(name)) {
+            Ok(()) => Ok(Some(trash)),
+            Err(error) => {
+                fs::remove_dir(&trash).map_err(failed("remove", &trash))?;
+                if error.kind() == ErrorKind::NotFound {
+                    return Ok(None);
+                }
+                Err(failed("rename", &from)(error))
+            }
+        }
+    }
+
+    /// Takes back what was discarded.
+    pub(super) fn restore(&self, name: &str, trash: &Path) -> Result<()> {
+        let from = trash.join(name);
+        fs::rename(&from, self.folder(name)).map_err(failed("rename", &from))?;
+        fs::remove_dir(trash).map_err(failed("remove", trash))
+    }
+
+    /// Frees the space of what was discarded, however deep it is.
+    pub(super) fn empty(trash: &Path) -> Result<()> {
+        let opened = fs::File::open(trash).map_err(failed("open", trash))?;
+        folder::empty(opened.as_fd()).map_err(|errno| failed("empty", trash)(errno.into()))?;
+        fs::remove_dir(trash).map_err(failed("remove", trash))
+    }
+
+    /// Everything that was discarded.
+    pub(super) fn trash(&self) -> Result<Vec<PathBuf>> {
+        let trash = self.0.join(TRASH);
+        Ok(names(&trash)?.into_iter().map(|name| trash.join(name)).collect())
+    }
+
+    pub(super) fn find(&self) -> Result<Found> {
+        let mut found = Found::default();
+        for name in names(&self.0)?.into_iter().filter(|name| name != TRASH) {
+            let new = self.folder(&name).join(NEW).exists();
+            let kind = if new { &mut found.new } else { &mut found.whole };
+            kind.insert(name);
+        }
+        for trash in self.trash()? {
+            found.trash.extend(names(&trash)?);
+        }
+        Ok(found)
+    }
+
+    /// Bytes of the files, each once however many names it has.
+    pub(super) fn usage(&self, name: &str) -> Result<u64> {
+        let data = self.data(name);
+        let opened = fs::File::open(&data).map_err(failed("open", &data))?;
+        folder::usage(opened.as_fd()).map_err(|errno| failed("measure", &data)(errno.into()))
+    }
+}
+
+/// Of folders; names that are no text are nobody's.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+        let entry = entry.map_err(failed("read", folder))?;
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        names.extend(entry.file_name().into_string().ok().filter(|_| is_folder));
+    }
+    Ok(names)
+}
