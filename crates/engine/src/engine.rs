@@ -22,7 +22,7 @@ use crate::containers::requests::{
     Update, WaitResult,
 };
 use crate::containers::services::Services;
-use crate::containers::settings::Create;
+use crate::containers::settings::{Create, ImageRef, Mount};
 use crate::containers::spawner::Spawner;
 use crate::containers::stats::{self, Stats};
 use crate::containers::view::View;
@@ -515,13 +515,17 @@ fn unpack_by(spawner: &Arc<Spawner>) -> Unpack {
 fn uses_of(registry: &Arc<Registry>) -> Uses {
     let registry = Arc::clone(registry);
     Arc::new(move || {
-        let in_use = |view: Arc<View>| Use {
-            container: view.id.clone(),
-            image: view.image.id.clone(),
-            layers: hull_oci::image::chain_ids(&view.image.layers),
-            running: view.is_running(),
+        let in_use = |view: Arc<View>| {
+            let of = |image: &ImageRef| Use {
+                container: view.id.clone(),
+                image: image.id.clone(),
+                layers: hull_oci::image::chain_ids(&image.layers),
+                running: view.is_running(),
+            };
+            let mounted = view.settings.mounts.iter().filter_map(Mount::image);
+            std::iter::once(&view.image).chain(mounted).map(of).collect::<Vec<_>>()
         };
-        registry.all().into_iter().map(|handle| in_use(handle.view())).collect()
+        registry.all().into_iter().flat_map(|handle| in_use(handle.view())).collect()
     })
 }
 

@@ -78,8 +78,15 @@ fn make_in(folder: &Folder, create: &Create, hold: bool) -> Result<Made> {
         preserve_fds: create.preserve_fds,
         folder: path.clone(),
     };
-    let bundle =
-        Bundle { id: create.id.clone(), spec, rootfs, stdio: Stdio::default(), log: None, init: false };
+    let bundle = Bundle {
+        id: create.id.clone(),
+        spec,
+        rootfs,
+        stdio: Stdio::default(),
+        sources: Default::default(),
+        log: None,
+        init: false,
+    };
     let streams = if terminal { Streams::Terminal } else { inherited()? };
     let mut started = container::start(&bundle, &hierarchies, &joins, &streams, filter.as_ref(), &options)
         .map_err(|error| Failure::start(&error))?;

@@ -5,6 +5,7 @@
 //! [`crate::protocol`]). Every field that is not in the first version must have a default,
 //! because shims of old builds and daemons of new ones read each other's documents.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hull_oci::runtime::{Linux, Mount, Process, Spec};
@@ -19,6 +20,9 @@ pub struct Bundle {
     /// `spec.root` gives `readonly` alone; where the files are is `rootfs`.
     pub spec: Spec,
     pub rootfs: Rootfs,
+    /// What the spec's mounts show where that is not simply their `source`, by destination.
+    #[serde(default)]
+    pub sources: BTreeMap<PathBuf, Source>,
     pub stdio: Stdio,
     /// Where the output is kept; `None` keeps nothing.
     #[serde(default)]
@@ -43,6 +47,18 @@ pub enum Rootfs {
     Directory(PathBuf),
 }
 
+/// What a mount shows, in words that the spec has not got. `path` is found by descriptor when the
+/// container starts, and no link leads out of what it is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// What is at `path` inside of the folder that the spec's `source` names.
+    Inside { path: PathBuf },
+    /// An image's file system, read-only: `lower` from the top layer to the base, and of that what
+    /// is at `path`; empty is all.
+    Layers { lower: Vec<PathBuf>, path: PathBuf },
+}
+
 /// The writable layer: `work` is overlayfs' scratch folder on the same file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upper {
@@ -61,6 +77,9 @@ pub struct Tree {
     pub rootfs: Rootfs,
     /// Bind mounts of the container's spec, in their order.
     pub mounts: Vec<Mount>,
+    /// As the bundle's.
+    #[serde(default)]
+    pub sources: BTreeMap<PathBuf, Source>,
     /// The root is read-only to the container.
     pub read_only: bool,
     /// Without it the container's layer is not written to: what is made goes with the worker. With

@@ -305,9 +305,12 @@ impl<'a> Wanted<'a> {
                 view.places.iter().any(is)
             })
             && any("volume", &|volume| {
-                view.settings.mounts.iter().any(|mount| match mount {
-                    Mount::Bind { source, target, .. } => source == volume || target == volume,
-                    Mount::Tmpfs { target, .. } => target == volume,
+                view.settings.mounts.iter().any(|mount| {
+                    let source = match mount {
+                        Mount::Bind { source, .. } => Some(source.as_str()),
+                        Mount::Tmpfs { .. } | Mount::Image { .. } => None,
+                    };
+                    source == Some(volume) || mount.target() == volume
                 })
             })
             && (self.published.is_empty() || self.has_port(view, &self.published, true))

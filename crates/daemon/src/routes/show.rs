@@ -213,11 +213,11 @@ fn exposed(view: &View) -> Option<BTreeMap<String, Empty>> {
 
 pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
     let point = |mount: &Mount| match mount {
-        Mount::Bind { source, target, read_only, propagation, .. } => MountPoint {
+        Mount::Bind { source, target, read_only, propagation, mode, .. } => MountPoint {
             kind: "bind".to_owned(),
             source: source.clone(),
             destination: target.clone(),
-            mode: if *read_only { "ro".to_owned() } else { String::new() },
+            mode: mode.clone(),
             rw: !read_only,
             propagation: propagation.clone(),
             ..MountPoint::default()
@@ -227,6 +227,13 @@ pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
             destination: target.clone(),
             mode: String::new(),
             rw: !options.iter().any(|option| option == "ro"),
+            ..MountPoint::default()
+        },
+        Mount::Image { name, found, target, .. } => MountPoint {
+            kind: "image".to_owned(),
+            name: name.clone(),
+            source: found.as_ref().map(|image| image.id.to_string()).unwrap_or_default(),
+            destination: target.clone(),
             ..MountPoint::default()
         },
     };

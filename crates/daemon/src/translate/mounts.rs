@@ -32,8 +32,7 @@ pub(super) fn mounts(host: &HostConfig, below: Below) -> Result<Vec<Mount>> {
         mounts.push(Mount::Tmpfs { target: clean(target), options });
     }
     let mut seen = BTreeSet::new();
-    for mount in &mounts {
-        let (Mount::Bind { target, .. } | Mount::Tmpfs { target, .. }) = mount;
+    for target in mounts.iter().map(Mount::target) {
         if !seen.insert(target) {
             return Err(Failure::invalid(format!("Duplicate mount point: {target}")));
         }
@@ -72,14 +71,12 @@ fn bind_of(text: &str, below: Below) -> Result<Mount> {
             ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
         ));
     }
-    let (mut read_only, mut propagation) = (false, "");
-    for mode in modes.split(',').filter(|mode| !mode.is_empty()) {
-        match mode {
-            "ro" => read_only = true,
-            "rw" | "z" | "Z" | "nocopy" | "consistent" | "cached" | "delegated" => {}
-            mode if PROPAGATIONS.contains(&mode) => propagation = mode,
-            _ => return Err(Failure::invalid(format!("invalid mode: {modes}"))),
-        }
+    let Modes { read_only, propagation, no_copy } =
+        Modes::read(modes).ok_or_else(|| Failure::invalid(format!("invalid mode: {modes}")))?;
+    if absolute && no_copy {
+        return Err(wrong(
+            ": invalid mount config for type \"bind\": field VolumeOptions must not be specified",
+        ));
     }
     if !absolute {
         let mut letters = source.chars();
@@ -102,7 +99,47 @@ fn bind_of(text: &str, below: Below) -> Result<Mount> {
         create_source: true,
         non_recursive: false,
         below,
+        mode: modes.to_owned(),
     })
+}
+
+/// The third part of a `-v`.
+#[derive(Default)]
+struct Modes<'a> {
+    read_only: bool,
+    propagation: &'a str,
+    no_copy: bool,
+}
+
+impl Modes<'_> {
+    /// Words in any order, at most one of a kind; labels and consistency mean nothing here.
+    fn read(text: &str) -> Option<Modes<'_>> {
+        const KINDS: [&[&str]; 5] = [
+            &["ro", "rw"],
+            &["z", "Z"],
+            &PROPAGATIONS,
+            &["nocopy"],
+            &["default", "consistent", "cached", "delegated"],
+        ];
+        let mut modes = Modes::default();
+        if text.is_empty() {
+            return Some(modes);
+        }
+        let mut seen = BTreeSet::new();
+        for word in text.split(',') {
+            let kind = KINDS.iter().position(|words| words.contains(&word))?;
+            if !seen.insert(kind) {
+                return None;
+            }
+            match kind {
+                0 => modes.read_only = word == "ro",
+                2 => modes.propagation = word,
+                3 => modes.no_copy = true,
+                _ => {}
+            }
+        }
+        Some(modes)
+    }
 }
 
 fn propagation_or_default(text: &str) -> String {
@@ -127,7 +164,7 @@ fn long(mount: &ApiMount, below: Below) -> Result<Mount> {
         "bind" => long_bind(mount, below),
         "tmpfs" => long_tmpfs(mount),
         "volume" | "cluster" => Err(Failure::later(NO_VOLUMES)),
-        "image" => Err(Failure::later("mounts of images come in a later build")),
+        "image" => long_image(mount),
         _ => Err(wrong(mount, "mount type unknown")),
     }
 }
@@ -187,7 +224,17 @@ fn long_bind(mount: &ApiMount, below: Below) -> Result<Mount> {
             () if only_top => Below::Untouched,
             () => below,
         },
+        mode: String::new(),
     })
+}
+
+fn long_image(mount: &ApiMount) -> Result<Mount> {
+    if mount.source.is_empty() {
+        return Err(wrong(mount, "field Source must not be empty"));
+    }
+    let options = mount.image_options.clone().unwrap_or_default();
+    let target = absolute(mount, &mount.target)?;
+    Ok(Mount::Image { name: mount.source.clone(), found: None, target, subpath: options.subpath })
 }
 
 fn long_tmpfs(mount: &ApiMount) -> Result<Mount> {

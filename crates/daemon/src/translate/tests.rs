@@ -64,6 +64,17 @@ fn bad_values_are_refused_in_the_references_words() {
         ),
         (r#"{"LogConfig":{"Type":"zz"}}"#, "error looking up logging plugin zz: plugin \"zz\" not found"),
         (r#"{"Binds":["/a:/b:zz"]}"#, "invalid mode: zz"),
+        (r#"{"Binds":["/a:/b:ro,rw"]}"#, "invalid mode: ro,rw"),
+        (r#"{"Binds":["/a:/b:ro,"]}"#, "invalid mode: ro,"),
+        (
+            r#"{"Binds":["/a:/b:nocopy"]}"#,
+            "invalid volume specification: '/a:/b:nocopy': invalid mount config for type \"bind\": field \
+             VolumeOptions must not be specified",
+        ),
+        (
+            r#"{"Mounts":[{"Type":"image","Target":"/x"}]}"#,
+            "invalid mount config for type \"image\": field Source must not be empty",
+        ),
         (
             r#"{"Binds":["/tmp/host:relative"]}"#,
             "invalid volume specification: '/tmp/host:relative': invalid mount config for type \"bind\": invalid \
@@ -161,6 +172,7 @@ fn binds_are_read_in_the_short_form() {
         create_source: true,
         non_recursive: false,
         below: Below::ReadOnlyIfPossible,
+        mode: "ro,rslave".into(),
     };
     assert_eq!(settings.mounts, [expected]);
 }

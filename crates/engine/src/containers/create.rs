@@ -1,7 +1,6 @@
 //! Making a container: everything is checked, then everything is made, then the record is
 //! committed, and only then does anybody hear of it. What fails half-way is undone in reverse.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use hull_image::lease::Lease;
@@ -10,9 +9,9 @@ use hull_oci::image::RunConfig;
 
 use super::requests::Created;
 use super::services::Services;
-use super::settings::{Create, ImageRef, IpcMode, Mount, NetworkMode, PidMode, Settings};
+use super::settings::{Create, ImageRef, IpcMode, NetworkMode, PidMode, Settings};
 use super::view::{Record, short};
-use super::{files, task, validate};
+use super::{files, mounts, task, validate};
 use crate::images::Image;
 use crate::networks::{self, Join, join, publish};
 use crate::store::Change;
@@ -30,6 +29,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     let mut settings = request.settings;
     merge(&mut settings, &image.config.config);
     resolve_sharing(services, &mut settings)?;
+    let mounted = mounts::resolve(services, &mut settings)?;
     join_networks(services, &mut settings, &request.networks)?;
     let id = new_id();
     fill_defaults(services, &mut settings, &id);
@@ -68,7 +68,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     hull_runtime::failpoint!("engine.create.after-commit");
     task::spawn(services, record, task::Found::default());
     // From here on the container itself keeps its layers.
-    drop(lease);
+    drop((lease, mounted));
     services.publish(&id, "create", &[]);
     Ok(Created { id, warnings })
 }
@@ -174,7 +174,7 @@ fn fill_defaults(services: &Services, settings: &mut Settings, id: &str) {
     }
 }
 
-/// Other containers by their ids, and the mounts of `--volumes-from`.
+/// Other containers by their ids.
 fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
     let id_of = |key: &str| match services.registry.find(key) {
         Ok(handle) => Ok(handle.id.clone()),
@@ -193,24 +193,6 @@ fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
     }
     if let IpcMode::Container(key) = &settings.ipc {
         settings.ipc = IpcMode::Container(id_alone(key)?);
-    }
-    for entry in std::mem::take(&mut settings.volumes_from) {
-        let (key, mode) = entry.split_once(':').unwrap_or((&entry, ""));
-        if !matches!(mode, "" | "rw" | "ro" | "z" | "Z") {
-            return Err(Error::Invalid(format!("invalid mode: {mode}")));
-        }
-        let other = services.registry.find(key)?.view();
-        for mount in &other.settings.mounts {
-            let Mount::Bind { target, .. } = mount else { continue };
-            let taken = settings.mounts.iter().any(|own| matches!(own, Mount::Bind { target: own, .. } | Mount::Tmpfs { target: own, .. } if own == target));
-            let mut mount = mount.clone();
-            if let (Mount::Bind { read_only, .. }, "ro") = (&mut mount, mode) {
-                *read_only = true;
-            }
-            if !taken {
-                settings.mounts.push(mount);
-            }
-        }
     }
     Ok(())
 }
@@ -309,23 +291,6 @@ pub(crate) fn rootfs_paths(services: &Services, record: &Record) -> super::view:
     let mut paths = services.images.snapshots().rootfs(&record.id, &chain);
     paths.lower.push(files::init_layer(&services.config.data_root));
     super::view::RootfsPaths { lower: paths.lower, upper: paths.upper, work: paths.work }
-}
-
-/// Missing sources of `-v` become folders, as the reference does it at every start.
-pub(crate) fn make_bind_sources(settings: &Settings) -> Result<()> {
-    for mount in &settings.mounts {
-        if let Mount::Bind { source, create_source: true, .. } = mount {
-            let path = PathBuf::from(source);
-            if !path.exists() {
-                std::fs::create_dir_all(&path).map_err(|source| Error::Io {
-                    call: "mkdir",
-                    path: path.clone(),
-                    source,
-                })?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

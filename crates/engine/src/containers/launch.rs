@@ -16,7 +16,7 @@ use super::requests::ExecSettings;
 use super::services::Services;
 use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use super::view::Record;
-use super::{create, files};
+use super::{create, files, mounts};
 use crate::networks::{self, links, plug};
 use crate::spec::identity::{self, Identity};
 use crate::spec::{self, devices};
@@ -131,7 +131,8 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     let linked = links::environment(services, &record)?;
     let record = &with_environment(record, linked);
     let settings = &record.settings;
-    create::make_bind_sources(settings)?;
+    mounts::make_sources(settings)?;
+    mounts::check_propagation(settings)?;
     files::write_etc(&services.config, &record.id, settings, &networks::default_gateways(services))?;
     if settings.auto_remove {
         // Of an earlier run: a restart.
@@ -225,6 +226,7 @@ fn inputs<'a>(
                 volatile: record.settings.auto_remove,
             }),
         },
+        images: mounts::layers(services, &record.settings),
         devices,
         seccomp: None,
         log,

@@ -4,7 +4,7 @@
 //! ```text
 //! settings requests view   values: what is asked, what is answered, what is seen
 //! phase                    the pure step
-//! create validate          a record is made
+//! create validate mounts   a record is made
 //! task commands attach execs networking   the task of each container
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
@@ -22,6 +22,7 @@ mod launch;
 pub mod layer;
 pub(crate) mod link;
 pub(crate) mod logs;
+mod mounts;
 pub(crate) mod networking;
 pub mod phase;
 pub(crate) mod recover;

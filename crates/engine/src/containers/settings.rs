@@ -144,7 +144,7 @@ pub enum IpcMode {
     Container(String),
 }
 
-/// A mount asked for by the caller. Volumes come with a later room.
+/// A mount asked for by the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mount {
@@ -161,19 +161,41 @@ pub enum Mount {
         non_recursive: bool,
         #[serde(default)]
         below: Below,
+        /// The third part of a `-v`, as it was written: for inspect alone.
+        #[serde(default)]
+        mode: String,
     },
     Tmpfs {
         target: String,
         /// Mount options as in fstab, `size=…`, `mode=…` among them.
         options: Vec<String>,
     },
+    /// An image's file system, read-only.
+    Image {
+        /// The image as the caller named it, and as it was found when the container was made.
+        name: String,
+        #[serde(default)]
+        found: Option<ImageRef>,
+        target: String,
+        /// Below the image's root; empty: all of it.
+        subpath: String,
+    },
 }
 
 impl Mount {
     /// Its place in the container.
     pub fn target(&self) -> &str {
-        let (Mount::Bind { target, .. } | Mount::Tmpfs { target, .. }) = self;
-        target
+        match self {
+            Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } | Mount::Image { target, .. } => target,
+        }
+    }
+
+    /// The image that is shown there, once it was found.
+    pub fn image(&self) -> Option<&ImageRef> {
+        match self {
+            Mount::Image { found, .. } => found.as_ref(),
+            Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
+        }
     }
 }
 
@@ -252,7 +274,7 @@ pub struct LogDriver {
 
 /// What the image contributed, frozen at create: a container does not change when its image's
 /// name moves or the image is removed by force.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRef {
     /// The image's id: the digest of its configuration.
     pub id: Digest,

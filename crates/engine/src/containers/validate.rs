@@ -1,7 +1,7 @@
 //! What is refused before anything is made, in the reference's words.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use hull_oci::runtime::Resources;
 
@@ -102,9 +102,7 @@ fn log(driver: &LogDriver) -> Result<()> {
 fn mounts(mounts: &[Mount]) -> Result<()> {
     let mut targets = BTreeSet::new();
     for mount in mounts {
-        let target = match mount {
-            Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } => target,
-        };
+        let target = mount.target();
         if !target.starts_with('/') || target.contains('\0') {
             return refuse(format!("invalid mount path: '{target}' mount path must be absolute"));
         }
@@ -119,6 +117,7 @@ fn mounts(mounts: &[Mount]) -> Result<()> {
             Mount::Bind { source, propagation, create_source, .. } => {
                 bind(source, propagation, *create_source)?
             }
+            Mount::Image { subpath, .. } => self::subpath("image", subpath)?,
             Mount::Tmpfs { options, .. } => {
                 if let Some(option) = options.iter().find(|option| !is_tmpfs_option(option)) {
                     return refuse(format!("invalid tmpfs option {option:?}"));
@@ -127,6 +126,17 @@ fn mounts(mounts: &[Mount]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What is below a volume or an image is named from there.
+fn subpath(kind: &str, path: &str) -> Result<()> {
+    let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    match !path.contains('\0') && Path::new(path).components().all(inside) {
+        true => Ok(()),
+        false => refuse(format!(
+            "invalid mount config for type {kind:?}: subpath must be a relative path within the {kind}"
+        )),
+    }
 }
 
 fn bind(source: &str, propagation: &str, create_source: bool) -> Result<()> {
@@ -363,6 +373,7 @@ mod tests {
             create_source,
             non_recursive: false,
             below: Default::default(),
+            mode: String::new(),
         };
         let tmpfs = |target: &str, options: &[&str]| Mount::Tmpfs {
             target: target.into(),

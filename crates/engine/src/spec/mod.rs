@@ -64,6 +64,8 @@ pub struct Inputs<'a> {
     pub identity: &'a Identity,
     pub files: Files,
     pub rootfs: Rootfs,
+    /// The folders of mounted images' layers, by the mount's target.
+    pub images: BTreeMap<String, Vec<PathBuf>>,
     pub devices: &'a [devices::Found],
     /// Of the devices of a privileged container.
     pub seccomp: Option<Seccomp>,
@@ -109,6 +111,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         id: inputs.id.to_owned(),
         spec,
         rootfs: inputs.rootfs,
+        sources: mounts::sources(settings, inputs.images),
         stdio: Stdio { stdin: settings.open_stdin, stdin_once: settings.stdin_once },
         log: inputs.log,
         init: settings.init,

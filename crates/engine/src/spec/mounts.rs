@@ -1,8 +1,10 @@
 //! The mounts of a container: the usual ones, ours for `/etc`, and those that were asked for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::Mount as Entry;
+use hull_runtime::bundle::Source;
 
 use super::Files;
 use crate::containers::settings::{Below, IpcMode, Mount, Settings};
@@ -21,15 +23,33 @@ fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry
 pub(super) fn all(settings: &Settings, files: &Files, recursive_read_only: bool) -> Vec<Entry> {
     let asked: Vec<Entry> =
         settings.mounts.iter().map(|mount| wanted(mount, settings.read_only, recursive_read_only)).collect();
+    // Whoever asks for a mount at the same place gets theirs instead of ours. What ours would have
+    // in it is theirs, too.
     let mut mounts = usual(settings);
-    mounts.extend(etc(files));
-    // Whoever asks for a mount at the same place gets theirs instead of ours.
-    mounts.retain(|ours| !asked.iter().any(|theirs| theirs.destination == ours.destination));
-    let mut asked = asked;
-    // Stable, so that of two at one depth the first asked for is made first.
-    asked.sort_by_key(|mount| mount.destination.components().count());
-    mounts.extend(asked);
+    mounts.retain(|ours| !asked.iter().any(|theirs| ours.destination.starts_with(&theirs.destination)));
+    let mut others = etc(files);
+    others.retain(|ours| !asked.iter().any(|theirs| theirs.destination == ours.destination));
+    others.extend(asked);
+    // Stable, so that of two at one depth the first asked for is made first. Ours in /etc are seen
+    // in whatever is mounted there.
+    others.sort_by_key(|mount| mount.destination.components().count());
+    mounts.extend(others);
     mounts
+}
+
+/// What those mounts show that a spec has no words for.
+pub(super) fn sources(
+    settings: &Settings,
+    mut images: BTreeMap<String, Vec<PathBuf>>,
+) -> BTreeMap<PathBuf, Source> {
+    let source = |mount: &Mount| match mount {
+        Mount::Image { target, subpath, .. } => {
+            let (lower, path) = (images.remove(target)?, PathBuf::from(subpath));
+            Some((PathBuf::from(target), Source::Layers { lower, path }))
+        }
+        Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
+    };
+    settings.mounts.iter().filter_map(source).collect()
 }
 
 fn usual(settings: &Settings) -> Vec<Entry> {
@@ -87,6 +107,7 @@ fn wanted(mount: &Mount, read_only_root: bool, recursive_read_only: bool) -> Ent
             };
             entry(target, "bind", source, &[bind, access, propagation])
         }
+        Mount::Image { name, target, .. } => entry(target, "bind", name, &["ro", "rprivate"]),
         Mount::Tmpfs { target, options } => {
             let mut all: Vec<&str> = vec!["noexec", "nosuid", "nodev"];
             for option in options {

@@ -2,6 +2,7 @@
 
 use expect_test::{Expect, expect};
 use hull_oci::runtime::Spec;
+use hull_runtime::bundle::Source;
 
 use super::*;
 use crate::containers::settings::{Below, Mount, Security};
@@ -37,6 +38,7 @@ fn compiled_on(settings: &Settings, identity: &Identity, host: &HostFacts) -> Sp
         identity,
         files,
         rootfs: Rootfs::Directory(PathBuf::from("/r")),
+        images: Default::default(),
         devices: &[],
         seccomp: None,
         log: None,
@@ -421,6 +423,7 @@ fn asked_mounts_replace_ours_and_parents_come_first() {
         create_source: true,
         non_recursive: false,
         below: Below::default(),
+        mode: String::new(),
     };
     let tmpfs = Mount::Tmpfs { target: "/run".into(), options: vec!["exec".into(), "size=1m".into()] };
     let asked = vec![
@@ -439,14 +442,46 @@ fn asked_mounts_replace_ours_and_parents_come_first() {
         /sys/fs/cgroup cgroup cgroup ro,nosuid,noexec,nodev
         /dev/mqueue mqueue mqueue nosuid,noexec,nodev
         /dev/shm tmpfs shm nosuid,noexec,nodev,mode=1777,size=67108864
-        /etc/resolv.conf bind /c/resolv.conf rbind,rprivate
-        /etc/hostname bind /c/hostname rbind,rprivate
         /data bind /h rbind,rw,rprivate
         /run tmpfs tmpfs nosuid,nodev,exec,size=1m
+        /etc/resolv.conf bind /c/resolv.conf rbind,rprivate
+        /etc/hostname bind /c/hostname rbind,rprivate
         /data/deep bind /h/deep rbind,ro,rprivate
         /etc/hosts bind /x rbind,ro,rprivate
     "#]],
     );
+}
+
+#[test]
+fn what_is_ours_below_an_asked_mount_is_seen_in_etc_and_gives_way_elsewhere() {
+    let mounted = |target: &str| {
+        let tmpfs = Mount::Tmpfs { target: target.into(), options: Vec::new() };
+        mounts(&Settings { mounts: vec![tmpfs], ..settings() })
+    };
+    let places =
+        |text: &str| text.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        places(&mounted("/dev")),
+        "/proc /sys /sys/fs/cgroup /dev /etc/resolv.conf /etc/hostname /etc/hosts"
+    );
+    let etc = mounted("/etc");
+    assert!(places(&etc).ends_with("/dev/shm /etc /etc/resolv.conf /etc/hostname /etc/hosts"), "{etc}");
+}
+
+#[test]
+fn an_image_is_shown_by_its_layers() {
+    let image = Mount::Image {
+        name: "tools".into(),
+        found: None,
+        target: "/image".into(),
+        subpath: "usr/bin".into(),
+    };
+    let settings = Settings { mounts: vec![image], ..settings() };
+    assert!(mounts(&settings).contains("/image bind tools ro,rprivate"));
+    let images = [("/image".to_owned(), vec![PathBuf::from("/top")])].into();
+    let shown = mounts::sources(&settings, images);
+    let layers = Source::Layers { lower: vec!["/top".into()], path: "usr/bin".into() };
+    assert_eq!(shown, [(PathBuf::from("/image"), layers)].into());
 }
 
 #[test]
@@ -460,6 +495,7 @@ fn a_read_only_bind_is_so_all_the_way_down_where_the_kernel_can_or_it_was_insist
             create_source: true,
             non_recursive,
             below,
+            mode: String::new(),
         };
         let settings = Settings { mounts: vec![bind], ..settings() };
         let host = HostFacts { recursive_read_only: kernel, ..host() };

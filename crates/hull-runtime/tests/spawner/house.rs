@@ -62,6 +62,7 @@ impl House {
         };
         let kinds = [NamespaceKind::Mount, NamespaceKind::Pid, NamespaceKind::Ipc, NamespaceKind::Uts];
         Bundle {
+            sources: Default::default(),
             id: id.to_owned(),
             spec: Spec {
                 oci_version: hull_oci::runtime::VERSION.to_owned(),

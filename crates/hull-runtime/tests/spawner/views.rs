@@ -138,6 +138,7 @@ fn of_a_stopped_container_its_layers_and_what_is_bound_into_them_untouched() {
     let changed = |path: &Path| fs::metadata(path).map(|stat| (stat.ctime(), stat.ctime_nsec())).unwrap();
     let before = (changed(&upper), changed(&upper.join("etc")), names(&work));
     let tree = Tree {
+        sources: Default::default(),
         rootfs: Rootfs::Overlay {
             lower: vec![base],
             upper: Some(Upper { upper: upper.clone(), work: work.clone(), volatile: false }),

@@ -21,6 +21,7 @@ mod limits;
 mod local;
 mod machines;
 mod macvlan;
+mod mounts;
 mod names;
 mod networks;
 mod options;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::{Device, Mount, Spec};
@@ -12,9 +12,11 @@ use hull_sys::root::{Handle, Root};
 use hull_sys::{Errno, process};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::failure::{OrFail, Result, go_text, invalid};
+use super::binds::{self, Taken};
+use super::failure::{OrFail, Result, invalid};
 use super::mounts::{self, Api, Source};
 use super::options::{self, Change, Options};
+use crate::bundle;
 use crate::cgroup::{Cgroup, Mode as CgroupMode};
 
 /// Where a container is built.
@@ -22,6 +24,7 @@ pub(super) struct Site<'a> {
     pub(super) api: Api,
     pub(super) root: &'a Root,
     pub(super) spec: &'a Spec,
+    pub(super) sources: &'a BTreeMap<PathBuf, bundle::Source>,
     pub(super) cgroup: &'a Cgroup,
     pub(super) cgroup_mode: CgroupMode,
     /// In a user namespace device nodes cannot be made: the host's are bound.
@@ -30,13 +33,6 @@ pub(super) struct Site<'a> {
     pub(super) shared_memory: Option<&'a OwnedFd>,
     /// For each mount of the spec, in their order: what was taken along for it.
     pub(super) taken: &'a [Option<Taken>],
-}
-
-/// What a bind mount shows, complete but for its place.
-#[derive(Debug)]
-pub(super) struct Taken {
-    fd: OwnedFd,
-    folder: bool,
 }
 
 /// Where POSIX' shared memory is (shm_overview(7)).
@@ -68,8 +64,8 @@ pub(super) fn copy_shared_memory(namespace: &OwnedFd) -> Result<OwnedFd> {
 /// statfs(2).
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
-const FOLDER: Mode = Mode::from_raw_mode(0o755);
-const FILE: Mode = Mode::from_raw_mode(0o644);
+pub(super) const FOLDER: Mode = Mode::from_raw_mode(0o755);
+pub(super) const FILE: Mode = Mode::from_raw_mode(0o644);
 
 /// The devices that every container has (runtime-spec `config-linux.md#default-devices`).
 const DEVICES: [(&str, i64, i64); 6] = [
@@ -120,7 +116,8 @@ fn mount_entry(site: &Site<'_>, entry: &Mount, taken: Option<&Taken>) -> Result<
         return Err(invalid(format!("mount {}: tmpcopyup is not supported", path.display())));
     }
     if options.bind.is_some() {
-        return bind_entry(site.api, site.root, entry, &options, taken).map(|()| None);
+        let source = site.sources.get(&entry.destination);
+        return binds::mount(site.api, site.root, (entry, source), taken).map(|()| None);
     }
     if matches!(&*entry.kind, "cgroup" | "cgroup2") {
         return cgroup_view(site, path, &options).map(|()| None);
@@ -153,73 +150,6 @@ fn mount_entry(site: &Site<'_>, entry: &Mount, taken: Option<&Taken>) -> Result<
         made => made.map(Some),
     };
     made.or_invalid(|| format!("error mounting {:?} to rootfs at {:?}", entry.source, path.to_string_lossy()))
-}
-
-/// How the reference begins what it says of a mount that fails.
-fn mounting(entry: &Mount) -> String {
-    format!("error mounting {:?} to rootfs at {:?}", entry.source, entry.destination.to_string_lossy())
-}
-
-/// Whether the source of a bind mount is a folder.
-fn is_folder(entry: &Mount) -> Result<bool> {
-    match rustix::fs::stat(&*entry.source) {
-        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_dir()),
-        Err(errno) => Err(invalid(format!("{}: stat {}: {}", mounting(entry), entry.source, go_text(errno)))),
-    }
-}
-
-/// Takes what a bind mount shows out of the mount namespace that this process is in, for one in
-/// the user namespace `users`.
-pub(super) fn take(entry: &Mount, users: BorrowedFd<'_>) -> Result<Option<Taken>> {
-    let options = options::parse(&entry.kind, &entry.options);
-    let Some(recursive) = options.bind else { return Ok(None) };
-    let source = Path::new(&entry.source);
-    let folder = is_folder(entry)?;
-    let fd = mount::copy(source, recursive).or_invalid(|| mounting(entry))?;
-    if let Some(recursive) = options.idmap {
-        super::users::map(&fd, users, recursive, source)?;
-    }
-    mounts::change(&fd, &options).or_invalid(|| mounting(entry))?;
-    Ok(Some(Taken { fd, folder }))
-}
-
-pub(super) fn bind_entry(
-    api: Api,
-    root: &Root,
-    entry: &Mount,
-    options: &Options,
-    taken: Option<&Taken>,
-) -> Result<()> {
-    let path = entry.destination.as_path();
-    let what = || mounting(entry);
-    let folder = match taken {
-        Some(taken) => taken.folder,
-        None => is_folder(entry)?,
-    };
-    let place = if folder { root.create_dirs(path, FOLDER) } else { root.create_file(path, FILE, FOLDER) };
-    let mismatch = |fd: &str| {
-        invalid(format!(
-            "{}: mount src={}, dst={}, dstFd={fd}, flags=MS_BIND|MS_REC: not a directory: Are you trying to mount a \
-             directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type",
-            what(),
-            entry.source,
-            path.display()
-        ))
-    };
-    let place = match place {
-        Err(error) if folder && error.errno == Errno::NOTDIR => return Err(mismatch("none")),
-        place => place.or_invalid(what)?,
-    };
-    if place.is_dir().or_host()? != folder {
-        return Err(mismatch(&place.magic_path()));
-    }
-    match taken {
-        Some(taken) => mount::attach(&taken.fd, &place).or_invalid(what),
-        None => {
-            let source = Source::Host(Path::new(&entry.source));
-            mounts::bind(api, root, (&place, path), source, options).or_invalid(what)
-        }
-    }
 }
 
 /// The container's own cgroup and nothing else: on v2 its folder, on v1 and hybrid hosts a tmpfs

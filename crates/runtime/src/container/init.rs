@@ -18,7 +18,7 @@ use super::failure::{OrFail, Result, invalid};
 use super::files::{self, Site};
 use super::sync::{self, Message};
 use super::users::Luggage;
-use super::{StartOptions, Streams, mounts, program, reaper, rootfs};
+use super::{StartOptions, Streams, binds, mounts, program, reaper, rootfs};
 use crate::bundle::{Bundle, StartError};
 use crate::cgroup::{Cgroup, Join, Mode as CgroupMode};
 use crate::seccomp::Program;
@@ -94,7 +94,8 @@ fn prepare(init: &Init<'_>, luggage: Option<Luggage>) -> Result<()> {
             }
             let shared_memory =
                 init.options.shared_memory.as_ref().map(files::copy_shared_memory).transpose()?;
-            Luggage { warnings, shared_memory, ..Luggage::default() }
+            let mounts = binds::spreading(init.bundle)?;
+            Luggage { warnings, mounts, shared_memory, ..Luggage::default() }
         }
     };
     let asked = |kind| spec.linux.namespaces.iter().any(|namespace| namespace.kind == kind);
@@ -158,6 +159,7 @@ fn build_root(init: &Init<'_>, spec: &Spec, luggage: Luggage, user_namespace: bo
         api,
         root: &root,
         spec,
+        sources: &init.bundle.sources,
         cgroup: init.cgroup,
         cgroup_mode: init.cgroup_mode,
         user_namespace,

@@ -19,6 +19,7 @@
 //! `reaper` the pid 1 of `--init`, `sync` the talk between the two sides, `hooks` the OCI hooks,
 //! `failure` the errors and their words.
 
+mod binds;
 mod devices;
 mod failure;
 mod files;

@@ -62,14 +62,18 @@ pub(super) fn detached(rootfs: &Rootfs) -> Result<Option<OwnedFd>> {
         Rootfs::Directory(path) => {
             mount::copy(path, true).or_invalid(|| format!("root file system {}", path.display()))?
         }
-        Rootfs::Overlay { lower, upper: None } if lower.len() == 1 => {
-            let fd = mount::copy(&lower[0], false).or_host()?;
-            let read_only = Attributes { set: mount::READ_ONLY, ..Attributes::default() };
-            mount::set_attributes(&fd, &read_only, false).or_host()?;
-            fd
-        }
-        Rootfs::Overlay { lower, upper } => return overlay(lower, upper.as_ref()).or_host(),
+        Rootfs::Overlay { lower, upper } => return layers(lower, upper.as_ref()).or_host(),
     };
+    Ok(Some(fd))
+}
+
+/// Layers as one file system, attached nowhere and read-only without `upper`; `None` when there
+/// are more than this kernel can be told.
+pub(super) fn layers(lower: &[PathBuf], upper: Option<&Upper>) -> hull_sys::Result<Option<OwnedFd>> {
+    let ([single], None) = (lower, upper) else { return overlay(lower, upper) };
+    let fd = mount::copy(single, false)?;
+    let read_only = Attributes { set: mount::READ_ONLY, ..Attributes::default() };
+    mount::set_attributes(&fd, &read_only, false)?;
     Ok(Some(fd))
 }
 
@@ -174,7 +178,7 @@ fn escape(layer: &str) -> String {
 
 /// The same with mount(2), over one of the folders that it is made of: it must have a path to be
 /// found by, and this one is sure to exist and to be nobody else's business.
-fn make_classic(rootfs: &Rootfs) -> Result<Root> {
+pub(super) fn make_classic(rootfs: &Rootfs) -> Result<Root> {
     let place = match rootfs {
         Rootfs::Directory(path) => path,
         Rootfs::Overlay { upper: Some(upper), .. } => &upper.upper,

@@ -15,7 +15,7 @@ use hull_sys::root::{Handle, Root};
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
 use super::failure::{OrFail, Result};
-use super::{files, mounts, options, rootfs};
+use super::{binds, mounts, rootfs};
 use crate::bundle::{Rootfs, StartError, Tree, Upper};
 
 /// Puts the tree together and attaches it at `/`, over what is there. The caller is in a mount
@@ -28,7 +28,7 @@ pub(crate) fn assemble(tree: &Tree) -> std::result::Result<Root, StartError> {
     };
     let root = rootfs::make(api, scratch.as_ref().map_or(&tree.rootfs, |scratch| &scratch.rootfs), None)?;
     for entry in &tree.mounts {
-        files::bind_entry(api, &root, entry, &options::parse(&entry.kind, &entry.options), None)?;
+        binds::mount(api, &root, (entry, tree.sources.get(&entry.destination)), None)?;
     }
     if tree.read_only {
         rootfs::make_read_only(api, &root)?;

@@ -26,11 +26,12 @@
 //! The overlay is made with the container's root as the user of the file system ([`cred::as_file_user`]), with all of the host's capabilities. overlayfs does its own part of the work as
 //! who mounted it; the host's root has no id on a mapped mount, and could make no whiteout.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use hull_oci::runtime::{IdMapping, Linux, NamespaceKind, Process, Spec};
+use hull_oci::runtime::{IdMapping, Linux, Mount, NamespaceKind, Process, Spec};
 use hull_sys::error::During;
 use hull_sys::mount::{self, Attributes, Propagation};
 use hull_sys::process::{self, CloneOptions, Forked, Namespaces};
@@ -38,11 +39,12 @@ use hull_sys::root::Root;
 use hull_sys::{Errno, cred};
 use rustix::fs::{Mode, OFlags};
 
+use super::binds::{self, Taken};
 use super::failure::{OrFail, Result, host, invalid};
-use super::files::{self, Taken};
+use super::files;
 use super::init::{self, Init, NoReturn, become_opaque, fail};
 use super::{Streams, rootfs, sync};
-use crate::bundle::{Rootfs, StartError};
+use crate::bundle::{Rootfs, Source, StartError};
 
 /// A user namespace, and a network namespace that belongs to it.
 #[derive(Debug)]
@@ -169,34 +171,75 @@ fn enter(init: &Init<'_>, users: BorrowedFd<'_>) -> Result<Infallible> {
 }
 
 fn take(init: &Init<'_>, users: BorrowedFd<'_>) -> Result<Luggage> {
-    let spec = &init.bundle.spec;
-    let mounts = spec.mounts.iter().map(|entry| files::take(entry, users)).collect::<Result<_>>()?;
+    let bundle = init.bundle;
+    let take = |entry: &Mount| match bundle.sources.get(&entry.destination) {
+        // Its layers are mapped with the root's.
+        Some(Source::Layers { .. }) => Ok(None),
+        source => binds::take(entry, source, Some(users)),
+    };
+    let mut mounts = bundle.spec.mounts.iter().map(take).collect::<Result<Vec<_>>>()?;
     let shared_memory = init.options.shared_memory.as_ref().map(files::copy_shared_memory).transpose()?;
-    let root = Some(take_root(&init.bundle.rootfs, spec, users)?);
+    let mut layers = Layers { spec: &bundle.spec, users, mapped: BTreeSet::new() };
+    let root = Some(layers.root(&bundle.rootfs)?);
+    for (entry, taken) in bundle.spec.mounts.iter().zip(&mut mounts) {
+        if let Some(Source::Layers { lower, path }) = bundle.sources.get(&entry.destination) {
+            *taken = Some(binds::image(entry, layers.image(lower)?, path)?);
+        }
+    }
     Ok(Luggage { root, mounts, shared_memory, warnings: Vec::new() })
 }
 
-fn take_root(root: &Rootfs, spec: &Spec, users: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let Rootfs::Overlay { lower, upper } = root else { return rootfs::detached(root)?.ok_or_else(too_old) };
-    let owner = |mappings| outside(0, mappings).ok_or_else(|| invalid("a user namespace without a root"));
-    let (uid, gid) = (owner(&spec.linux.uid_mappings)?, owner(&spec.linux.gid_mappings)?);
-    // Parts of an overlay must be attached somewhere (before Linux 6.15): each over itself, in a
-    // namespace that only this process and init are in.
-    process::unshare(Namespaces::MOUNT).or_host()?;
-    let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
-    mount::set_attributes(Root::open(Path::new("/")).or_host()?, &private, true).or_host()?;
-    for layer in lower {
-        map_in_place(layer, users)?;
-    }
-    if let Some(upper) = upper {
-        // One mount for both of its folders, or they could not be one layer.
-        match (upper.upper.parent(), upper.work.parent()) {
-            (Some(folder), Some(beside)) if folder == beside => map_in_place(folder, users)?,
-            _ => return Err(invalid("the work folder of a writable layer is not beside it")),
+/// Layers whose ids are mapped, in a mount namespace that only this process and init are in.
+struct Layers<'a> {
+    spec: &'a Spec,
+    users: BorrowedFd<'a>,
+    /// Those that are so by now.
+    mapped: BTreeSet<PathBuf>,
+}
+
+impl Layers<'_> {
+    fn root(&mut self, root: &Rootfs) -> Result<OwnedFd> {
+        let Rootfs::Overlay { lower, upper } = root else {
+            return rootfs::detached(root)?.ok_or_else(too_old);
+        };
+        self.map(lower)?;
+        if let Some(upper) = upper {
+            // One mount for both of its folders, or they could not be one layer.
+            match (upper.upper.parent(), upper.work.parent()) {
+                (Some(folder), Some(beside)) if folder == beside => map_in_place(folder, self.users)?,
+                _ => return Err(invalid("the work folder of a writable layer is not beside it")),
+            }
         }
+        self.as_root(|| rootfs::detached(root))?.ok_or_else(too_old)
     }
-    let made = cred::as_file_user(uid, gid, || rootfs::detached(root)).or_host()??;
-    made.ok_or_else(too_old)
+
+    /// An image's file system.
+    fn image(&mut self, lower: &[PathBuf]) -> Result<OwnedFd> {
+        self.map(lower)?;
+        self.as_root(|| rootfs::layers(lower, None).or_host())?.ok_or_else(too_old)
+    }
+
+    /// Parts of an overlay must be attached somewhere (before Linux 6.15): each over itself.
+    fn map(&mut self, lower: &[PathBuf]) -> Result<()> {
+        if self.mapped.is_empty() {
+            process::unshare(Namespaces::MOUNT).or_host()?;
+            let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
+            mount::set_attributes(Root::open(Path::new("/")).or_host()?, &private, true).or_host()?;
+        }
+        for layer in lower {
+            if self.mapped.insert(layer.clone()) {
+                map_in_place(layer, self.users)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file system with the container's root as its user.
+    fn as_root<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let linux = &self.spec.linux;
+        let owner = |mappings| outside(0, mappings).ok_or_else(|| invalid("a user namespace without a root"));
+        cred::as_file_user(owner(&linux.uid_mappings)?, owner(&linux.gid_mappings)?, make).or_host()?
+    }
 }
 
 fn map_in_place(folder: &Path, users: BorrowedFd<'_>) -> Result<()> {

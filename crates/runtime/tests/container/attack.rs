@@ -84,9 +84,9 @@ fn a_working_directory_through_a_descriptor_is_refused(world: &World) {
 }
 
 /// Starts that meet the swap here, and in `cargo xtask soak`.
-const STARTS: [usize; 2] = [150, 10_000];
+pub(crate) const STARTS: [usize; 2] = [150, 10_000];
 /// Swaps that there have to be at least.
-const SWAPS: u64 = 10_000;
+pub(crate) const SWAPS: u64 = 10_000;
 
 /// How often a race is run: a bounded number of times, and without hurry when it is soaked.
 pub(crate) fn rounds([few, many]: [usize; 2]) -> usize {
@@ -95,7 +95,7 @@ pub(crate) fn rounds([few, many]: [usize; 2]) -> usize {
 
 /// A process that exchanges `a` and `b` in a folder until it is killed, and notes how often it did
 /// in `swaps`. (A thread would forbid us to fork.)
-fn swapper(folder: &Path) -> hull_sys::process::Child {
+pub(crate) fn swapper(folder: &Path) -> hull_sys::process::Child {
     let swaps = std::fs::File::create(folder.join("swaps")).unwrap();
     let hull_sys::process::Forked::Parent(child) = hull_sys::process::fork().unwrap() else {
         let dir = std::fs::File::open(folder).unwrap();
@@ -113,7 +113,7 @@ fn swapper(folder: &Path) -> hull_sys::process::Child {
     child
 }
 
-fn swaps(folder: &Path) -> u64 {
+pub(crate) fn swaps(folder: &Path) -> u64 {
     let bytes = std::fs::read(folder.join("swaps")).unwrap();
     bytes.try_into().map_or(0, u64::from_ne_bytes)
 }

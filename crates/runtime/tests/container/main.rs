@@ -6,6 +6,7 @@ mod attack;
 mod errors;
 mod fallback;
 mod joined;
+mod sources;
 mod theft;
 mod userns;
 mod view;
@@ -40,6 +41,7 @@ fn main() {
         view::TESTS,
         errors::TESTS,
         joined::TESTS,
+        sources::TESTS,
         userns::TESTS,
         attack::TESTS,
         theft::TESTS,

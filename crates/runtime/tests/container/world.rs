@@ -93,7 +93,15 @@ impl World {
         std::fs::create_dir_all(&upper.upper).unwrap();
         std::fs::create_dir_all(&upper.work).unwrap();
         let rootfs = Rootfs::Overlay { lower: vec![self.lower()], upper: Some(upper) };
-        Bundle { spec: spec(&id, args), id, rootfs, stdio: Stdio::default(), log: None, init: false }
+        Bundle {
+            spec: spec(&id, args),
+            id,
+            rootfs,
+            stdio: Stdio::default(),
+            sources: Default::default(),
+            log: None,
+            init: false,
+        }
     }
 
     pub(crate) fn start(&self, bundle: &Bundle, streams: &Streams) -> Result<Started, StartError> {

@@ -1,0 +1,172 @@
+//! What a container's mounts need: the images that they show, other containers' mounts, folders of
+//! the host.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hull_image::lease::Lease;
+use hull_runtime::bundle::{StartError, StartErrorKind};
+use rustix::fs::{Mode, OFlags};
+
+use super::services::Services;
+use super::settings::{ImageRef, Mount, Settings};
+use crate::{Error, Result};
+
+/// Takes over what `--volumes-from` names, and finds the images that are to be mounted. What it
+/// gives keeps their layers until the container does.
+pub(super) fn resolve(services: &Services, settings: &mut Settings) -> Result<Vec<Lease>> {
+    for entry in std::mem::take(&mut settings.volumes_from) {
+        let (key, mode) = entry.split_once(':').unwrap_or((&entry, ""));
+        let words: Vec<&str> = mode.split(',').filter(|word| !word.is_empty()).collect();
+        if !words.iter().all(|word| matches!(*word, "rw" | "ro" | "z" | "Z" | "nocopy")) {
+            return Err(Error::Invalid(format!("invalid mode: {mode}")));
+        }
+        // Not a 404: to the client of a `create` that would mean the image.
+        let other = services.registry.find(key).map_err(|error| Error::Invalid(error.to_string()))?;
+        let view = other.view();
+        let inherited =
+            view.settings.mounts.iter().filter_map(|mount| inherited(mount, words.contains(&"ro")));
+        for mount in inherited {
+            if !settings.mounts.iter().any(|own| own.target() == mount.target()) {
+                settings.mounts.push(mount);
+            }
+        }
+    }
+    let mut leases = Vec::new();
+    for mount in &mut settings.mounts {
+        if let Mount::Image { name, found, .. } = mount {
+            let image = services.images.resolve(name)?;
+            leases.push(services.images.hold(&image)?);
+            let layers = image.config.rootfs.diff_ids.clone();
+            *found = Some(ImageRef { id: image.id.clone(), name: name.clone(), layers });
+        }
+    }
+    Ok(leases)
+}
+
+/// A mount of another container in this one: not its memory, and with `read_only` not more than to
+/// read.
+fn inherited(mount: &Mount, read_only: bool) -> Option<Mount> {
+    let mut mount = mount.clone();
+    match &mut mount {
+        Mount::Bind { read_only: own, mode, .. } => {
+            *own |= read_only;
+            mode.clear();
+        }
+        Mount::Image { .. } => {}
+        Mount::Tmpfs { .. } => return None,
+    }
+    Some(mount)
+}
+
+/// The folders of mounted images' layers, from the top to the base, by the mount's target.
+pub(super) fn layers(services: &Services, settings: &Settings) -> BTreeMap<String, Vec<PathBuf>> {
+    let folders = |mount: &Mount| match mount {
+        Mount::Image { found: Some(image), target, .. } => {
+            let chain = hull_oci::image::chain_ids(&image.layers);
+            let folders = chain.iter().rev().map(|chain| services.images.snapshots().diff(chain));
+            Some((target.clone(), folders.collect()))
+        }
+        _ => None,
+    };
+    settings.mounts.iter().filter_map(folders).collect()
+}
+
+/// Missing sources of `-v` become folders, as the reference does it at every start.
+pub(super) fn make_sources(settings: &Settings) -> Result<()> {
+    for mount in &settings.mounts {
+        if let Mount::Bind { source, create_source: true, .. } = mount {
+            let path = PathBuf::from(source);
+            if !path.exists() {
+                std::fs::create_dir_all(&path).map_err(|source| Error::Io {
+                    call: "mkdir",
+                    path: path.clone(),
+                    source,
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A bind can only spread where the host's mount that its source lies on does.
+///
+/// # Errors
+/// [`Error::Start`] in the reference's words.
+pub(super) fn check_propagation(settings: &Settings) -> Result<()> {
+    let spreads = |word: &str| word.ends_with("shared") || word.ends_with("slave");
+    let mut table = None;
+    for mount in &settings.mounts {
+        let Mount::Bind { source, propagation, .. } = mount else { continue };
+        if !spreads(propagation) {
+            continue;
+        }
+        let io = |call, path: &str| {
+            let path = PathBuf::from(path);
+            move |source: std::io::Error| Error::Io { call, path, source }
+        };
+        let id = mount_id(Path::new(source)).map_err(io("open", source))?;
+        let table = match &table {
+            Some(table) => table,
+            None => {
+                let path = "/proc/self/mountinfo";
+                table.insert(std::fs::read_to_string(path).map_err(io("read", path))?)
+            }
+        };
+        if let Some(message) = obstacle(table, &id, source, propagation) {
+            return Err(Error::Start(StartError { kind: StartErrorKind::Invalid, message }));
+        }
+    }
+    Ok(())
+}
+
+/// The number of the mount that `path` lies on, as mountinfo has it (proc_pid_fdinfo(5)).
+fn mount_id(path: &Path) -> std::io::Result<String> {
+    let fd: OwnedFd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let id = facts.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(id.unwrap_or_default().trim().to_owned())
+}
+
+/// Why a bind of `source` cannot spread as asked; `table` is mountinfo (proc_pid_mountinfo(5)).
+fn obstacle(table: &str, id: &str, source: &str, propagation: &str) -> Option<String> {
+    let fields = table
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&id))?;
+    let has = |kind: &str| {
+        fields.iter().skip(6).take_while(|&&field| field != "-").any(|field| field.starts_with(kind))
+    };
+    let (possible, wanted) = match propagation {
+        "shared" | "rshared" => (has("shared:"), "a shared"),
+        _ => (has("shared:") || has("master:"), "a shared or slave"),
+    };
+    let point = fields.get(4).copied().unwrap_or_default();
+    (!possible).then(|| format!("path {source} is mounted on {point} but it is not {wanted} mount"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_spreads_only_where_the_hosts_mount_does() {
+        let table = "21 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+                     22 21 0:5 / /priv rw,nosuid - tmpfs tmpfs rw\n\
+                     23 21 0:6 / /slave rw master:7 propagate_from:1 - tmpfs tmpfs rw";
+        let check = |id: &str, propagation: &str| obstacle(table, id, "/x", propagation);
+        assert_eq!(check("21", "rshared"), None);
+        assert_eq!(check("21", "slave"), None);
+        assert_eq!(check("23", "rslave"), None);
+        assert_eq!(
+            check("22", "rshared").unwrap(),
+            "path /x is mounted on /priv but it is not a shared mount"
+        );
+        assert_eq!(
+            check("22", "rslave").unwrap(),
+            "path /x is mounted on /priv but it is not a shared or slave mount"
+        );
+        assert!(check("23", "shared").is_some());
+    }
+}
