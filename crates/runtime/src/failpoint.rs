@@ -40,8 +40,6 @@
 //! | `engine.remove.half-way` | daemon: cgroup and writable layer have gone, its files have not |
 //! | `engine.remove.before-row` | daemon: all has gone but the record |
 //! | `engine.remove.row-gone` | daemon: the record has gone, nobody was told |
-//! | `engine.volume.claimed` | daemon: the folders of a container's new volumes are made, no record names them |
-//! | `engine.volume.releasing` | daemon: a volume goes with its container, all is still there |
 //! | `engine.volume-create.made` | daemon: a volume's folder is made, no record names it |
 //! | `engine.volume-create.committed` | daemon: its record is durable, the folder is still marked as new |
 //! | `engine.volume-remove.discarded` | daemon: a volume's folder is in the trash, its record is still there |

@@ -70,6 +70,8 @@ impl Baseline {
             host.data_root().join("containers"),
             host.data_root().join("image/active"),
             host.data_root().join("image/ingest"),
+            host.data_root().join("volumes"),
+            host.data_root().join("volumes/.trash"),
             host.exec_root().join("c"),
             host.exec_root().join("x"),
         ];

@@ -5,6 +5,7 @@
 //! `hull_runtime::failpoint`), so each fires once: the daemon that comes next lives.
 
 mod house;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -378,6 +379,7 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .chain(NETWORK.iter().map(|row| row.0))
         .chain(PLACE.iter().map(|row| row.0))
         .chain(HOLDER.iter().map(|row| row.0))
+        .chain(volumes::POINTS.iter().map(|row| row.0))
         .chain([RENAME])
         .chain(FORWARDING)
         .map(str::to_owned)

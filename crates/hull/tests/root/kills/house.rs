@@ -37,6 +37,8 @@ pub(super) enum Act {
     /// Of one that holds a port, to `bridge`: its routes lead there, and so the port does.
     PortMove,
     PortReturn,
+    VolumeCreate,
+    VolumeRemove,
 }
 
 const WIRE: [&str; 6] = ["network", "create", "-d", "macvlan", "--internal", "victims"];
@@ -50,6 +52,7 @@ impl Act {
             Act::Create | Act::Run | Act::Publish => None,
             Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune => None,
             Act::WireCreate | Act::WireRemove => None,
+            Act::VolumeCreate | Act::VolumeRemove => None,
             Act::Unpublish | Act::PortMove | Act::PortReturn => {
                 Some(&["run", "-d", "--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"])
             }
@@ -68,6 +71,8 @@ impl Act {
             Act::Rename => host.hull(&["rename", "victim", "risen"]),
             Act::Stop | Act::StopGoing | Act::Unpublish => host.hull(&["stop", "-t", "20", "victim"]),
             Act::Remove => host.hull(&["rm", "-f", "victim"]),
+            Act::VolumeCreate => host.hull(&["volume", "create", "victims"]),
+            Act::VolumeRemove => host.hull(&["volume", "rm", "victims"]),
             Act::NetworkCreate => host.hull(&["network", "create", "victims"]),
             Act::NetworkRemove | Act::WireRemove => host.hull(&["network", "rm", "victims"]),
             Act::WireCreate => host.hull(&WIRE),
@@ -154,6 +159,9 @@ impl House {
         }
         if matches!(act, Act::NetworkRemove | Act::NetworkPrune) {
             self.host.hull(&["network", "create", "victims"]).ok();
+        }
+        if act == Act::VolumeRemove {
+            self.host.hull(&["volume", "create", "victims"]).ok();
         }
         if act == Act::WireRemove {
             self.host.hull(&WIRE).ok();
