@@ -1,22 +1,55 @@
 //! `--change`: lines of a Dockerfile that alter how an image is run (`import`, `commit`).
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 use hull_oci::image::{Healthcheck, RunConfig};
 
 use crate::{Error, Result};
 
 /// Applies the lines in their order.
 pub fn apply(config: &mut RunConfig, changes: &[String]) -> Result<()> {
-    changes
-        .iter()
-        .map(|line| line.trim())
-        .filter(|line| !line.is_empty())
-        .try_for_each(|line| change(config, line))
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let lines = lines(changes);
+    if lines.is_empty() {
+        return Err(Error::Invalid("file with no instructions".to_owned()));
+    }
+    // A command belongs to its entrypoint: one from before goes with the one from before.
+    let mut commanded = false;
+    for line in &lines {
+        change(config, line, &mut commanded)?;
+    }
+    Ok(())
 }
 
-fn change(config: &mut RunConfig, line: &str) -> Result<()> {
+/// The instructions, as a Dockerfile has them: comments left out, continued lines joined.
+fn lines(changes: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut open = String::new();
+    for line in changes.iter().flat_map(|text| text.lines()).map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match line.strip_suffix('\\') {
+            Some(begun) => open.push_str(begun),
+            None => lines.push(std::mem::take(&mut open) + line),
+        }
+    }
+    if !open.is_empty() {
+        lines.push(open);
+    }
+    lines
+}
+
+fn change(config: &mut RunConfig, line: &str, commanded: &mut bool) -> Result<()> {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let (word, rest) = (word.to_uppercase(), rest.trim());
     let invalid = |why: &str| Error::Invalid(format!("invalid change \"{line}\": {why}"));
+    // As the image has them before this line.
+    let env = config.env.clone();
+    let text = |text: &str| one_word(text, &env).map_err(invalid);
     let required = || Error::Invalid(format!("{word} requires at least one argument"));
     if rest.is_empty() && !matches!(word.as_str(), "CMD" | "ENTRYPOINT") {
         return match KNOWN.contains(&word.as_str()) {
@@ -25,12 +58,18 @@ fn change(config: &mut RunConfig, line: &str) -> Result<()> {
         };
     }
     match word.as_str() {
-        "CMD" => config.cmd = Some(command(rest)),
+        "CMD" => {
+            config.cmd = Some(command(rest));
+            *commanded = true;
+        }
         "ENTRYPOINT" => {
+            if !*commanded {
+                config.cmd = None;
+            }
             config.entrypoint = Some(command(rest)).filter(|command| !command.is_empty());
         }
         "ENV" => {
-            for (key, value) in pairs(rest).map_err(invalid)? {
+            for (key, value) in pairs(rest, &env).map_err(invalid)? {
                 let prefix = format!("{key}=");
                 let text = format!("{key}={value}");
                 match config.env.iter_mut().find(|known| known.starts_with(&prefix)) {
@@ -39,9 +78,9 @@ fn change(config: &mut RunConfig, line: &str) -> Result<()> {
                 }
             }
         }
-        "LABEL" => config.labels.extend(pairs(rest).map_err(invalid)?),
+        "LABEL" => config.labels.extend(pairs(rest, &env).map_err(invalid)?),
         "EXPOSE" => {
-            for port in rest.split_whitespace() {
+            for port in text(rest)?.split_whitespace() {
                 let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
                 let valid = number.split('-').all(|number| number.parse::<u16>().is_ok());
                 if !valid || !["tcp", "udp", "sctp"].contains(&protocol) {
@@ -53,11 +92,13 @@ fn change(config: &mut RunConfig, line: &str) -> Result<()> {
         "VOLUME" => {
             let list =
                 json_list(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect());
-            config.volumes.extend(list.into_iter().filter(|volume| !volume.is_empty()));
+            for volume in list.iter().filter(|volume| !volume.is_empty()) {
+                config.volumes.insert(text(volume)?);
+            }
         }
-        "WORKDIR" => config.working_dir = working_dir(&config.working_dir, rest),
-        "USER" => config.user = rest.to_owned(),
-        "STOPSIGNAL" => config.stop_signal = rest.to_owned(),
+        "WORKDIR" => config.working_dir = working_dir(&config.working_dir, &text(rest)?),
+        "USER" => config.user = text(rest)?,
+        "STOPSIGNAL" => config.stop_signal = text(rest)?,
         "ONBUILD" => config.on_build.push(rest.to_owned()),
         "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest).map_err(invalid)?),
         _ => return Err(unknown(&word)),
@@ -111,11 +152,11 @@ fn working_dir(before: &str, given: &str) -> String {
 }
 
 /// `KEY=VALUE …` with quotes and backslashes, or the old `KEY VALUE` for the whole line.
-fn pairs(rest: &str) -> Result<Vec<(String, String)>, &'static str> {
-    let words = words(rest)?;
+fn pairs(rest: &str, env: &[String]) -> Result<Vec<(String, String)>, &'static str> {
+    let words = words(rest, env, true)?;
     if words.first().is_some_and(|word| !word.contains('=')) {
         let (key, value) = rest.split_once(char::is_whitespace).ok_or("it must have two arguments")?;
-        return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
+        return Ok(vec![(key.to_owned(), one_word(value.trim(), env)?)]);
     }
     let pair = |word: &String| match word.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -124,12 +165,17 @@ fn pairs(rest: &str) -> Result<Vec<(String, String)>, &'static str> {
     words.iter().map(pair).collect()
 }
 
-/// Words as a shell would split them, quotes and backslashes taken away.
-fn words(text: &str) -> Result<Vec<String>, &'static str> {
+fn one_word(text: &str, env: &[String]) -> Result<String, &'static str> {
+    Ok(words(text, env, false)?.concat())
+}
+
+/// Words as a shell would split them (or one of all), quotes and backslashes taken away, variables
+/// replaced by what `env` says.
+fn words(text: &str, env: &[String], split: bool) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
-    let mut chars = text.chars();
+    let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
@@ -140,12 +186,41 @@ fn words(text: &str) -> Result<Vec<String>, &'static str> {
             (None | Some('"'), '\\') => {
                 word.get_or_insert_default().push(chars.next().ok_or("it ends with a backslash")?);
             }
-            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (None | Some('"'), '$') => word.get_or_insert_default().push_str(&variable(&mut chars, env)?),
+            (None, c) if split && c.is_whitespace() => words.extend(word.take()),
             (_, c) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
     if quote.is_some() { Err("a quote is not closed") } else { Ok(words) }
+}
+
+/// What stands for `NAME`, `{NAME}`, `{NAME:-DEFAULT}` or `{NAME:+OTHER}` after a dollar sign; one
+/// before anything else is itself.
+fn variable(chars: &mut Peekable<Chars<'_>>, env: &[String]) -> Result<String, &'static str> {
+    let value = |name: &str| env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
+    let of_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    if chars.next_if_eq(&'{').is_none() {
+        let name: String = std::iter::from_fn(|| chars.next_if(of_name)).collect();
+        return Ok(if name.is_empty() {
+            "$".to_owned()
+        } else {
+            value(&name).unwrap_or_default().to_owned()
+        });
+    }
+    let inside: String = std::iter::from_fn(|| chars.next_if(|c| *c != '}')).collect();
+    chars.next().ok_or("a variable's brace is not closed")?;
+    let end = inside.find(|c| !of_name(&c)).unwrap_or(inside.len());
+    let (name, rest) = inside.split_at(end);
+    let value = value(name).filter(|value| !value.is_empty());
+    match (name, rest.get(..2), value) {
+        ("", ..) => Err("a variable has no name"),
+        (_, None, value) if rest.is_empty() => Ok(value.unwrap_or_default().to_owned()),
+        (_, Some(":-"), Some(value)) => Ok(value.to_owned()),
+        (_, Some(":-"), None) | (_, Some(":+"), Some(_)) => one_word(&rest[2..], env),
+        (_, Some(":+"), None) => Ok(String::new()),
+        _ => Err("a variable has a modifier other than :- and :+"),
+    }
 }
 
 fn healthcheck(rest: &str) -> Result<Healthcheck, &'static str> {
@@ -224,6 +299,45 @@ mod tests {
         assert_eq!(text("USER"), "USER requires at least one argument");
         assert_eq!(text("EXPOSE 70000"), "invalid containerPort: 70000");
         assert_eq!(text("ENV 'a=b"), "invalid change \"ENV 'a=b\": a quote is not closed");
+    }
+
+    #[test]
+    fn instructions_are_found_as_in_a_file() {
+        let config = applied(&["# first\n\nCMD a \\\n  b", "LABEL x=y"]).unwrap();
+        assert_eq!(config.cmd.unwrap()[2], "a b");
+        assert_eq!(config.labels["x"], "y");
+        assert_eq!(applied(&[" ", "# nothing"]).unwrap_err().to_string(), "file with no instructions");
+        assert!(applied(&[]).is_ok());
+    }
+
+    #[test]
+    fn variables_are_what_the_image_s_environment_says() {
+        let config = applied(&[
+            "ENV A=1 B=two",
+            "ENV A=2 C=$A D='$A' E=\\$A F=\"${B}s\" G=${NONE:-d$B} H=${B:+set}${NONE:+not} I=a$ J=$NONE.",
+            "LABEL l=$B",
+            "WORKDIR /w/$A",
+            "EXPOSE ${PORT:-80} 81",
+            "CMD echo $A",
+        ])
+        .unwrap();
+        assert_eq!(
+            config.env,
+            ["A=2", "B=two", "C=1", "D=$A", "E=$A", "F=twos", "G=dtwo", "H=set", "I=a$", "J=."]
+        );
+        assert_eq!((config.labels["l"].as_str(), config.working_dir.as_str()), ("two", "/w/2"));
+        assert!(config.exposed_ports.contains("80/tcp") && config.exposed_ports.contains("81/tcp"));
+        assert_eq!(config.cmd.unwrap()[2], "echo $A");
+        let refused = |line: &str| applied(&[line]).unwrap_err().to_string();
+        assert!(refused("ENV A=${B").contains("brace") && refused("ENV A=${B?x}").contains("modifier"));
+    }
+
+    #[test]
+    fn a_command_goes_with_its_entrypoint() {
+        let mut config = RunConfig { cmd: Some(vec!["old".to_owned()]), ..RunConfig::default() };
+        apply(&mut config, &["ENTRYPOINT [\"e\"]".to_owned()]).unwrap();
+        assert_eq!(config.cmd, None);
+        assert!(applied(&["CMD [\"new\"]", "ENTRYPOINT [\"e\"]"]).unwrap().cmd.is_some());
     }
 
     #[test]
