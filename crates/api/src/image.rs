@@ -174,3 +174,11 @@ pub struct Captured {
     /// Bytes.
     pub size: u64,
 }
+
+/// The answer to `POST /commit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Committed {
+    /// Of the image.
+    pub id: String,
+}

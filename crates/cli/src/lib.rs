@@ -46,7 +46,7 @@ use std::process::ExitCode;
 use hull_api::ApiVersion;
 use hull_api::client::{Endpoint, choose};
 
-use container::{each, exec, facts, logs, start};
+use container::{each, exec, facts, layer, logs, start};
 use image::{archive, names};
 use system::{events, info};
 
@@ -68,12 +68,11 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 21] = [
+const LATER: [&str; 20] = [
     "build",
     "builder",
     "buildx",
     "checkpoint",
-    "commit",
     "compose",
     "config",
     "context",
@@ -100,6 +99,7 @@ static TREE: &[Entry] = &[
     Entry::Group(&SYSTEM),
     Entry::Group(&VOLUME),
     Entry::Command("attach", &start::ATTACH),
+    Entry::Command("commit", &layer::COMMIT),
     Entry::Command("create", &create::CREATE),
     Entry::Command("diff", &facts::DIFF),
     Entry::Command("events", &events::EVENTS),
@@ -137,6 +137,7 @@ static CONTAINER: Group = Group {
     summary: "Manage containers",
     commands: &[
         ("attach", &[], &start::ATTACH),
+        ("commit", &[], &layer::COMMIT),
         ("create", &[], &create::CREATE),
         ("diff", &[], &facts::DIFF),
         ("exec", &[], &exec::EXEC),

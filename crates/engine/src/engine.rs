@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hull_network::explain::Finding;
 use hull_network::record::Protocol;
+use hull_oci::Digest;
 use hull_runtime::cgroup::Hierarchies;
 use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
-use crate::containers::layer::Change;
+use crate::containers::layer::{Change, Commit};
 use crate::containers::registry::Registry;
 use crate::containers::requests::{
     Attach, Attachment, Condition, Created, ExecSettings, ExecView, LogStream, Logs, Pruned, Remove, Top,
@@ -29,7 +30,7 @@ use crate::containers::view::View;
 use crate::containers::{create, files, layer, logs, networking, recover};
 use crate::events::{Events, Subscription};
 use crate::host::{Host, HostFacts};
-use crate::images::{Images, Setup, Unpack, Use, Uses};
+use crate::images::{Images, Pack, Setup, Unpack, Use, Uses};
 use crate::networks::wiring::Wiring;
 use crate::networks::{self, Networks, change, explain};
 use crate::networks::{adopt, relay};
@@ -61,6 +62,7 @@ impl Engine {
         relay::watch(&services);
         recover::recover(&services, containers).await?;
         services.volumes.sweep()?;
+        services.images.sweep().await?;
         Ok(Engine(Arc::new(Inner { services, _lock: lock })))
     }
 
@@ -357,6 +359,13 @@ impl Engine {
         layer::changes(&self.0.services, key).await
     }
 
+    /// Makes an image of the container's; gives its id. Goes on to its end though nobody waits.
+    pub async fn commit(&self, key: &str, commit: Commit) -> Result<Digest> {
+        let (services, key) = (Arc::clone(&self.0.services), key.to_owned());
+        let done = tokio::spawn(async move { layer::commit(&services, &key, commit).await });
+        done.await.map_err(|_| Error::ShuttingDown)?
+    }
+
     /// Bytes that the container's writable layer takes on the disk.
     pub async fn writable_bytes(&self, key: &str) -> Result<u64> {
         let id = self.0.services.registry.find(key)?.id.clone();
@@ -459,6 +468,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         events: events.clone(),
         root: root.join("image"),
         unpack: unpack_by(&spawner),
+        pack: pack_by(&spawner),
         uses: uses_of(&registry),
     };
     let images = Images::open(setup, &rows)?;
@@ -498,7 +508,7 @@ fn host_prefix() -> [u8; 5] {
         id if id.trim().is_empty() => text("/etc/hostname"),
         id => id,
     };
-    let digest = hull_oci::Digest::sha256(format!("hull unique local {}", machine.trim()).as_bytes());
+    let digest = Digest::sha256(format!("hull unique local {}", machine.trim()).as_bytes());
     let byte = |index: usize| {
         digest.hex().get(index * 2..index * 2 + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())
     };
@@ -509,6 +519,12 @@ fn host_prefix() -> [u8; 5] {
 fn unpack_by(spawner: &Arc<Spawner>) -> Unpack {
     let spawner = Arc::clone(spawner);
     Arc::new(move |mode, archive, folder| spawner.unpack(mode, archive, folder))
+}
+
+/// Writable layers are packed by the same.
+fn pack_by(spawner: &Arc<Spawner>) -> Pack {
+    let spawner = Arc::clone(spawner);
+    Arc::new(move |upper, archive, layer| spawner.pack(upper, archive, layer))
 }
 
 /// What the images' room has to know of containers.

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write};
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -230,6 +230,16 @@ impl Ingest<'_> {
         Ok(file)
     }
 
+    /// The file itself, for a process that hashes what it writes.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Publishes what another process has written to the file and computed the digest of.
+    pub fn publish(mut self, digest: &Digest) -> Result<()> {
+        self.publish_as(digest)
+    }
+
     /// Publishes the blob, if it is what was expected. Returns digest and size.
     pub fn commit(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64)> {
         let found = std::mem::replace(&mut self.hasher, Hasher::sha256()).finish();
@@ -241,12 +251,15 @@ impl Ingest<'_> {
                 return Err(ContentError::Mismatch { expected: digest.clone(), found });
             }
         }
-        if let Some(temporary) = self.name.take() {
-            let name = name(&found)?;
-            rustix::fs::renameat(&self.content.ingest, &temporary, &self.content.blobs, name)
-                .map_err(failed("publish", name))?;
-        }
+        self.publish_as(&found)?;
         Ok((found, self.size))
+    }
+
+    fn publish_as(&mut self, digest: &Digest) -> Result<()> {
+        let Some(temporary) = self.name.take() else { return Ok(()) };
+        let name = name(digest)?;
+        rustix::fs::renameat(&self.content.ingest, &temporary, &self.content.blobs, name)
+            .map_err(failed("publish", name))
     }
 }
 

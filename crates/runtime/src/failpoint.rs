@@ -44,6 +44,11 @@
 //! | `engine.volume-create.committed` | daemon: its record is durable, the folder is still marked as new |
 //! | `engine.volume-remove.discarded` | daemon: a volume's folder is in the trash, its record is still there |
 //! | `engine.volume-remove.row-gone` | daemon: its record has gone, its space is not freed |
+//! | `engine.commit.frozen` | daemon: a container is frozen for its commit, nothing is read |
+//! | `engine.commit.packed` | daemon: its layer is read, archive and folder have no names |
+//! | `engine.commit.published` | daemon: they have, no image names them |
+//! | `engine.commit.committed` | daemon: the image is durable, the container is still frozen |
+//! | `engine.commit.thawed` | daemon: it goes on, nobody was told |
 //! | `engine.network.claimed` | daemon: a container's addresses are chosen, nothing is noted |
 //! | `engine.network.published` | daemon: a container's ports are bound, nothing is noted |
 //! | `engine.network.noted` | daemon: what a container gets is on record, no link is made |

@@ -161,6 +161,8 @@ pub(crate) enum Role {
     Archive,
     /// A worker's folder: becomes its root.
     Folder,
+    /// The empty folder that becomes the layer which a worker packs.
+    Layer,
     /// The pidfd of a process whose files become a worker's root; with `below` all that it has mounted
     /// in them, too.
     Mounts { below: bool },
@@ -184,8 +186,9 @@ pub enum Work {
     ApplyFiles,
     /// Undo its compression alone, into one file.
     ApplyStream,
-    /// Pack the folder, an overlay upper one, into the archive as an image layer.
-    Diff,
+    /// Pack the folder, an overlay upper one, into the archive as an image layer, and make that
+    /// layer's own folder in the same pass.
+    Commit,
     /// Say what is at the place.
     Examine(Place),
     /// Say it, then pack it into the archive, all names beginning with `name` in its place. With an
@@ -317,7 +320,7 @@ pub enum Outcome {
         /// `gzip`, `zstd` …, as [`hull_image::compress::Compression::name`] has it.
         compression: String,
     },
-    Diffed {
+    Committed {
         diff_id: Digest,
         /// Bytes of the archive.
         archive_size: u64,

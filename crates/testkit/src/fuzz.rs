@@ -37,7 +37,8 @@ pub fn drive(name: &str, seeds: &[&[u8]], time: Duration, target: fn(&[u8])) {
 }
 
 /// xorshift64* (Vigna): fast, and good enough to choose what to break.
-struct Random(u64);
+#[derive(Debug, Clone)]
+pub struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -47,7 +48,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    /// Another sequence for every seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// A number from 0 to `limit`, without that; 0 for 0.
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 33) as usize % limit.max(1)
     }
 }

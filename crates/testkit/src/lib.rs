@@ -14,5 +14,6 @@ mod http;
 
 pub use baseline::Baseline;
 pub use command::{Finished, Terminal, patience, run};
+pub use fuzz::Random;
 pub use host::{Executables, Host, Options};
 pub use http::{Answer, Connection};

@@ -3,6 +3,7 @@
 pub(crate) mod each;
 pub(crate) mod exec;
 pub(crate) mod facts;
+pub(crate) mod layer;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod start;

@@ -143,7 +143,7 @@ async fn system_route(call: Call, method: &Method, path: &[&str]) -> Handled {
         ("POST", ["auth"]) => system::auth(call).await,
         ("POST", ["build"]) => Err(Failure::later("building images comes in a later build")),
         ("POST", ["build", "prune"]) => Ok(system::nothing_to_prune()),
-        ("POST", ["commit"]) => Err(Failure::later("committing containers comes in a later build")),
+        ("POST", ["commit"]) => layer::commit(call).await,
         ("GET", ["distribution", .., "json"]) => Err(Failure::later("registries come in a later build")),
         _ => absent::swarm(method, path),
     }

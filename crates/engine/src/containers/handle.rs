@@ -130,6 +130,8 @@ pub(crate) struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     /// The pidfd of the first process while it lives, for who wants to join its namespaces.
     pub(crate) process: Mutex<Option<Arc<OwnedFd>>>,
+    /// Held by who commits it: what one freezes, no other may thaw.
+    pub(crate) committing: tokio::sync::Mutex<()>,
 }
 
 impl Handle {

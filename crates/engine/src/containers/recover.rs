@@ -14,13 +14,13 @@ use hull_runtime::protocol::Kind;
 use hull_runtime::shim;
 use tokio::task::JoinSet;
 
-use super::files;
 use super::handle::Command;
 use super::link::{self, Link, Word};
 use super::phase::{Live, Observed, Phase};
 use super::services::Services;
 use super::task::{self, Found};
 use super::view::Record;
+use super::{files, layer};
 use crate::networks::{adopt, unplug};
 use crate::{Error, Result};
 
@@ -146,6 +146,7 @@ async fn find(services: &Services, record: &Record) -> std::result::Result<shim:
 async fn first_word(services: &Arc<Services>, record: &Record, link: Link) -> Found {
     let observed = match tokio::time::timeout(HELLO_LIMIT, link.next()).await {
         Ok(Word::Started { pid, at, pidfd, warnings: _ }) => {
+            layer::thaw_abandoned(services, record).await;
             let frozen = services.cgroup(&services.cgroup_path(record)).is_some_and(|cgroup| cgroup.frozen());
             let observed = Observed::Alive { live: Live { pid, started: at }, frozen };
             return Found { link: Some(link), observed: Some(observed), process: Some(pidfd) };

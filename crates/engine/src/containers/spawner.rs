@@ -8,11 +8,11 @@ use std::time::Duration;
 use hull_image::layer::Mode;
 use hull_runtime::protocol::{self, Outcome, Work};
 use hull_runtime::shim::Connection;
-use hull_runtime::spawner::{Client, Error as SpawnerError, Launch, View};
+use hull_runtime::spawner::{Client, Error as SpawnerError, Job, Launch, View};
 use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::images::Unpacked;
+use crate::images::{Packed, Unpacked};
 use crate::{Error, Result, chain};
 
 /// How long a full queue of the spawner is waited for, in steps.
@@ -97,26 +97,47 @@ impl Spawner {
             Mode::Files => Work::ApplyFiles,
             Mode::Stream => Work::ApplyStream,
         };
-        let told = |error: &dyn std::error::Error| chain(error);
-        let client = self.client_blocking().map_err(|error| told(&error))?;
-        let job = client.work(work, Some(archive), View::Folder(folder)).map_err(|error| told(&error))?;
-        loop {
-            match job.receive().map_err(|error| told(&error))? {
-                Some(Outcome::Applied { blob, blob_size, diff_id, size, compression, .. }) => {
-                    return Ok(Unpacked { blob, blob_size, diff_id, size, compression });
-                }
-                Some(Outcome::Failed { message }) => return Err(message),
-                Some(_) => {
-                    return Err("the worker answered something else".to_owned());
-                }
-                None => {
-                    let mut waiting = [PollFd::new(&job, PollFlags::IN)];
-                    match rustix::event::poll(&mut waiting, None) {
-                        Ok(_) | Err(Errno::INTR) => {}
-                        Err(errno) => return Err(errno.to_string()),
-                    }
-                }
+        let client = self.client_blocking().map_err(|error| chain(&error))?;
+        let job = client.work(work, Some(archive), View::Folder(folder)).map_err(|error| chain(&error))?;
+        match outcome(&job)? {
+            Outcome::Applied { blob, blob_size, diff_id, size, compression, .. } => {
+                Ok(Unpacked { blob, blob_size, diff_id, size, compression })
             }
+            _ => Err(OTHER.to_owned()),
+        }
+    }
+
+    /// Has one pack a writable layer into an archive and make a layer's folder of it. Blocks as
+    /// [`Self::unpack`] does.
+    pub(crate) fn pack(
+        &self,
+        upper: BorrowedFd<'_>,
+        archive: BorrowedFd<'_>,
+        layer: BorrowedFd<'_>,
+    ) -> std::result::Result<Packed, String> {
+        let client = self.client_blocking().map_err(|error| chain(&error))?;
+        let job = client.commit(upper, archive, layer).map_err(|error| chain(&error))?;
+        match outcome(&job)? {
+            Outcome::Committed { diff_id, archive_size, size } => Ok(Packed { diff_id, archive_size, size }),
+            _ => Err(OTHER.to_owned()),
+        }
+    }
+}
+
+const OTHER: &str = "the worker answered something else";
+
+/// Waits for a worker's answer; its failure is one line for people.
+fn outcome(job: &Job) -> std::result::Result<Outcome, String> {
+    loop {
+        match job.receive().map_err(|error| chain(&error))? {
+            Some(Outcome::Failed { message }) => return Err(message),
+            Some(outcome) => return Ok(outcome),
+            None => {}
+        }
+        let mut waiting = [PollFd::new(job, PollFlags::IN)];
+        match rustix::event::poll(&mut waiting, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.to_string()),
         }
     }
 }

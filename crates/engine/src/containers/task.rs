@@ -97,7 +97,13 @@ pub(crate) fn spawn(services: &Arc<Services>, record: Record, found: Found) {
     let paths = create::rootfs_paths(services, &record);
     let (view, reader) = watch::channel(Arc::new(make_view(services, &record, &paths, Vec::new())));
     let process = found.process.map(Arc::new);
-    let handle = Arc::new(Handle { id: record.id.clone(), view: reader, commands, process: process.into() });
+    let handle = Arc::new(Handle {
+        id: record.id.clone(),
+        view: reader,
+        commands,
+        process: process.into(),
+        committing: Default::default(),
+    });
     services.registry.insert(Arc::clone(&handle));
     let task = Task {
         services: Arc::clone(services),

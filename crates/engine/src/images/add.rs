@@ -81,6 +81,17 @@ impl Inner {
         result
     }
 
+    /// Removes blobs and layers that nothing names: what was being stored when the last daemon was
+    /// killed.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let swept = collect(&self.content, &self.snapshots, &self.leases, || self.roots()).map_err(failed)?;
+        if !swept.blobs.is_empty() || !swept.layers.is_empty() {
+            let (blobs, layers) = (swept.blobs.len(), swept.layers.len());
+            tracing::info!(blobs, layers, bytes = swept.bytes, "removed what no image names");
+        }
+        Ok(())
+    }
+
     /// Stores one layer on top of `parent`. One that is there already is not unpacked again.
     pub(super) fn add_layer(
         &self,
@@ -140,7 +151,7 @@ impl Inner {
     }
 
     /// A layer that is stored with its archive.
-    fn known_layer(&self, chain: &Digest) -> Result<Option<Stored>> {
+    pub(super) fn known_layer(&self, chain: &Digest) -> Result<Option<Stored>> {
         let Some(layer) = self.snapshots.layer(chain).map_err(failed)? else { return Ok(None) };
         if self.content.size(&layer.blob).map_err(failed)? != Some(layer.blob_size) {
             return Ok(None);
@@ -214,7 +225,7 @@ impl Inner {
 }
 
 /// The chain id of a layer on its parent.
-fn chain(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
+pub(super) fn chain(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     match parent {
         None => diff_id.clone(),
         // image-spec `config.md#layer-chainid`

@@ -13,6 +13,7 @@
 mod add;
 mod capture;
 pub mod changes;
+mod commit;
 pub mod history;
 mod import;
 pub mod list;
@@ -43,6 +44,7 @@ use crate::events::{Events, Kind};
 use crate::store::{Change, Rows, Store};
 use crate::{Error, Result};
 
+pub use commit::Commit;
 pub use import::Import;
 pub use list::{ListFilters, Listed};
 pub use load::Progress;
@@ -108,6 +110,22 @@ pub struct Unpacked {
 pub type Unpack =
     Arc<dyn Fn(Mode, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Unpacked, String> + Send + Sync>;
 
+/// What became of a writable layer; see [`hull_image::layer::Diffed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    pub diff_id: Digest,
+    pub archive_size: u64,
+    pub size: u64,
+}
+
+/// Packs a writable layer (first) into an archive (second) and makes a layer's folder of it (third),
+/// in a jail; blocks. The error is one line for people.
+pub type Pack = Arc<
+    dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Packed, String>
+        + Send
+        + Sync,
+>;
+
 /// All containers there are, in any phase.
 pub type Uses = Arc<dyn Fn() -> Vec<Use> + Send + Sync>;
 
@@ -118,6 +136,7 @@ pub struct Setup {
     /// `<data-root>/image`.
     pub root: PathBuf,
     pub unpack: Unpack,
+    pub pack: Pack,
     pub uses: Uses,
 }
 
@@ -139,6 +158,8 @@ pub enum ImageError {
     Document(#[from] DocumentError),
     #[error("cannot unpack {what}: {reason}")]
     Unpack { what: String, reason: String },
+    #[error("cannot read the writable layer of container {container}: {reason}")]
+    Pack { container: String, reason: String },
     #[error("layer {index} of the image is {found} when unpacked, but its configuration says {expected}")]
     DiffId { index: usize, expected: Digest, found: Digest },
     #[error("layer {index} of the image is {found}, but its manifest says {expected}")]
@@ -182,6 +203,7 @@ struct Inner {
     snapshots: Snapshots,
     leases: Leases,
     unpack: Unpack,
+    pack: Pack,
     uses: Uses,
     state: RwLock<State>,
     /// Held while images or names change, over commit and memory together.
@@ -227,10 +249,18 @@ impl Images {
             snapshots,
             leases: Leases::default(),
             unpack: setup.unpack,
+            pack: setup.pack,
             uses: setup.uses,
             state: RwLock::new(state),
             changes: Mutex::new(()),
         })))
+    }
+
+    /// Removes what a killed daemon had stored and not yet named. To be called when all containers
+    /// are known, because they keep layers.
+    pub(crate) async fn sweep(&self) -> Result<()> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.sweep()).await
     }
 
     /// By name (any spelling), id, digest or prefix of an id.
@@ -261,15 +291,7 @@ impl Images {
     /// Keeps an image's layers from being collected, until dropped or a container names them. An
     /// image that was removed since it was resolved is an error. Waits while a collection marks.
     pub fn hold(&self, image: &Image) -> Result<Lease> {
-        let lease = self.0.leases.take();
-        if let Some(top) = image.chain().last() {
-            lease.hold(Held::Layer(top.clone()));
-        }
-        // In this order: what is still here now is seen as held by every later collection.
-        match self.0.read().images.contains_key(&image.id) {
-            true => Ok(lease),
-            false => Err(Error::NoSuchImage(image.id.to_string())),
-        }
+        self.0.hold(image)
     }
 
     /// Makes a container's writable layer on top of an image's. A few system calls.
@@ -343,8 +365,24 @@ impl Inner {
         Ok(())
     }
 
+    /// See [`Images::hold`].
+    fn hold(&self, image: &Image) -> Result<Lease> {
+        let lease = self.leases.take();
+        if let Some(top) = image.chain().last() {
+            lease.hold(Held::Layer(top.clone()));
+        }
+        // In this order: what is still here now is seen as held by every later collection.
+        match self.read().images.contains_key(&image.id) {
+            true => Ok(lease),
+            false => Err(Error::NoSuchImage(image.id.to_string())),
+        }
+    }
+
+    /// An event of an image, with its labels while it is here.
     fn publish(&self, action: &str, id: &Digest, name: &str) {
-        let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+        let known = self.read().images.get(id).cloned();
+        let mut attributes = known.map(|image| image.config.config.labels.clone()).unwrap_or_default();
+        attributes.insert("name".to_owned(), name.to_owned());
         self.events.publish(Kind::Image, action, &id.to_string(), attributes);
     }
 

@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use hull_image::layer::{Limits, Mode, apply};
+use hull_image::layer::{self, Limits, Mode, apply};
 use hull_image::tar::{Entry, Kind, Writer};
 use hull_oci::image::Config;
 use hull_oci::{Platform, Reference};
@@ -33,6 +33,16 @@ fn unpack_here(
     })
 }
 
+fn pack_here(
+    upper: BorrowedFd<'_>,
+    archive: BorrowedFd<'_>,
+    folder: BorrowedFd<'_>,
+) -> Result<Packed, String> {
+    let mut archive = File::from(archive.try_clone_to_owned().unwrap());
+    let packed = layer::commit(upper, &mut archive, folder).map_err(|error| error.to_string())?;
+    Ok(Packed { diff_id: packed.diff_id, archive_size: packed.archive_size, size: packed.size })
+}
+
 struct World {
     images: Images,
     uses: Arc<Mutex<Vec<Use>>>,
@@ -47,6 +57,7 @@ fn open(folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
         events: Events::default(),
         root: super::folder(folder),
         unpack: Arc::new(unpack_here),
+        pack: Arc::new(pack_here),
         uses: Arc::new(move || uses.lock().unwrap().clone()),
     };
     Images::open(setup, &rows).unwrap()

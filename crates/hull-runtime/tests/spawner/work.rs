@@ -33,8 +33,11 @@ fn a_folder_packed_and_unpacked_is_the_same_folder() {
     std::os::unix::fs::symlink("tool", from.join("bin/alias")).unwrap();
     let path = house.dir.path().join("layer.tar");
     let archive = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-    let packed = outcome(&work(&house, Work::Diff, &archive, &from));
-    let Outcome::Diffed { diff_id, archive_size, .. } = packed else {
+    let layer = house.dir.path().join("layer");
+    std::fs::create_dir(&layer).unwrap();
+    let (upper, folder) = (File::open(&from).unwrap(), File::open(&layer).unwrap());
+    let packed = outcome(&house.client.commit(upper.as_fd(), archive.as_fd(), folder.as_fd()).unwrap());
+    let Outcome::Committed { diff_id, archive_size, .. } = packed else {
         panic!("{packed:?}");
     };
     assert_eq!(std::fs::metadata(&path).unwrap().len(), archive_size);
@@ -44,9 +47,12 @@ fn a_folder_packed_and_unpacked_is_the_same_folder() {
         panic!("{unpacked:?}");
     };
     assert_eq!((&same, &blob, entries), (&diff_id, &diff_id, 3));
-    let tool = std::fs::metadata(to.join("bin/tool")).unwrap();
-    assert_eq!((tool.mode() & 0o7777, tool.uid(), tool.gid()), (0o4751, 1234, 56));
-    assert_eq!(std::fs::read(to.join("bin/alias")).unwrap(), vec![7; 3_000_000]);
+    // The one that was unpacked, and the one that was made while it was packed.
+    for to in [to, layer] {
+        let tool = std::fs::metadata(to.join("bin/tool")).unwrap();
+        assert_eq!((tool.mode() & 0o7777, tool.uid(), tool.gid()), (0o4751, 1234, 56));
+        assert_eq!(std::fs::read(to.join("bin/alias")).unwrap(), vec![7; 3_000_000]);
+    }
 }
 
 #[test]

@@ -9,9 +9,9 @@ mod volumes;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hull_testkit::{Baseline, Finished, Host};
+use hull_testkit::{Baseline, Finished, Host, patience};
 
 use self::house::{Act, HOLDING, House};
 use super::host;
@@ -125,6 +125,15 @@ const HOLDER: [(&str, Act, &str); 8] = [
     ("engine.network.cut", Act::Unpublish, "exited 5"),
 ];
 
+/// Where the daemon dies of a commit, and whether the next one has the image.
+const COMMIT: [(&str, bool); 5] = [
+    ("engine.commit.frozen", false),
+    ("engine.commit.packed", false),
+    ("engine.commit.published", false),
+    ("engine.commit.committed", true),
+    ("engine.commit.thawed", true),
+];
+
 /// Where it dies of a container that is renamed.
 const RENAME: &str = "engine.network.renaming";
 
@@ -151,6 +160,48 @@ fn the_daemon_may_be_killed_at_every_point() {
         house.shows(point, state);
         house.clear(state);
         before.returns(&house.host);
+    }
+    house.end();
+}
+
+#[test]
+fn the_daemon_may_be_killed_while_a_container_is_committed() {
+    let mut house = House::new();
+    let stored = |host: &Host| {
+        let names = |folder: &str| {
+            let entries = std::fs::read_dir(host.data_root().join("image").join(folder)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+        };
+        ["blobs/sha256", "layers", "ingest"].map(names)
+    };
+    let before = stored(&house.host);
+    for (point, there) in COMMIT {
+        covered(point, Act::Commit, if there { "there" } else { "gone" });
+        let finished = house.die_at(point, Act::Commit);
+        assert!(finished.code != 0, "{point}: {finished}");
+        assert_eq!(house.host.await_daemon(), 137, "{point}");
+        house.host.start_daemon();
+        // Nobody has paused it: it goes on.
+        house.shows(point, "running 0");
+        assert_eq!(house.host.hull(&["exec", "victim", "echo", "goes on"]).ok(), "goes on", "{point}");
+        let found = house.host.hull(&["run", "--rm", "victims", "echo", "whole"]);
+        assert_eq!(found.code == 0, there, "{point}: {found}");
+        // It can be committed again at once, and then nothing is left over.
+        house.host.hull(&["commit", "victim", "victims"]).ok();
+        house.host.hull(&["rm", "-f", "victim"]).ok();
+        let images = house.host.hull(&["images", "-aq"]).ok().to_owned();
+        let busybox = house.host.hull(&["images", "-q", "busybox"]).ok().to_owned();
+        for id in images.lines().filter(|id| *id != busybox) {
+            house.host.hull(&["rmi", "-f", id]).ok();
+        }
+        house.clear("");
+        // Removed containers' disk is freed behind everybody's back.
+        let start = Instant::now();
+        while stored(&house.host) != before {
+            let left = stored(&house.host);
+            assert!(start.elapsed() < patience(20), "{point}: {left:?} instead of {before:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     house.end();
 }

@@ -1,8 +1,8 @@
-//! The writable layer of a container: what `diff` tells of it.
+//! The writable layer of a container: what `diff` tells of it, what `commit` makes of it.
 
 use std::time::Instant;
 
-use hull_testkit::patience;
+use hull_testkit::{Host, patience};
 
 use super::{CLIENTS, host};
 
@@ -52,4 +52,159 @@ fn diff_tells_what_a_container_has_changed() {
         rows.starts_with("[{\"Path\":\"/d\",\"Kind\":0},")
             && rows.ends_with("{\"Path\":\"/v\",\"Kind\":1}]\n")
     );
+}
+
+/// Of an image, by a template.
+#[track_caller]
+fn of_image(host: &Host, image: &str, template: &str) -> String {
+    host.hull(&["image", "inspect", "-f", template, image]).ok().to_owned()
+}
+
+#[test]
+fn a_committed_container_is_an_image_of_what_it_saw() {
+    let host = host();
+    let script = "echo n > /tmp-new; rm /bin/ls; mkdir /deep; echo 1 > /deep/a; ln /deep/a /deep/b; echo v > /v/inside; \
+                  echo h >> /etc/hosts";
+    let words =
+        ["run", "--name", "made", "-e", "A=1", "-l", "x=y", "-u", "0", "-w", "/", "--tmpfs", "/v", "busybox"];
+    host.hull(&[&words[..], &["sh", "-c", script]].concat()).ok();
+    for (client, name) in CLIENTS.into_iter().zip(["one", "two"]) {
+        let id = client(&host, &["commit", "made", name]).ok().to_owned();
+        assert_eq!(id, of_image(&host, name, "{{.Id}}"));
+        assert_eq!(of_image(&host, name, "{{.Parent}}"), of_image(&host, "busybox", "{{.Id}}"));
+        assert_eq!(
+            of_image(&host, name, "{{json .Config.Cmd}}"),
+            serde_json::to_string(&["sh", "-c", script]).unwrap()
+        );
+        assert_eq!(of_image(&host, name, "{{.Config.Labels.x}} {{index .Config.Env 0}}"), "y A=1");
+        // The mount's place is there, empty; nothing of the engine's own.
+        let look = "cat /tmp-new; test -e /bin/ls || echo no ls; test /deep/a -ef /deep/b && echo linked; busybox ls -A /v; \
+                    busybox grep -c '^h$' /etc/hosts; echo $A";
+        let seen = client(&host, &["run", "--rm", "--network", "none", name, "sh", "-c", look]);
+        assert_eq!(seen.ok(), "n\nno ls\nlinked\n0\n1", "{seen}");
+        // It goes to others, and comes back as it was.
+        let file = host.folder().join("saved.tar").display().to_string();
+        client(&host, &["save", "-o", &file, name]).ok();
+        client(&host, &["rmi", name]).ok();
+        client(&host, &["load", "-i", &file]).ok();
+        assert_eq!(of_image(&host, name, "{{.Id}}"), id);
+        assert_eq!(client(&host, &["run", "--rm", name, "cat", "/deep/b"]).ok(), "1");
+        client(&host, &["rmi", name]).ok();
+        client(&host, &["commit", "nosuch"]).fails(1, "No such container: nosuch");
+        client(&host, &["commit", "made", "Bad:Name"]).fails(1, "must be lowercase");
+    }
+    assert_eq!(host.hull(&["images", "-aq"]).ok().lines().count(), 1);
+}
+
+#[test]
+fn commit_changes_how_the_image_is_run() {
+    let host = host();
+    host.hull(&[
+        "run",
+        "--name",
+        "made",
+        "-e",
+        "A=1",
+        "-u",
+        "5",
+        "busybox",
+        "sh",
+        "-c",
+        "echo n > /tmp/new || true",
+    ])
+    .ok();
+    let lines = [
+        "CMD [\"echo\",\"hi\"]",
+        "ENV B=2",
+        "LABEL l=m",
+        "EXPOSE 80",
+        "VOLUME /v",
+        "ENTRYPOINT [\"sh\"]",
+        "HEALTHCHECK --interval=5s CMD true",
+        "ONBUILD RUN true",
+        "STOPSIGNAL 9",
+        "WORKDIR /w",
+        "USER 7",
+    ];
+    let changes: Vec<&str> = lines.iter().flat_map(|line| ["--change", line]).collect();
+    for client in CLIENTS {
+        let words = [
+            &["commit", "-m", "a message", "-a", "An Author <a@example.com>"],
+            &changes[..],
+            &["made", "com:2"],
+        ];
+        client(&host, &words.concat()).ok();
+        let config = of_image(&host, "com:2", "{{json .Config}}");
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let expected = [
+            ("Cmd", r#"["echo","hi"]"#),
+            ("Entrypoint", r#"["sh"]"#),
+            ("ExposedPorts", r#"{"80/tcp":{}}"#),
+            ("Volumes", r#"{"/v":{}}"#),
+            ("OnBuild", r#"["RUN true"]"#),
+            ("StopSignal", "\"9\""),
+            ("User", "\"7\""),
+            ("WorkingDir", "\"/w\""),
+            ("Healthcheck", r#"{"Interval":5000000000,"Test":["CMD-SHELL","true"]}"#),
+            ("Labels", r#"{"l":"m"}"#),
+        ];
+        for (key, value) in expected {
+            assert_eq!(config[key], serde_json::from_str::<serde_json::Value>(value).unwrap(), "{key}");
+        }
+        assert!(config["Env"].as_array().unwrap().iter().any(|entry| entry == "B=2"), "{config}");
+        assert_eq!(
+            of_image(&host, "com:2", "{{.Comment}}, {{.Author}}"),
+            "a message, An Author <a@example.com>"
+        );
+        let history =
+            client(&host, &["history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", "com:2"]);
+        assert!(history.ok().starts_with("sh -c echo n > /tmp/new || true|a message\n"), "{history}");
+        client(&host, &["commit", "--change", "RUN x", "made"]).fails(1, "RUN is not a valid change command");
+        client(&host, &["commit", "--change", "NOPE", "made"]).fails(1, "NOPE is not a valid change command");
+        client(&host, &["commit", "-c", "", "made"]).fails(1, "file with no instructions");
+    }
+    // How the image is to be run may come as a document: what it does not say is the container's.
+    let body = br#"{"Env":["Q=1"],"Cmd":["x"]}"#;
+    let answer = host.request("POST", "/commit?container=made&repo=com&tag=raw&changes=ENV%20Z=1", body);
+    assert_eq!(answer.status, 201);
+    assert_eq!(answer.json()["Id"], of_image(&host, "com:raw", "{{.Id}}"));
+    let made = of_image(&host, "com:raw", "{{.Config.Cmd}} {{.Config.User}} {{.Config.Env}}");
+    assert!(made.starts_with("[x] 5 [Q=1 Z=1 A=1"), "{made}");
+    let refused = host.request("POST", "/commit", b"");
+    assert_eq!(
+        (refused.status, refused.text().as_str()),
+        (400, "{\"message\":\"invalid name or ID supplied: \\\"\\\"\"}\n")
+    );
+}
+
+#[test]
+fn a_running_container_is_frozen_while_it_is_committed_unless_that_is_not_wanted() {
+    let host = host();
+    host.hull(&["run", "-d", "--name", "lives", "busybox", "sleep", "1000"]).ok();
+    let events = |since: &str| {
+        let until = host.printed(&["date", "+%s.%N"]);
+        let words =
+            ["events", "--since", since, "--until", until.trim(), "--format", "{{.Type}} {{.Action}}"];
+        host.hull(&words).ok().replace('\n', ", ")
+    };
+    for client in CLIENTS {
+        let since = host.printed(&["date", "+%s.%N"]);
+        client(&host, &["commit", "lives", "a:1"]).ok();
+        let frozen = "container pause, image create, image tag, container commit, container unpause";
+        assert_eq!(events(since.trim()), frozen);
+        let since = host.printed(&["date", "+%s.%N"]);
+        client(&host, &["commit", "-p=false", "lives"]).ok();
+        assert_eq!(events(since.trim()), "image create, container commit");
+        // Who is paused stays so.
+        host.hull(&["pause", "lives"]).ok();
+        client(&host, &["commit", "lives"]).ok();
+        assert_eq!(host.hull(&["inspect", "-f", "{{.State.Status}}", "lives"]).ok(), "paused");
+        host.hull(&["unpause", "lives"]).ok();
+    }
+    // Nothing was changed: no layer, and what was made of it can be removed like any other.
+    assert_eq!(
+        of_image(&host, "a:1", "{{len .RootFS.Layers}}"),
+        of_image(&host, "busybox", "{{len .RootFS.Layers}}")
+    );
+    assert_eq!(host.hull(&["run", "--rm", "a:1", "echo", "fine"]).ok(), "fine");
 }

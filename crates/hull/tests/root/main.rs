@@ -26,6 +26,7 @@ mod names;
 mod networks;
 mod options;
 mod ports;
+mod random;
 mod reach;
 mod recovery;
 mod run;

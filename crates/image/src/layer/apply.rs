@@ -113,7 +113,15 @@ pub fn apply(
     Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
 }
 
-struct Extraction<'a> {
+/// A file whose bytes are still to be written.
+pub(super) struct Unfinished {
+    pub(super) fd: OwnedFd,
+    /// It has the group of its folder.
+    inherited: bool,
+}
+
+/// Entries on their way into a folder.
+pub(super) struct Extraction<'a> {
     mode: Mode,
     parents: Parents<'a>,
     /// Folders whose times are set at the end, when nothing is made in them any more.
@@ -137,7 +145,7 @@ fn split(name: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl<'a> Extraction<'a> {
-    fn new(root: BorrowedFd<'a>, mode: Mode) -> Self {
+    pub(super) fn new(root: BorrowedFd<'a>, mode: Mode) -> Self {
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Self { mode, parents: Parents::new(root), folders: Vec::new(), user, size: 0, entries: 0 }
     }
@@ -149,13 +157,24 @@ impl<'a> Extraction<'a> {
         let mut reader = tar::Reader::new(archive, limits.tar.clone());
         while let Some(entry) = reader.next()? {
             self.entries += 1;
-            if self.mode == Mode::Layer && entry.name.split(|&b| b == b'/').any(|c| c.starts_with(WHITEOUT)) {
-                self.whiteout(&entry)?;
-            } else {
-                self.entry(&entry, &mut reader)?;
+            match &entry.kind {
+                Kind::File { size, extents } if !entry.name.is_empty() && !self.is_whiteout(&entry) => {
+                    let file = self.begin_file(&entry)?;
+                    match extents {
+                        None => write_whole(&file.fd, &mut reader, &entry.name)?,
+                        Some(extents) => write_sparse(&file.fd, &mut reader, &entry.name, *size, extents)?,
+                    }
+                    self.end_file(&file, &entry)?;
+                }
+                _ => self.place(&entry)?,
             }
         }
         self.set_folder_times()
+    }
+
+    /// Whether the entry only says what of lower layers is not seen.
+    fn is_whiteout(&self, entry: &Entry) -> bool {
+        self.mode == Mode::Layer && entry.name.split(|&b| b == b'/').any(|c| c.starts_with(WHITEOUT))
     }
 
     /// Writes the stream down as it comes.
@@ -186,23 +205,20 @@ impl<'a> Extraction<'a> {
         Ok((parent, base))
     }
 
-    fn entry(&mut self, entry: &Entry, reader: &mut tar::Reader<'_>) -> Result<(), ApplyError> {
+    /// An entry that has no data.
+    pub(super) fn place(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        if self.is_whiteout(entry) {
+            return self.whiteout(entry);
+        }
         let name = &entry.name[..];
         if name.is_empty() {
             return self.root(entry);
         }
         let (parent, base) = self.parent(name)?;
         match &entry.kind {
-            Kind::File { size, extents } => {
-                let fd = self.create(&parent, name, base)?;
-                match extents {
-                    None => write_whole(&fd, reader, name)?,
-                    Some(extents) => write_sparse(&fd, reader, name, *size, extents)?,
-                }
-                self.size += size;
-                self.own(fd.as_fd(), entry, parent.set_gid)?;
-                self.attributes(fd.as_fd(), entry)?;
-                rustix::fs::futimens(&fd, &times(entry.mtime)).map_err(failed("set the times of", name))
+            Kind::File { .. } => {
+                let file = self.begin_file(entry)?;
+                self.end_file(&file, entry)
             }
             Kind::Directory => self.folder(&parent, base, entry),
             Kind::Symlink { target } => {
@@ -219,6 +235,23 @@ impl<'a> Extraction<'a> {
             }
             Kind::Fifo => self.node(&parent, base, entry, FileType::Fifo, (0, 0)),
         }
+    }
+
+    /// Makes an empty file, to be written by the caller and then given to [`Self::end_file`].
+    pub(super) fn begin_file(&mut self, entry: &Entry) -> Result<Unfinished, ApplyError> {
+        let (parent, base) = self.parent(&entry.name)?;
+        let fd = self.create(&parent, &entry.name, base)?;
+        Ok(Unfinished { fd, inherited: parent.set_gid })
+    }
+
+    /// Gives a file that has its bytes all else.
+    pub(super) fn end_file(&mut self, file: &Unfinished, entry: &Entry) -> Result<(), ApplyError> {
+        if let Kind::File { size, .. } = entry.kind {
+            self.size += size;
+        }
+        self.own(file.fd.as_fd(), entry, file.inherited)?;
+        self.attributes(file.fd.as_fd(), entry)?;
+        rustix::fs::futimens(&file.fd, &times(entry.mtime)).map_err(failed("set the times of", &entry.name))
     }
 
     /// The entry for the root folder itself: its owner, mode, attributes, times.
@@ -441,7 +474,8 @@ impl<'a> Extraction<'a> {
         }
     }
 
-    fn set_folder_times(&mut self) -> Result<(), ApplyError> {
+    /// The last thing to do.
+    pub(super) fn set_folder_times(&mut self) -> Result<(), ApplyError> {
         for (name, mtime) in std::mem::take(&mut self.folders) {
             let (folder, base) = split(&name);
             let parent = match self.parents.open(folder, &Missing::Fail) {

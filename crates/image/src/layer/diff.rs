@@ -1,6 +1,7 @@
 //! A folder becomes an archive: what `apply` makes, the other way round.
 //!
 //! [`diff`] packs one layer by itself, with overlayfs's marks as an archive's, for an image.
+//! [`commit`] makes the layer's folder in the same pass, so that nothing is read twice.
 //! [`pack`] packs any tree as it is seen, for a person; others may be changing it meanwhile.
 //!
 //! Entries come in the byte order of their names, each folder before what is in
@@ -10,10 +11,12 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use hull_oci::{Digest, Hasher};
+use hull_oci::Digest;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
+use super::apply::{ApplyError, Extraction, Mode as Applied};
+use super::stream::HashedWriter;
 use super::{OPAQUE, OVERLAY_ATTRIBUTES, WHITEOUT, is_portable, is_whiteout, shown};
 use crate::tar::{Entry, Extent, Kind, Time, WriteError, Writer};
 
@@ -40,6 +43,8 @@ pub enum DiffError {
     Overlay { name: String, attribute: String },
     #[error("\"{name}\" has a name that would be read as a whiteout")]
     Reserved { name: String },
+    #[error("cannot make the layer")]
+    Layer(#[from] ApplyError),
     #[error("folders are nested deeper than {limit} at \"{name}\"")]
     Depth { name: String, limit: usize },
 }
@@ -53,16 +58,38 @@ const BUFFER: usize = 128 << 10;
 /// container's upper folder) as a layer's archive. Sockets are left out, as they
 /// mean nothing without the process that listened. The root itself has no entry.
 pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
-    let mut hashed = HashedWrite { out, hasher: Hasher::sha256(), count: 0 };
-    let mut buffered = io::BufWriter::with_capacity(BUFFER, &mut hashed);
-    let mut walk = Walk::new(&mut buffered, Tree::Layer);
+    layer(root, out, None)
+}
+
+/// The same, and makes in the empty folder `folder` what [`super::apply`] would make
+/// of the archive, as which it needs capabilities.
+///
+/// The tree should be at rest. What goes or becomes something else meanwhile is left
+/// out, as by [`pack`]; archive and folder are the same in any case.
+pub fn commit(
+    root: BorrowedFd<'_>,
+    out: &mut dyn Write,
+    folder: BorrowedFd<'_>,
+) -> Result<Diffed, DiffError> {
+    layer(root, out, Some(Extraction::new(folder, Applied::Layer)))
+}
+
+fn layer<'a>(
+    root: BorrowedFd<'_>,
+    out: &'a mut dyn Write,
+    copy: Option<Extraction<'a>>,
+) -> Result<Diffed, DiffError> {
+    let mut hashed = HashedWriter::new(out);
+    let mut walk = Walk { copy, ..Walk::new(&mut hashed, Tree::Layer) };
     let folder = open_folder(root, b".").map_err(failed("open the folder", b"."))?;
     walk.folder(&folder, &mut Vec::new(), 0)?;
-    let Walk { writer, size, .. } = walk;
+    let Walk { writer, size, copy, .. } = walk;
     writer.finish()?;
-    buffered.flush().map_err(WriteError::Write)?;
-    drop(buffered);
-    Ok(Diffed { diff_id: hashed.hasher.finish(), archive_size: hashed.count, size })
+    if let Some(mut copy) = copy {
+        copy.set_folder_times()?;
+    }
+    let (diff_id, archive_size) = hashed.finish().map_err(WriteError::Write)?;
+    Ok(Diffed { diff_id, archive_size, size })
 }
 
 /// Writes what `base` is in the folder `parent`, a folder with all that is in it, as an archive whose
@@ -88,34 +115,17 @@ pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: &mut dyn Writ
 /// What is packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tree {
-    /// One layer in overlayfs's conventions, at rest.
+    /// One layer in overlayfs's conventions.
     Layer,
     /// What a process sees, perhaps changing.
     Seen,
 }
 
-struct HashedWrite<'a> {
-    out: &'a mut dyn Write,
-    hasher: Hasher,
-    count: u64,
-}
-
-impl Write for HashedWrite<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        self.count += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
 struct Walk<'a> {
     tree: Tree,
     writer: Writer<'a>,
+    /// Where all of it goes, too.
+    copy: Option<Extraction<'a>>,
     /// First names of files with several, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
@@ -152,7 +162,14 @@ fn vanished(error: &DiffError) -> bool {
 
 impl<'a> Walk<'a> {
     fn new(out: &'a mut dyn Write, tree: Tree) -> Self {
-        Self { tree, writer: Writer::new(out), linked: HashMap::new(), buffer: vec![0; BUFFER], size: 0 }
+        let (linked, buffer) = (HashMap::new(), vec![0; BUFFER]);
+        Self { tree, writer: Writer::new(out), copy: None, linked, buffer, size: 0 }
+    }
+
+    /// An entry that has no data.
+    fn put(&mut self, entry: &Entry) -> Result<(), DiffError> {
+        self.writer.begin(entry)?;
+        Ok(self.copy.as_mut().map_or(Ok(()), |copy| copy.place(entry))?)
     }
 
     /// Everything in the folder `prefix`, which is open as `folder`.
@@ -168,7 +185,7 @@ impl<'a> Walk<'a> {
             }
             prefix.extend_from_slice(&name);
             match self.entry(folder, &name, prefix, depth) {
-                Err(error) if self.tree == Tree::Seen && vanished(&error) => {}
+                Err(error) if vanished(&error) => {}
                 result => result?,
             }
             prefix.truncate(length);
@@ -191,15 +208,14 @@ impl<'a> Walk<'a> {
         if self.tree == Tree::Layer && is_whiteout(&stat) {
             let hidden = [&name[..name.len() - base.len()], WHITEOUT, base].concat();
             let kind = Kind::File { size: 0, extents: None };
-            return Ok(self.writer.begin(&Entry { mode: 0, ..Entry::new(&hidden, kind) })?);
+            return self.put(&Entry { mode: 0, ..Entry::new(&hidden, kind) });
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
         let shared = kind != FileType::Directory && stat.st_nlink > 1;
         let inode = shared.then_some((stat.st_dev, stat.st_ino));
         if let Some(first) = inode.and_then(|inode| self.linked.get(&inode)) {
             let kind = Kind::Link { target: first.clone() };
-            let entry = described(name, kind, &stat, Vec::new());
-            return Ok(self.writer.begin(&entry)?);
+            return self.put(&described(name, kind, &stat, Vec::new()));
         }
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match kind {
@@ -215,7 +231,7 @@ impl<'a> Walk<'a> {
             _ => return Ok(()),
         };
         match kind {
-            Some(kind) => self.writer.begin(&described(name, kind, &stat, Vec::new()))?,
+            Some(kind) => self.put(&described(name, kind, &stat, Vec::new()))?,
             None => self.file(folder, base, name)?,
         }
         // Only now: nothing may link to an entry that was left out.
@@ -236,11 +252,11 @@ impl<'a> Walk<'a> {
         // Of the descriptor, not of the name: it may be another folder by now.
         let stat = rustix::fs::fstat(&folder).map_err(failed("examine", name))?;
         let (xattrs, opaque) = attributes(folder.as_fd(), name, self.tree, &mut self.buffer)?;
-        self.writer.begin(&described(name, Kind::Directory, &stat, xattrs))?;
+        self.put(&described(name, Kind::Directory, &stat, xattrs))?;
         if opaque {
             let mark = [&name[..], b"/", OPAQUE].concat();
             let kind = Kind::File { size: 0, extents: None };
-            self.writer.begin(&Entry { mode: 0, ..Entry::new(&mark, kind) })?;
+            self.put(&Entry { mode: 0, ..Entry::new(&mark, kind) })?;
         }
         self.folder(&folder, name, depth + 1)
     }
@@ -262,17 +278,30 @@ impl<'a> Walk<'a> {
         let extents = extents.filter(|e| e[..] != [Extent { offset: 0, length: size }]);
         let whole = [Extent { offset: 0, length: size }];
         let kind = Kind::File { size, extents: extents.clone() };
-        self.writer.begin(&described(name, kind, &stat, xattrs))?;
+        let entry = described(name, kind, &stat, xattrs);
+        self.writer.begin(&entry)?;
         self.size += size;
+        let file = self.copy.as_mut().map(|copy| copy.begin_file(&entry)).transpose()?;
+        let to = file.as_ref().map(|file| file.fd.as_fd());
         for extent in extents.as_deref().unwrap_or(&whole) {
-            self.copy(&fd, *extent, name)?;
+            self.copy(&fd, *extent, name, to)?;
         }
-        Ok(())
+        let (Some(file), Some(copy)) = (&file, &mut self.copy) else { return Ok(()) };
+        if extents.is_some() {
+            rustix::fs::ftruncate(&file.fd, size).map_err(failed("set the size in the layer of", name))?;
+        }
+        Ok(copy.end_file(file, &entry)?)
     }
 
-    /// The bytes of one extent. A file that shrinks meanwhile is filled up with
+    /// The bytes of one extent, into the file `to`, too. A file that shrinks meanwhile is filled up with
     /// zeros: the header with its size is written already.
-    fn copy(&mut self, fd: &OwnedFd, extent: Extent, name: &[u8]) -> Result<(), DiffError> {
+    fn copy(
+        &mut self,
+        fd: &OwnedFd,
+        extent: Extent,
+        name: &[u8],
+        to: Option<BorrowedFd<'_>>,
+    ) -> Result<(), DiffError> {
         let (mut at, end) = (extent.offset, extent.offset + extent.length);
         while at < end {
             let most = self.buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
@@ -286,10 +315,22 @@ impl<'a> Walk<'a> {
                 Err(errno) => return Err(failed("read", name)(errno)),
             };
             self.writer.data(&self.buffer[..count])?;
+            if let Some(to) = to {
+                write_at(to, &self.buffer[..count], at).map_err(failed("write in the layer", name))?;
+            }
             at += count as u64;
         }
         Ok(())
     }
+}
+
+fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, bytes, at))?;
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
 }
 
 fn described(name: &[u8], kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {

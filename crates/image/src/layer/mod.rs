@@ -1,5 +1,5 @@
 //! A layer as an archive and as a folder: `apply` makes the folder, `diff` the
-//! archive; `changes` lists what a folder changes of the layers below it.
+//! archive, `commit` both from a container's upper folder; `changes` lists what a folder changes of the layers below it.
 //!
 //! The folder is one layer by itself, in overlayfs's own conventions
 //! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"),
@@ -41,7 +41,7 @@ mod tests;
 
 pub use apply::{Applied, ApplyError, Limits, Mode, STREAM, apply};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
-pub use diff::{DiffError, Diffed, diff, pack};
+pub use diff::{DiffError, Diffed, commit, diff, pack};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.
 pub const WHITEOUT: &[u8] = b".wh.";

@@ -1,7 +1,7 @@
 //! The bytes of a layer on their way: read in large pieces, hashed by a thread of
 //! their own while the caller works on the same memory, counted, bounded.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -75,12 +75,34 @@ impl Hashing {
     }
 }
 
+/// Pieces of memory that go to the hashing and come back.
+#[derive(Default)]
+struct Pool(Vec<Arc<Vec<u8>>>);
+
+impl Pool {
+    /// The index of a piece that nobody else looks at any more, else of a new one.
+    fn free(&mut self) -> usize {
+        match self.0.iter_mut().position(|piece| Arc::get_mut(piece).is_some()) {
+            Some(index) => index,
+            None => {
+                self.0.push(Arc::new(vec![0; PIECE]));
+                self.0.len() - 1
+            }
+        }
+    }
+
+    fn get_mut(&mut self, index: usize) -> io::Result<&mut Vec<u8>> {
+        Arc::get_mut(&mut self.0[index])
+            .ok_or_else(|| io::Error::other("a piece in use was taken for a free one"))
+    }
+}
+
 /// A buffered reader that hands what it reads to the hashing.
 pub(super) struct Hashed<'a> {
     source: Box<dyn Read + 'a>,
     side: Side,
     hashing: &'a std::cell::RefCell<Hashing>,
-    pool: Vec<Arc<Vec<u8>>>,
+    pool: Pool,
     /// Index in the pool of the piece being consumed, and its unread part.
     current: usize,
     start: usize,
@@ -104,7 +126,7 @@ impl<'a> Hashed<'a> {
         count: &'a std::cell::Cell<u64>,
         bound: Option<Bound<'a>>,
     ) -> Self {
-        Self { source, side, hashing, pool: Vec::new(), current: 0, start: 0, end: 0, count, bound }
+        Self { source, side, hashing, pool: Pool::default(), current: 0, start: 0, end: 0, count, bound }
     }
 
     /// Reads to the end of the stream, so that digests cover all of it.
@@ -115,17 +137,6 @@ impl<'a> Hashed<'a> {
                 return Ok(());
             }
             self.consume(count);
-        }
-    }
-
-    /// A piece that nobody else looks at any more, else a new one.
-    fn free_piece(&mut self) -> usize {
-        match self.pool.iter_mut().position(|piece| Arc::get_mut(piece).is_some()) {
-            Some(index) => index,
-            None => {
-                self.pool.push(Arc::new(vec![0; PIECE]));
-                self.pool.len() - 1
-            }
         }
     }
 }
@@ -143,10 +154,8 @@ impl Read for Hashed<'_> {
 impl BufRead for Hashed<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            let index = self.free_piece();
-            let Some(piece) = Arc::get_mut(&mut self.pool[index]) else {
-                return Err(io::Error::other("a piece in use was taken for a free one"));
-            };
+            let index = self.pool.free();
+            let piece = self.pool.get_mut(index)?;
             let mut filled = 0;
             while filled < PIECE {
                 match self.source.read(&mut piece[filled..]) {
@@ -161,14 +170,70 @@ impl BufRead for Hashed<'_> {
                 unfolding.check(compressed.get(), self.count.get()).map_err(io::Error::other)?;
             }
             if filled > 0 {
-                self.hashing.borrow_mut().add(self.side, &self.pool[index], filled)?;
+                self.hashing.borrow_mut().add(self.side, &self.pool.0[index], filled)?;
             }
             (self.current, self.start, self.end) = (index, 0, filled);
         }
-        Ok(&self.pool[self.current][self.start..self.end])
+        Ok(&self.pool.0[self.current][self.start..self.end])
     }
 
     fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
+    }
+}
+
+/// A buffered writer that hands what it writes to the hashing.
+pub(super) struct HashedWriter<'a> {
+    out: &'a mut dyn Write,
+    hashing: Hashing,
+    pool: Pool,
+    /// Index in the pool of the piece being filled, and how much of it is.
+    current: usize,
+    filled: usize,
+    count: u64,
+}
+
+impl<'a> HashedWriter<'a> {
+    pub(super) fn new(out: &'a mut dyn Write) -> Self {
+        let mut pool = Pool::default();
+        let current = pool.free();
+        Self { out, hashing: Hashing::start(), pool, current, filled: 0, count: 0 }
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        if self.filled == 0 {
+            return Ok(());
+        }
+        self.hashing.add(Side::Blob, &self.pool.0[self.current], self.filled)?;
+        self.out.write_all(&self.pool.0[self.current][..self.filled])?;
+        self.current = self.pool.free();
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// Writes what is left; gives the digest of all that was written, and its length (bytes).
+    pub(super) fn finish(mut self) -> io::Result<(Digest, u64)> {
+        self.pass_on()?;
+        let [digest, _] = self.hashing.finish()?;
+        Ok((digest, self.count))
+    }
+}
+
+impl Write for HashedWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(PIECE - self.filled);
+        let (current, filled) = (self.current, self.filled);
+        self.pool.get_mut(current)?[filled..filled + count].copy_from_slice(&bytes[..count]);
+        self.filled += count;
+        self.count += count as u64;
+        if self.filled == PIECE {
+            self.pass_on()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass_on()?;
+        self.out.flush()
     }
 }

@@ -33,7 +33,7 @@ use hull_sys::{socket, time};
 use rustix::net::{SocketFlags, SocketType};
 
 pub use connection::{Connection, Event, Found, Heard, Request, find, kept};
-pub use record::{ENDPOINTS, expect, forget, list};
+pub use record::{COMMITTING, ENDPOINTS, expect, forget, list};
 
 use crate::bundle::{Exit, StartError, StartErrorKind};
 use crate::cgroup::Hierarchies;

@@ -18,6 +18,8 @@ const SIZE: usize = 128;
 const NAME: &str = "exit";
 /// Beside them, the engine's own: what a container has of networks.
 pub const ENDPOINTS: &str = "endpoints.json";
+/// There while the container is frozen for a commit, and for nothing else.
+pub const COMMITTING: &str = "committing";
 
 /// Makes the shim's folder, 0700, empty but for an unwritten record, and gives the record.
 pub(crate) fn create(folder: &Path) -> Result<OwnedFd> {
@@ -86,7 +88,7 @@ fn parse(record: &OwnedFd) -> Result<Option<Exit>> {
 /// Removes what a shim that has left leaves behind. Its exit has been noted elsewhere.
 pub fn forget(exec_root: &Path, kind: Kind, id: &str) -> Result<()> {
     let folder = kind.folder(exec_root, id);
-    for name in ["shim.sock", NAME, ENDPOINTS] {
+    for name in ["shim.sock", NAME, ENDPOINTS, COMMITTING] {
         let path = folder.join(name);
         match rustix::fs::unlink(&path) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}

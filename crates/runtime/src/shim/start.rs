@@ -62,6 +62,7 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             Role::Control
             | Role::Archive
             | Role::Folder
+            | Role::Layer
             | Role::Mounts { .. }
             | Role::Relay
             | Role::Service => {}

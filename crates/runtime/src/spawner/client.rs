@@ -230,8 +230,33 @@ impl Client {
     /// Has a worker work on the files of `view`, reading or writing `archive`. It is killed when the
     /// job is dropped.
     pub fn work(&self, work: Work, archive: Option<BorrowedFd<'_>>, view: View<'_>) -> Result<Job, Error> {
+        self.work_with(work, archive, view, None)
+    }
+
+    /// Has a worker pack the folder `upper` into `archive`, and make the layer's own folder of it in
+    /// `layer`, which is empty.
+    pub fn commit(
+        &self,
+        upper: BorrowedFd<'_>,
+        archive: BorrowedFd<'_>,
+        layer: BorrowedFd<'_>,
+    ) -> Result<Job, Error> {
+        self.work_with(Work::Commit, Some(archive), View::Folder(upper), Some(layer))
+    }
+
+    fn work_with(
+        &self,
+        work: Work,
+        archive: Option<BorrowedFd<'_>>,
+        view: View<'_>,
+        layer: Option<BorrowedFd<'_>>,
+    ) -> Result<Job, Error> {
         let (ours, theirs) = control()?;
         let (mut roles, mut fds) = (vec![Role::Control], vec![theirs.as_fd()]);
+        if let Some(layer) = layer {
+            roles.push(Role::Layer);
+            fds.push(layer);
+        }
         if let Some(archive) = archive {
             roles.push(Role::Archive);
             fds.push(archive);

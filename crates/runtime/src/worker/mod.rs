@@ -7,8 +7,8 @@
 //!   namespace holds nothing else (no host); set-user-id bits and device files in it are dead, and
 //!   nothing executes;
 //! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
-//! - it has no network, no System V objects, and no descriptor but the archive, the folder, the
-//!   control socket and /dev/null;
+//! - it has no network, no System V objects, and no descriptor but the archive, the folder (and the
+//!   layer that it makes of it), the control socket and /dev/null;
 //! - of the capabilities only those remain that give files their owners, modes, device numbers and
 //!   attributes. CAP_SYS_ADMIN is among them, because `trusted.overlay.*` attributes need it; what
 //!   else that capability allows is cut off by
@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use hull_image::layer::{self, Limits, Mode};
 use hull_oci::runtime::{Seccomp, SyscallArg, SyscallRule};
-use hull_sys::{During, Errno, cred};
+use hull_sys::{During, Errno, cred, mount};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -71,12 +71,13 @@ const CALLS: [&str; 92] = [
 
 /// The whole life of a worker, in a fresh fork of the spawner; gives the exit code.
 pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
-    let (mut control, mut archive, mut view) = (None, None, None);
+    let (mut control, mut archive, mut view, mut layer) = (None, None, None, None);
     for (role, fd) in given {
         match role {
             Role::Control => control = Some(fd),
             Role::Archive => archive = Some(fd),
             Role::Folder => view = Some(View::Folder(fd)),
+            Role::Layer => layer = Some(fd),
             Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
             Role::Document => view = Some(View::Stopped { tree: fd }),
             _ => {}
@@ -85,11 +86,17 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
     let Some(control) = control else {
         return 125;
     };
-    let outcome = match view.map(enter_view) {
-        Some(Ok(root)) => perform(&work, archive, &root, &control),
-        Some(Err(JailError::Ended)) => Outcome::Ended,
-        Some(Err(error)) => failed(&error),
-        None => Outcome::Failed { message: "the work came without files to work on".to_owned() },
+    // A mount of its own has no way out of it either. Copied before this process leaves the namespace
+    // that it is in (open_tree(2)).
+    let layer = layer.map(|fd| mount::copy_of(&fd, false)).transpose().map_err(JailError::from);
+    let outcome = match (layer, view) {
+        (_, None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
+        (Err(error), _) => failed(&error),
+        (Ok(layer), Some(view)) => match enter_view(view) {
+            Ok(root) => perform(&work, archive, (&root, layer), &control),
+            Err(JailError::Ended) => Outcome::Ended,
+            Err(error) => failed(&error),
+        },
     };
     match protocol::send(&control, &outcome, &[]) {
         Ok(()) => 0,
@@ -190,7 +197,13 @@ fn profile() -> Seccomp {
     Seccomp { default_action: "SCMP_ACT_KILL_PROCESS".to_owned(), syscalls: rules, ..Seccomp::default() }
 }
 
-fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &OwnedFd) -> Outcome {
+/// Beside the root there is a layer's folder where one is to be made.
+fn perform(
+    work: &Work,
+    archive: Option<OwnedFd>,
+    (root, layer): (&OwnedFd, Option<OwnedFd>),
+    control: &OwnedFd,
+) -> Outcome {
     match (work, archive.map(File::from)) {
         (Work::Examine(place), _) => {
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
@@ -201,12 +214,17 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
             let packed = place::pack(root, place, name, archive, tell);
             packed.map_or_else(|error| error.outcome(), |()| Outcome::Packed)
         }
-        (Work::Diff, Some(mut archive)) => match layer::diff(root.as_fd(), &mut archive) {
-            Ok(layer::Diffed { diff_id, archive_size, size }) => {
-                Outcome::Diffed { diff_id, archive_size, size }
+        (Work::Commit, Some(mut archive)) => {
+            let Some(folder) = layer else {
+                return Outcome::Failed { message: "the work came without the layer's folder".to_owned() };
+            };
+            match layer::commit(root.as_fd(), &mut archive, folder.as_fd()) {
+                Ok(layer::Diffed { diff_id, archive_size, size }) => {
+                    Outcome::Committed { diff_id, archive_size, size }
+                }
+                Err(error) => failed(&error),
             }
-            Err(error) => failed(&error),
-        },
+        }
         (Work::ApplyLayer, Some(archive)) => apply(Mode::Layer, archive, root),
         (Work::ApplyPlain, Some(archive)) => apply(Mode::Plain, archive, root),
         (Work::ApplyFiles, Some(archive)) => apply(Mode::Files, archive, root),

@@ -39,6 +39,8 @@ pub(super) enum Act {
     PortReturn,
     VolumeCreate,
     VolumeRemove,
+    /// Of a running container, to the image `victims`.
+    Commit,
 }
 
 const WIRE: [&str; 6] = ["network", "create", "-d", "macvlan", "--internal", "victims"];
@@ -57,7 +59,9 @@ impl Act {
                 Some(&["run", "-d", "--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"])
             }
             Act::Rename => Some(&["run", "-d", "--network", "others"]),
-            Act::Exec | Act::Stop | Act::Remove | Act::Connect | Act::Disconnect => Some(&["run", "-d"]),
+            Act::Exec | Act::Stop | Act::Remove | Act::Connect | Act::Disconnect | Act::Commit => {
+                Some(&["run", "-d"])
+            }
             Act::StopGoing => Some(&["run", "-d", "--rm"]),
         }
     }
@@ -65,6 +69,10 @@ impl Act {
     fn perform(self, host: &Host) -> Finished {
         match self {
             Act::Create => run(host, &["create"]),
+            Act::Commit => {
+                host.hull(&["exec", "victim", "sh", "-c", "echo changed > /changed"]).ok();
+                host.hull(&["commit", "victim", "victims"])
+            }
             Act::Run => run(host, &["run", "-d"]),
             Act::Exec => host.hull(&["exec", "victim", "true"]),
             Act::Publish => run(host, &[&["run", "-d"], &HOLDING[..]].concat()),

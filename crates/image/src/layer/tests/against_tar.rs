@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::tree::{blocks, listing, make_everything};
-use super::{Mode, apply_bytes, diff_bytes};
+use super::{Mode, apply_bytes, check_commit, commit_into, diff_bytes};
 use crate::compress::Compression;
 
 fn tar(folder: &Path, arguments: &[&str]) {
@@ -43,6 +43,20 @@ fn pax_archives_of_gnu_tar_come_out_as_they_went_in() {
             let (ours, theirs) = (blocks(&root.join(file)), blocks(&source.path().join(file)));
             assert_eq!(ours, theirs, "the holes of {file} are kept, {version}");
         }
+    }
+}
+
+#[test]
+fn a_committed_folder_is_the_folder_that_it_was_made_of() {
+    let source = tempfile::tempdir().unwrap();
+    make_everything(source.path());
+    check_commit(source.path());
+    let made = tempfile::tempdir().unwrap();
+    commit_into(source.path(), made.path());
+    assert_eq!(listing(made.path()), listing(source.path()));
+    for file in ["sparse", "many-holes"] {
+        let (ours, theirs) = (blocks(&made.path().join(file)), blocks(&source.path().join(file)));
+        assert_eq!(ours, theirs, "the holes of {file} are kept");
     }
 }
 

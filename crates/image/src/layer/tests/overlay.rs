@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::tree::{listing, set_attribute};
-use super::{Mode, apply_bytes, diff_bytes, open};
+use super::{Mode, apply_bytes, check_commit, diff_bytes, open};
 use crate::layer::{ChangeKind, changes};
 use crate::tar::{Entry, Kind, Writer};
 
@@ -62,6 +62,7 @@ fn check(lower: &[&str], upper: &[&str], seen: &[&str]) {
     apply(scratch.path(), "top", upper);
     let found = in_container(scratch.path(), &["lower", "top"], "true");
     assert_eq!(found.lines().collect::<Vec<_>>(), seen, "{upper:?}");
+    check_commit(&scratch.path().join("top"));
     // The layer as an archive again means the same.
     let again = diff_bytes(&scratch.path().join("top"));
     fs::create_dir(scratch.path().join("again")).unwrap();
@@ -142,6 +143,7 @@ fn what_a_container_changed_is_what_its_layer_says() {
                   echo -n 2 >>keep; mkfifo pipe; rm pipe; mknod null c 1 3; rm null; chmod 700 d";
     let seen = in_container(scratch.path(), &["lower"], script);
     set_attribute(&scratch.path().join("upper"), "trusted.overlay.opaque", b"y");
+    check_commit(&scratch.path().join("upper"));
     let bytes = diff_bytes(&scratch.path().join("upper"));
     fs::remove_dir_all(scratch.path().join("upper")).unwrap();
     fs::create_dir(scratch.path().join("commit")).unwrap();

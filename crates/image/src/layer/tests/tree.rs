@@ -25,6 +25,11 @@ fn walk(root: &Path, folder: &Path, first: &mut HashMap<u64, String>, lines: &mu
         let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().escape_ascii().to_string();
         let meta = fs::symlink_metadata(&path).unwrap();
         let kind = meta.file_type();
+        if kind.is_char_device() && meta.rdev() == 0 {
+            // A whiteout has nothing that an archive could keep.
+            lines.push(format!("{name} whiteout"));
+            continue;
+        }
         let mut line = format!("{name} {:o} {}:{} ", meta.mode() & 0o7777, meta.uid(), meta.gid());
         if !kind.is_dir() {
             let first = first.entry(meta.ino()).or_insert_with(|| name.clone());
