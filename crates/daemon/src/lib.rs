@@ -128,20 +128,7 @@ async fn serve_until_told(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let engine = Engine::open(Config {
-        data_root: options.data_root.clone(),
-        exec_root: options.exec_root.clone(),
-        runtime: options.runtime.clone(),
-        cgroup_parent: options.cgroup_parent.clone(),
-        network: options.network.clone(),
-        dns: options.names.servers.clone(),
-        dns_search: options.names.search.clone(),
-        dns_options: options.names.options.clone(),
-        open_files: Some(open_files),
-        ..Config::default()
-    })
-    .await
-    .context("open the engine")?;
+    let engine = Engine::open(config(options, open_files)).await.context("open the engine")?;
     let server = Arc::new(Server {
         id: engine_id(&options.data_root)?,
         facts: facts(&engine),
@@ -190,6 +177,22 @@ async fn serve_until_told(
     Ok(())
 }
 
+fn config(options: &Options, open_files: (u64, u64)) -> Config {
+    Config {
+        data_root: options.data_root.clone(),
+        exec_root: options.exec_root.clone(),
+        runtime: options.runtime.clone(),
+        cgroup_parent: options.cgroup_parent.clone(),
+        userns_remap: options.userns_remap.clone(),
+        network: options.network.clone(),
+        dns: options.names.servers.clone(),
+        dns_search: options.names.search.clone(),
+        dns_options: options.names.options.clone(),
+        open_files: Some(open_files),
+        ..Config::default()
+    }
+}
+
 /// What the host has, for checking requests.
 fn facts(engine: &Engine) -> translate::Facts {
     let cpus = engine.host().facts.cpus.max(1);
@@ -214,6 +217,7 @@ fn reload(line: &CommandLine, before: &Options, log: &LogHandle, server: &Server
         ("pidfile", before.pidfile == after.pidfile),
         ("group", before.group == after.group),
         ("cgroup-parent", before.cgroup_parent == after.cgroup_parent),
+        ("userns-remap", before.userns_remap == after.userns_remap),
         ("runtime-executable", before.runtime == after.runtime),
         ("the keys of networks", before.network == after.network && before.names == after.names),
     ] {

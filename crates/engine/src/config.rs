@@ -32,6 +32,9 @@ pub struct Config {
     /// `--init` for all containers.
     pub init: bool,
     pub network: Defaults,
+    /// Whose ids containers' users have that say nothing of it: empty for the host's, `auto`,
+    /// `default`, or `user[:group]` of the host.
+    pub userns_remap: String,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -52,6 +55,7 @@ impl Default for Config {
             default_shm_bytes: 64 << 20,
             init: false,
             network: Defaults::default(),
+            userns_remap: String::new(),
             stop_timeout: 10,
         }
     }

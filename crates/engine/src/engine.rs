@@ -36,6 +36,7 @@ use crate::networks::{self, Networks, change, explain};
 use crate::networks::{adopt, relay};
 use crate::seccomp::Profiles;
 use crate::store::Store;
+use crate::users::Users;
 use crate::volumes::Volumes;
 use crate::{Config, Error, Result, names, signals};
 
@@ -113,6 +114,7 @@ impl Engine {
             images: self.0.services.images.count(),
             data_root: self.0.services.config.data_root.clone(),
             facts: self.0.services.facts.clone(),
+            user_namespaces: self.0.services.users.remaps(),
             ..Host::default()
         };
         for handle in self.0.services.registry.all() {
@@ -451,6 +453,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     files::private_dir(&files::trash(&root))?;
     files::private_dir(&root.join("image"))?;
     files::make_init_layer(&root)?;
+    let users = Users::open(&config.userns_remap)?;
     let (store, _writer, rows) = Store::open(&root.join("state.db"))?;
     let cgroups = match Hierarchies::detect() {
         Ok(cgroups) => Some(cgroups),
@@ -490,6 +493,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         wiring,
         volumes,
         registry,
+        users,
         spawner,
         cgroups,
         seccomp,

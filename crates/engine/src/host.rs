@@ -18,6 +18,8 @@ pub struct Host {
     pub images: usize,
     pub data_root: PathBuf,
     pub facts: HostFacts,
+    /// Containers that say nothing have one.
+    pub user_namespaces: bool,
 }
 
 /// What does not change while the daemon runs.

@@ -18,6 +18,7 @@ mod seccomp;
 pub mod signals;
 pub mod spec;
 pub mod store;
+pub mod users;
 pub mod volumes;
 
 pub use config::Config;

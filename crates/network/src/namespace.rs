@@ -54,10 +54,16 @@ impl Namespace {
             let fd = current().map_err(Error::Make)?;
             Ok((fd, rtnl::Socket::open()?))
         })??;
-        let mut batch = rtnl::Batch::new();
-        batch.up(LOOPBACK);
-        socket.run(batch)?;
+        raise_loopback(&mut socket)?;
         Ok(Namespace { fd, socket: OnceLock::from(Mutex::new(socket)) })
+    }
+
+    /// One that somebody has just made, as [`Namespace::new`] gives it: for those that belong to a
+    /// user namespace, which no thread of this process can make.
+    pub fn fresh(fd: OwnedFd) -> Result<Namespace> {
+        let namespace = Namespace::from_fd(fd);
+        raise_loopback(&mut *namespace.rtnl()?)?;
+        Ok(namespace)
     }
 
     /// Of a descriptor of /proc/PID/ns/net. That it is one is seen when it is used.
@@ -117,6 +123,12 @@ pub fn enter<T: Send>(fd: impl AsFd, inside: impl FnOnce() -> T + Send) -> Resul
         process::join(fd, Namespaces::NETWORK).map_err(Error::Enter)?;
         Ok(inside())
     })?
+}
+
+fn raise_loopback(socket: &mut rtnl::Socket) -> Result<()> {
+    let mut batch = rtnl::Batch::new();
+    batch.up(LOOPBACK);
+    Ok(socket.run(batch).map(drop)?)
 }
 
 fn on_a_thread<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<T> {

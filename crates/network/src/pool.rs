@@ -142,6 +142,12 @@ impl<P: Send + 'static> Pool<P> {
         }
     }
 
+    /// The same around a fresh namespace of the caller's: one that belongs to a user namespace is
+    /// made for one container and cannot be made ahead.
+    pub fn furnish(&self, network: &Network, namespace: Namespace) -> Result<Ready<P>> {
+        furnish(network, namespace, &self.shared)
+    }
+
     /// Has some made for this network from now on.
     pub fn keep(&self, network: &Network) {
         if let Some(shelf) = self.shared.lock().shelf(network) {
@@ -220,8 +226,11 @@ impl<P> State<P> {
 }
 
 fn make<P: Send>(network: &Network, shared: &Shared<P>) -> Result<Ready<P>> {
+    furnish(network, Namespace::new().map_err(driver::Error::from)?, shared)
+}
+
+fn furnish<P: Send>(network: &Network, namespace: Namespace, shared: &Shared<P>) -> Result<Ready<P>> {
     let prepare = &*shared.prepare;
-    let namespace = Namespace::new().map_err(driver::Error::from)?;
     let (host_link, prepared) = match &network.driver {
         record::Driver::Bridge(bridge) => make_pair(network, bridge, &namespace, prepare)?,
         _ => (String::new(), namespace.enter(|| prepare(network)).map_err(driver::Error::from)?),

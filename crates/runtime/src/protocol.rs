@@ -26,7 +26,8 @@
 //!     │                           │   exited twice: killed after it had said so)
 //!
 //! A worker says one thing, `outcome` (before it packs what is at a path: `found`); it is killed when C
-//! is closed. The forwarder is launched in
+//! is closed. So does the child that makes a user namespace, with the namespace beside it. The
+//! forwarder is launched in
 //! the same way, says nothing on C and is found at a socket of its own (see [`crate::forwarder`]).
 //!
 //! A new daemon finds a living shim at c/<id>/shim.sock (x/<id>/shim.sock for an exec):
@@ -68,7 +69,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::Digest;
-use hull_oci::runtime::NamespaceKind;
+use hull_oci::runtime::{IdMapping, NamespaceKind};
 use hull_sys::{Errno, memfd, socket};
 use rustix::net::SocketFlags;
 use serde::de::DeserializeOwned;
@@ -238,6 +239,13 @@ pub(crate) enum ToSpawner {
     Forwarder {
         roles: Vec<Role>,
     },
+    /// For a user namespace with these maps and a network namespace of it; answered by
+    /// [`Outcome::Users`] from a child, as a worker answers.
+    Users {
+        uids: Vec<IdMapping>,
+        gids: Vec<IdMapping>,
+        roles: Vec<Role>,
+    },
     Retire,
     #[serde(other)]
     Unknown,
@@ -333,6 +341,8 @@ pub enum Outcome {
     Absent,
     /// The process whose files were asked for has ended.
     Ended,
+    /// With the descriptors of the user namespace and of the network namespace that belongs to it.
+    Users,
     /// The archive or the host is to blame, in one line.
     Failed {
         message: String,

@@ -252,7 +252,7 @@ fn host_config(given: &Given, around: &Surroundings, mode: &str) -> Result<Map<S
     put_some(&mut put, "StorageOpt", storage(given)?);
     put_some(&mut put, "Tmpfs", tmpfs(given));
     put("UTSMode", own_or_host(given, "uts", "--uts: invalid UTS mode")?);
-    put("UsernsMode", own_or_host(given, "userns", "--userns: invalid USER mode")?);
+    put("UsernsMode", users(given)?);
     put("ShmSize", json!(given.number("shm-size")));
     put_some(&mut put, "Sysctls", table(given.list("sysctl")));
     if given.has("runtime") {
@@ -325,6 +325,13 @@ fn namespace(given: &Given, flag: &str, refusal: &str) -> Result<Value, String> 
     let mode = given.text(flag);
     let joins = mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
     if matches!(mode, "" | "host") || joins { Ok(json!(mode)) } else { Err(refusal.to_owned()) }
+}
+
+fn users(given: &Given) -> Result<Value, String> {
+    match given.text("userns") {
+        "auto" => Ok(json!("auto")),
+        _ => own_or_host(given, "userns", "--userns: invalid USER mode"),
+    }
 }
 
 fn own_or_host(given: &Given, flag: &str, refusal: &str) -> Result<Value, String> {

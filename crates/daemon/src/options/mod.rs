@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub debug: bool,
     /// Below each hierarchy's root.
     pub cgroup_parent: String,
+    /// As the engine's configuration has it.
+    pub userns_remap: String,
     /// The runtime's executable.
     pub runtime: PathBuf,
     pub network: Defaults,
@@ -155,6 +157,13 @@ const KEYS: &[Key] = &[
     key("group", Some('G'), "group", Kind::Text, "Group that may use the Unix socket [hull, else docker]"),
     key("log-level", Some('l'), "log-level", Kind::Text, "debug, info, warn, error or fatal [info]"),
     key("debug", Some('D'), "debug", Kind::Flag, "Log what helps to find faults"),
+    key(
+        "userns-remap",
+        None,
+        "userns-remap",
+        Kind::Text,
+        "Users of containers: default, auto, or USER[:GROUP] of this host [the host's]",
+    ),
     key("cgroup-parent", None, "cgroup-parent", Kind::Text, "Parent of all containers' cgroups [hull]"),
     key(
         "runtime-executable",
@@ -370,6 +379,7 @@ fn resolve(given: &BTreeMap<&'static str, Given>, config_file: PathBuf, validate
         log_level,
         debug: matches!(given.get("debug"), Some(Given::Flag(true))),
         cgroup_parent: text("cgroup-parent").unwrap_or_else(|| "hull".into()),
+        userns_remap: text("userns-remap").unwrap_or_default(),
         runtime,
         network: network::resolve(given)?,
         names: network::names(given)?,

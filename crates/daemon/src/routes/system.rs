@@ -88,11 +88,12 @@ fn info_of(call: &Call) -> Info {
     let facts = host.facts;
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let mut security = Vec::new();
-    if facts.seccomp {
-        security.push("name=seccomp,profile=builtin".to_owned());
-    }
-    security.push("name=cgroupns".to_owned());
+    let security = [
+        (facts.seccomp, "name=seccomp,profile=builtin"),
+        (host.user_namespaces, "name=userns"),
+        (true, "name=cgroupns"),
+    ];
+    let security = security.iter().filter(|(has, _)| *has).map(|(_, name)| (*name).to_owned()).collect();
     Info {
         id: server.id.clone(),
         containers: number(host.containers),

@@ -71,7 +71,7 @@ fn bind_of(text: &str, below: Below) -> Result<Mount> {
             ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
         ));
     }
-    let Modes { read_only, propagation, no_copy } =
+    let Modes { read_only, propagation, no_copy, idmap } =
         Modes::read(modes).ok_or_else(|| Failure::invalid(format!("invalid mode: {modes}")))?;
     if absolute && no_copy {
         return Err(wrong(
@@ -100,6 +100,7 @@ fn bind_of(text: &str, below: Below) -> Result<Mount> {
         non_recursive: false,
         below,
         mode: modes.to_owned(),
+        idmap,
     })
 }
 
@@ -109,16 +110,18 @@ struct Modes<'a> {
     read_only: bool,
     propagation: &'a str,
     no_copy: bool,
+    idmap: bool,
 }
 
 impl Modes<'_> {
     /// Words in any order, at most one of a kind; labels and consistency mean nothing here.
     fn read(text: &str) -> Option<Modes<'_>> {
-        const KINDS: [&[&str]; 5] = [
+        const KINDS: [&[&str]; 6] = [
             &["ro", "rw"],
             &["z", "Z"],
             &PROPAGATIONS,
             &["nocopy"],
+            &["idmap"],
             &["default", "consistent", "cached", "delegated"],
         ];
         let mut modes = Modes::default();
@@ -135,6 +138,7 @@ impl Modes<'_> {
                 0 => modes.read_only = word == "ro",
                 2 => modes.propagation = word,
                 3 => modes.no_copy = true,
+                4 => modes.idmap = true,
                 _ => {}
             }
         }
@@ -225,6 +229,7 @@ fn long_bind(mount: &ApiMount, below: Below) -> Result<Mount> {
             () => below,
         },
         mode: String::new(),
+        idmap: false,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Capabilities and `--security-opt`.
 
 use hull_api::hostconfig::HostConfig;
-use hull_engine::containers::settings::{SeccompChoice, Security};
+use hull_engine::containers::settings::{SeccompChoice, Security, Userns};
 
 use super::Result;
 use crate::http::Failure;
@@ -53,8 +53,9 @@ const CAPABILITIES: [&str; 41] = [
 
 pub(super) fn security(host: &HostConfig) -> Result<Security> {
     let userns = match host.userns_mode.as_str() {
-        "" => String::new(),
-        "host" => "host".to_owned(),
+        "" => Userns::Default,
+        "host" => Userns::Host,
+        "auto" => Userns::Auto,
         other => return Err(Failure::invalid(format!("invalid USER mode: {other}"))),
     };
     let mut security = Security {

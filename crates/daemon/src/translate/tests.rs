@@ -173,8 +173,19 @@ fn binds_are_read_in_the_short_form() {
         non_recursive: false,
         below: Below::ReadOnlyIfPossible,
         mode: "ro,rslave".into(),
+        idmap: false,
     };
     assert_eq!(settings.mounts, [expected]);
+}
+
+#[test]
+fn a_bind_is_mapped_where_it_is_asked_for() {
+    let idmap = |text: &str| match &*settings(&format!(r#"{{"Binds":["{text}"]}}"#)).mounts {
+        [Mount::Bind { idmap, read_only, .. }] => (*idmap, *read_only),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(idmap("/a:/b:ro,idmap"), (true, true));
+    assert_eq!(idmap("/a:/b"), (false, false));
 }
 
 #[test]

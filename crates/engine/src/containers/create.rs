@@ -39,6 +39,9 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
         let (shared, own) = (Arc::clone(services), settings.clone());
         warnings.extend(services.blocking(move || Ok(publish::obstacles(&shared, &own))).await?);
     }
+    let donor = |id: &str| Some(Arc::clone(&services.registry.find(id).ok()?.view().settings));
+    let users = services.users.claim(&settings, donor)?;
+    settings.users.clone_from(&users.maps);
     let name = reserve_name(services, request.name.as_deref(), &id)?;
     let record = Record {
         id: id.clone(),
@@ -65,6 +68,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
             return Err(error);
         }
     };
+    users.keep();
     hull_runtime::failpoint!("engine.create.after-commit");
     task::spawn(services, record, task::Found::default());
     // From here on the container itself keeps its layers.

@@ -20,7 +20,7 @@ use super::{create, files, mounts};
 use crate::networks::{self, links, plug};
 use crate::spec::identity::{self, Identity};
 use crate::spec::{self, devices};
-use crate::{Error, Result, rootfs};
+use crate::{Error, Result, rootfs, users};
 
 /// Bytes of the image's passwd or group file that are read at most.
 const USERS_LIMIT: u64 = 4 << 20;
@@ -153,7 +153,11 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     shim::expect(services.exec_root(), Kind::Container, &record.id)
         .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
     if matches!(settings.network, NetworkMode::Default | NetworkMode::Named(_)) {
-        let plugged = plug::plug(services, record).inspect_err(|_| {
+        // A network namespace belongs to the user namespace that it was made in: they are a pair.
+        let pair = settings.users.as_ref().map(|maps| services.spawner.pair(maps)).transpose()?;
+        let (user, own) = pair.map(|pair| (pair.user, pair.network)).unzip();
+        namespaces.extend(user.map(|fd| (NamespaceKind::User, fd)));
+        let plugged = plug::plug(services, record, own).inspect_err(|_| {
             // Nobody was asked for: there is nothing that could come. Left behind, it is swept.
             let _ = shim::forget(services.exec_root(), Kind::Container, &record.id);
         })?;
@@ -254,6 +258,10 @@ fn identity(services: &Services, record: &Record, user: &str) -> Result<Identity
 fn joined(services: &Services, record: &Record) -> Result<Vec<(NamespaceKind, OwnedFd)>> {
     let settings = &record.settings;
     let mut joined = Vec::new();
+    // Power over a namespace is power in the user namespace that it belongs to.
+    if let (Some(_), Some((noun, id))) = (&settings.users, users::donors(settings).next()) {
+        joined.push((NamespaceKind::User, namespace(services, id, "user", noun)?));
+    }
     if let NetworkMode::Container(id) = &settings.network {
         joined.push((NamespaceKind::Network, namespace(services, id, "net", "network")?));
     }

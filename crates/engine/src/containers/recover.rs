@@ -44,6 +44,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     let known: BTreeSet<String> = records.iter().map(|record| record.id.clone()).collect();
     for record in &records {
         services.registry.reserve(&record.name, &record.id)?;
+        services.users.found(record);
     }
     let mut observing = JoinSet::new();
     for record in records {

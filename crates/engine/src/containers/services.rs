@@ -19,6 +19,7 @@ use crate::networks::Networks;
 use crate::networks::wiring::Wiring;
 use crate::seccomp::Profiles;
 use crate::store::Store;
+use crate::users::Users;
 use crate::volumes::Volumes;
 use crate::{Config, Error, Result};
 
@@ -33,6 +34,7 @@ pub(crate) struct Services {
     pub(crate) wiring: Wiring,
     pub(crate) volumes: Volumes,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) users: Users,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) cgroups: Option<Hierarchies>,
     pub(crate) seccomp: Profiles,

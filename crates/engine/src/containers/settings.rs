@@ -13,6 +13,7 @@ use hull_oci::runtime::{Resources, Rlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::networks::Join;
+use crate::users::Maps;
 
 /// A request to create a container.
 #[derive(Debug, Clone)]
@@ -79,6 +80,8 @@ pub struct Settings {
     pub dns_search: Vec<String>,
     pub dns_options: Vec<String>,
     pub security: Security,
+    /// The maps of its user namespace, chosen at create; `None`: it has the host's users.
+    pub users: Option<Maps>,
     pub read_only: bool,
     /// Run a reaping pid 1 of ours.
     pub init: bool,
@@ -164,6 +167,9 @@ pub enum Mount {
         /// The third part of a `-v`, as it was written: for inspect alone.
         #[serde(default)]
         mode: String,
+        /// In a user namespace: whose ids on disk are those that the container knows.
+        #[serde(default)]
+        idmap: bool,
     },
     Tmpfs {
         target: String,
@@ -226,8 +232,22 @@ pub struct Security {
     /// `None`: the default list. `systempaths=unconfined` is an empty list.
     pub masked_paths: Option<Vec<String>>,
     pub readonly_paths: Option<Vec<String>>,
-    /// `host` shares the host's user namespace (the only kind this build has).
-    pub userns: String,
+    pub userns: Userns,
+}
+
+/// Whose users a container's are. The words are those that records of earlier builds have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Userns {
+    /// As the daemon's `--userns-remap` says.
+    #[default]
+    #[serde(rename = "")]
+    Default,
+    /// The host's.
+    #[serde(rename = "host")]
+    Host,
+    /// Its own, in a range of ids that nobody else has.
+    #[serde(rename = "auto")]
+    Auto,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The spawner, found again whenever it has gone.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::images::{Packed, Unpacked};
+use crate::users::Maps;
 use crate::{Error, Result, chain};
 
 /// How long a full queue of the spawner is waited for, in steps.
@@ -82,7 +83,29 @@ impl Spawner {
     }
 }
 
+/// A user namespace, and the network namespace that belongs to it.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) user: OwnedFd,
+    pub(crate) network: OwnedFd,
+}
+
 impl Spawner {
+    /// Has a user and a network namespace made. Blocks until they are there; only for threads that
+    /// may.
+    pub(crate) fn pair(&self, maps: &Maps) -> Result<Pair> {
+        let client = self.client_blocking()?;
+        let job = client.users(&maps.uids, &maps.gids).map_err(failed)?;
+        let made = answer(&job);
+        let (outcome, fds) =
+            made.map_err(|why| Error::Invalid(format!("a user namespace cannot be made: {why}")))?;
+        let mut fds = fds.into_iter();
+        match (outcome, fds.next(), fds.next()) {
+            (Outcome::Users, Some(user), Some(network)) => Ok(Pair { user, network }),
+            _ => Err(Error::Spawner { source: None, what: OTHER.to_owned() }),
+        }
+    }
+
     /// Has a jailed worker unpack an archive into a folder. Blocks until it is done; only for
     /// threads that may.
     pub(crate) fn unpack(
@@ -128,10 +151,15 @@ const OTHER: &str = "the worker answered something else";
 
 /// Waits for a worker's answer; its failure is one line for people.
 fn outcome(job: &Job) -> std::result::Result<Outcome, String> {
+    answer(job).map(|(outcome, _)| outcome)
+}
+
+/// The same with the descriptors that came beside it.
+fn answer(job: &Job) -> std::result::Result<(Outcome, Vec<OwnedFd>), String> {
     loop {
-        match job.receive().map_err(|error| chain(&error))? {
-            Some(Outcome::Failed { message }) => return Err(message),
-            Some(outcome) => return Ok(outcome),
+        match job.receive_with_fds().map_err(|error| chain(&error))? {
+            Some((Outcome::Failed { message }, _)) => return Err(message),
+            Some(answer) => return Ok(answer),
             None => {}
         }
         let mut waiting = [PollFd::new(job, PollFlags::IN)];

@@ -447,6 +447,7 @@ impl Task {
         self.end_execs();
         self.publish("destroy", &[]);
         self.services.registry.remove(&self.record.id);
+        self.services.users.removed(&self.record.settings);
         for reply in self.waiting.removals.drain(..).chain(self.waiting.stops.drain(..)) {
             reply.send(Ok(())).ok();
         }

@@ -374,6 +374,7 @@ mod tests {
             non_recursive: false,
             below: Default::default(),
             mode: String::new(),
+            idmap: false,
         };
         let tmpfs = |target: &str, options: &[&str]| Mount::Tmpfs {
             target: target.into(),

@@ -59,8 +59,9 @@ fn in_start(error: Error) -> Error {
     }
 }
 
-/// Gives a container that is about to start its namespace with everything in it.
-pub(crate) fn plug(services: &Services, record: &Record) -> Result<Plugged> {
+/// Gives a container that is about to start its namespace with everything in it: `own` if that has
+/// to be a certain one.
+pub(crate) fn plug(services: &Services, record: &Record, own: Option<OwnedFd>) -> Result<Plugged> {
     let settings = &record.settings;
     let asker = Asker {
         id: &record.id,
@@ -71,7 +72,7 @@ pub(crate) fn plug(services: &Services, record: &Record) -> Result<Plugged> {
     let claimed = patiently(services, || services.networks.claim(asker, &settings.attachments));
     let plugged = claimed.and_then(|places| {
         hull_runtime::failpoint!("engine.network.claimed");
-        wire(services, record, places).inspect_err(|_| unplug(services, &record.id))
+        wire(services, record, places, own).inspect_err(|_| unplug(services, &record.id))
     });
     plugged.map_err(in_start)
 }
@@ -93,7 +94,12 @@ pub(super) fn patiently<T>(services: &Services, mut attempt: impl FnMut() -> Res
     }
 }
 
-fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<Plugged> {
+fn wire(
+    services: &Services,
+    record: &Record,
+    mut places: Vec<Place>,
+    own: Option<OwnedFd>,
+) -> Result<Plugged> {
     let settings = &record.settings;
     let routes = routes(&places, settings);
     for place in &mut places {
@@ -101,7 +107,7 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
     }
     publish(services, record, &mut places, &routes, Vec::new())?;
     hull_runtime::failpoint!("engine.network.published");
-    let (namespace, sockets, turn) = namespace(services, &mut places)?;
+    let (namespace, sockets, turn) = namespace(services, &mut places, own)?;
     for place in &places {
         services.networks.update(&place.endpoint);
     }
@@ -127,13 +133,23 @@ fn wire(services: &Services, record: &Record, mut places: Vec<Place>) -> Result<
 }
 
 /// A namespace that is ready for the first place; the other links are made as they are attached.
-fn namespace(services: &Services, places: &mut [Place]) -> Result<(Namespace, Sockets, Option<Turn>)> {
+fn namespace(
+    services: &Services,
+    places: &mut [Place],
+    own: Option<OwnedFd>,
+) -> Result<(Namespace, Sockets, Option<Turn>)> {
+    let own = own.map(Namespace::fresh).transpose().map_err(failed)?;
     let Some((first, others)) = places.split_first_mut() else {
-        let alone = Namespace::new().map_err(failed)?;
+        let alone = own.map_or_else(Namespace::new, Ok).map_err(failed)?;
         let sockets = alone.enter(names::sockets).map_err(failed)?.map_err(failed)?;
         return Ok((alone, sockets, None));
     };
-    let ready = services.wiring.pool.take(&first.record.network).map_err(failed)?;
+    let (pool, network) = (&services.wiring.pool, &first.record.network);
+    let ready = match own {
+        Some(own) => pool.furnish(network, own),
+        None => pool.take(network),
+    };
+    let ready = ready.map_err(failed)?;
     first.endpoint.host_link = ready.host_link;
     for place in others {
         if let Driver::Bridge(_) = place.record.network.driver {

@@ -24,6 +24,7 @@ use crate::Result;
 use crate::containers::requests::ExecSettings;
 use crate::containers::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use crate::host::HostFacts;
+use crate::users::Maps;
 use identity::Identity;
 
 pub use env::{DEFAULT_PATH, merge as merge_env, of_exec as exec_env};
@@ -165,6 +166,8 @@ fn linux(inputs: &Inputs<'_>) -> Linux {
     }
     Linux {
         namespaces: namespaces(settings),
+        uid_mappings: settings.users.as_ref().map_or_else(Vec::new, |maps| maps.uids.clone()),
+        gid_mappings: settings.users.as_ref().map_or_else(Vec::new, |maps| maps.gids.clone()),
         devices: inputs.devices.iter().map(|found| found.node.clone()).collect(),
         cgroups_path: inputs.cgroup.clone(),
         resources,
@@ -188,17 +191,26 @@ fn namespaces(settings: &Settings) -> Vec<Namespace> {
         (NamespaceKind::Ipc, settings.ipc != IpcMode::Host),
         (NamespaceKind::Cgroup, !settings.cgroupns_host),
     ];
-    kinds.into_iter().filter(|(_, own)| *own).map(|(kind, _)| Namespace { kind, path: None }).collect()
+    let user = (NamespaceKind::User, settings.users.is_some());
+    kinds
+        .into_iter()
+        .chain([user])
+        .filter(|(_, own)| *own)
+        .map(|(kind, _)| Namespace { kind, path: None })
+        .collect()
 }
 
 fn sysctls(settings: &Settings) -> BTreeMap<String, String> {
     let mut sysctls = settings.sysctls.clone();
     if matches!(settings.network, NetworkMode::Default | NetworkMode::None | NetworkMode::Named(_)) {
         // As the reference: any user may bind low ports and ping in a network of its own.
-        for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
-            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        // Groups are those that the writer has.
+        let last = settings.users.as_ref().map_or(2_147_483_647, Maps::last_gid);
+        for (name, value) in [
+            ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+            ("net.ipv4.ping_group_range", format!("0 {last}")),
+        ] {
+            sysctls.entry(name.to_owned()).or_insert(value);
         }
     }
     sysctls

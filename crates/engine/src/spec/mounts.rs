@@ -22,12 +22,12 @@ fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry
 /// All mounts in the order in which they are made: parents before what lies in them.
 pub(super) fn all(settings: &Settings, files: &Files, recursive_read_only: bool) -> Vec<Entry> {
     let asked: Vec<Entry> =
-        settings.mounts.iter().map(|mount| wanted(mount, settings.read_only, recursive_read_only)).collect();
+        settings.mounts.iter().map(|mount| wanted(mount, settings, recursive_read_only)).collect();
     // Whoever asks for a mount at the same place gets theirs instead of ours. What ours would have
     // in it is theirs, too.
     let mut mounts = usual(settings);
     mounts.retain(|ours| !asked.iter().any(|theirs| ours.destination.starts_with(&theirs.destination)));
-    let mut others = etc(files);
+    let mut others = etc(files, settings.users.is_some());
     others.retain(|ours| !asked.iter().any(|theirs| theirs.destination == ours.destination));
     others.extend(asked);
     // Stable, so that of two at one depth the first asked for is made first. Ours in /etc are seen
@@ -67,7 +67,10 @@ fn usual(settings: &Settings) -> Vec<Entry> {
         entry("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
     ];
     // An instance of the namespace that is joined; not every host has one mounted (mq_overview(7)).
-    mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    // The host's is not there for a user namespace to mount.
+    if settings.ipc != IpcMode::Host || settings.users.is_none() {
+        mounts.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    }
     if settings.ipc == IpcMode::Host {
         mounts.push(entry("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
         return mounts;
@@ -79,10 +82,10 @@ fn usual(settings: &Settings) -> Vec<Entry> {
     mounts
 }
 
-fn etc(files: &Files) -> Vec<Entry> {
-    let bind = |target: &str, source: &Path| {
-        entry(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])
-    };
+/// In a user namespace they belong to its root.
+fn etc(files: &Files, mapped: bool) -> Vec<Entry> {
+    let options = if mapped { &["rbind", "rprivate", "idmap"][..] } else { &["rbind", "rprivate"] };
+    let bind = |target: &str, source: &Path| entry(target, "bind", &source.to_string_lossy(), options);
     vec![
         bind("/etc/resolv.conf", &files.resolv),
         bind("/etc/hostname", &files.hostname),
@@ -90,9 +93,9 @@ fn etc(files: &Files) -> Vec<Entry> {
     ]
 }
 
-fn wanted(mount: &Mount, read_only_root: bool, recursive_read_only: bool) -> Entry {
+fn wanted(mount: &Mount, settings: &Settings, recursive_read_only: bool) -> Entry {
     match mount {
-        Mount::Bind { source, target, read_only, propagation, non_recursive, below, .. } => {
+        Mount::Bind { source, target, read_only, propagation, non_recursive, below, idmap, .. } => {
             let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
             let bind = if *non_recursive { "bind" } else { "rbind" };
             let below = match below {
@@ -105,7 +108,10 @@ fn wanted(mount: &Mount, read_only_root: bool, recursive_read_only: bool) -> Ent
                 (true, false) => "ro",
                 (true, true) => "rro",
             };
-            entry(target, "bind", source, &[bind, access, propagation])
+            // Without a user namespace the ids are the same on both sides.
+            let idmap = (*idmap && settings.users.is_some()).then_some("idmap");
+            let options: Vec<_> = [bind, access, propagation].into_iter().chain(idmap).collect();
+            entry(target, "bind", source, &options)
         }
         Mount::Image { name, target, .. } => entry(target, "bind", name, &["ro", "rprivate"]),
         Mount::Tmpfs { target, options } => {
@@ -117,7 +123,7 @@ fn wanted(mount: &Mount, read_only_root: bool, recursive_read_only: bool) -> Ent
                 all.push(option);
             }
             // What is mounted writable on a read-only root was asked for; the words say so.
-            if read_only_root && !all.contains(&"ro") && !all.contains(&"rw") {
+            if settings.read_only && !all.contains(&"ro") && !all.contains(&"rw") {
                 all.push("rw");
             }
             entry(target, "tmpfs", "tmpfs", &all)

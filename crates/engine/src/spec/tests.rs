@@ -424,6 +424,7 @@ fn asked_mounts_replace_ours_and_parents_come_first() {
         non_recursive: false,
         below: Below::default(),
         mode: String::new(),
+        idmap: false,
     };
     let tmpfs = Mount::Tmpfs { target: "/run".into(), options: vec!["exec".into(), "size=1m".into()] };
     let asked = vec![
@@ -496,6 +497,7 @@ fn a_read_only_bind_is_so_all_the_way_down_where_the_kernel_can_or_it_was_insist
             non_recursive,
             below,
             mode: String::new(),
+            idmap: false,
         };
         let settings = Settings { mounts: vec![bind], ..settings() };
         let host = HostFacts { recursive_read_only: kernel, ..host() };
@@ -577,4 +579,45 @@ fn working_directories_are_cleaned_by_their_text() {
     {
         assert_eq!(working_dir(text), clean);
     }
+}
+
+#[test]
+fn a_user_namespace_maps_what_is_the_engines_and_what_was_asked_for() {
+    let mapping = hull_oci::runtime::IdMapping { container_id: 0, host_id: 200_000, size: 1000 };
+    let bind = |target: &str, idmap| Mount::Bind {
+        source: "/h".into(),
+        target: target.into(),
+        read_only: false,
+        propagation: String::new(),
+        create_source: true,
+        non_recursive: false,
+        below: Below::default(),
+        mode: String::new(),
+        idmap,
+    };
+    let mounts_asked = vec![bind("/mapped", true), bind("/plain", false)];
+    let host_users = Settings { mounts: mounts_asked, ..settings() };
+    let maps = Maps { uids: vec![mapping], gids: vec![mapping] };
+    let own_users = Settings { users: Some(maps), ..host_users.clone() };
+    let of = |settings: &Settings, target: &str| {
+        let text = mounts(settings);
+        text.lines().find(|line| line.starts_with(target)).unwrap_or_default().to_owned()
+    };
+    assert_eq!(of(&own_users, "/etc/hosts"), "/etc/hosts bind /c/hosts rbind,rprivate,idmap");
+    assert_eq!(of(&own_users, "/mapped"), "/mapped bind /h rbind,rw,rprivate,idmap");
+    assert_eq!(of(&own_users, "/plain"), "/plain bind /h rbind,rw,rprivate");
+    assert_eq!(of(&host_users, "/mapped"), "/mapped bind /h rbind,rw,rprivate");
+    let ipc_of_the_host = Settings { ipc: IpcMode::Host, ..own_users.clone() };
+    assert_eq!(of(&ipc_of_the_host, "/dev/mqueue"), "");
+    let linux = compiled(&own_users, &Identity::default()).linux;
+    assert_eq!((&*linux.uid_mappings, &*linux.gid_mappings), (&[mapping][..], &[mapping][..]));
+    assert!(linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User));
+    assert_eq!(linux.sysctl["net.ipv4.ping_group_range"], "0 999");
+    assert!(
+        !compiled(&host_users, &Identity::default())
+            .linux
+            .namespaces
+            .iter()
+            .any(|one| one.kind == NamespaceKind::User)
+    );
 }

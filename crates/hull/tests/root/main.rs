@@ -35,6 +35,7 @@ mod spawners;
 mod stops;
 mod streams;
 mod takeover;
+mod users;
 mod versions;
 mod volumes;
 

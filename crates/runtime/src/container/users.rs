@@ -45,6 +45,7 @@ use super::files;
 use super::init::{self, Init, NoReturn, become_opaque, fail};
 use super::{Streams, rootfs, sync};
 use crate::bundle::{Rootfs, Source, StartError};
+use crate::protocol::{self, Outcome, Role};
 
 /// A user namespace, and a network namespace that belongs to it.
 #[derive(Debug)]
@@ -91,6 +92,21 @@ pub fn make(uids: &[IdMapping], gids: &[IdMapping], network: bool) -> hull_sys::
     drop(ours);
     process::wait(&child.pidfd, true)?;
     made
+}
+
+/// The whole life of the spawner's child that makes a user and a network namespace for the daemon,
+/// which has threads and so can make no user namespace itself; gives the exit code.
+pub(crate) fn serve(uids: &[IdMapping], gids: &[IdMapping], given: Vec<(Role, OwnedFd)>) -> i32 {
+    let Some((_, control)) = given.into_iter().find(|(role, _)| *role == Role::Control) else {
+        return 125;
+    };
+    let made = make(uids, gids, true);
+    let (outcome, fds) = match &made {
+        Ok(Made { user, network: Some(network) }) => (Outcome::Users, vec![user.as_fd(), network.as_fd()]),
+        Ok(Made { network: None, .. }) => return 125,
+        Err(error) => (Outcome::Failed { message: hull_sys::error::chain(error) }, Vec::new()),
+    };
+    if protocol::send(&control, &outcome, &fds).is_ok() { 0 } else { 125 }
 }
 
 /// The user namespace that the container is to be in, if any: one to join, or a new one.

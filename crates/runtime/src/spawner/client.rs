@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hull_oci::runtime::NamespaceKind;
+use hull_oci::runtime::{IdMapping, NamespaceKind};
 use hull_sys::{During, Errno, memfd, socket};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -276,6 +276,15 @@ impl Client {
         Ok(Job { socket: ours })
     }
 
+    /// Has a user namespace with these maps made, and a network namespace that belongs to it: their
+    /// descriptors come with [`Outcome::Users`].
+    pub fn users(&self, uids: &[IdMapping], gids: &[IdMapping]) -> Result<Job, Error> {
+        let (ours, theirs) = control()?;
+        let (uids, gids, roles) = (uids.to_vec(), gids.to_vec(), vec![Role::Control]);
+        protocol::send(&self.socket, &ToSpawner::Users { uids, gids, roles }, &[theirs.as_fd()])?;
+        Ok(Job { socket: ours })
+    }
+
     /// Has the forwarder started, with the socket that connections are redirected to and the one at
     /// which it is found.
     pub(crate) fn forwarder(&self, relay: BorrowedFd<'_>, service: BorrowedFd<'_>) -> Result<(), Error> {
@@ -318,11 +327,17 @@ impl Job {
     /// What the worker has said: `None` if nothing yet. A worker that was killed (by its jail, for
     /// example) has [`Outcome::Failed`] said in its place.
     pub fn receive(&self) -> Result<Option<Outcome>, Error> {
+        Ok(self.receive_with_fds()?.map(|(outcome, _)| outcome))
+    }
+
+    /// The same with the descriptors that came beside it.
+    pub fn receive_with_fds(&self) -> Result<Option<(Outcome, Vec<OwnedFd>)>, Error> {
         match protocol::receive::<Outcome>(&self.socket)? {
-            Received::Message(outcome, _) => Ok(Some(outcome)),
+            Received::Message(outcome, fds) => Ok(Some((outcome, fds))),
             Received::Nothing => Ok(None),
             Received::Closed => {
-                Ok(Some(Outcome::Failed { message: "the worker was killed at its work".to_owned() }))
+                let message = "the worker was killed at its work".to_owned();
+                Ok(Some((Outcome::Failed { message }, Vec::new())))
             }
         }
     }

@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hull_oci::runtime::IdMapping;
 use hull_sys::offspring::fork_with;
 use hull_sys::process::{self, Ended, Forked, Namespaces};
 use hull_sys::signal::SignalFd;
@@ -34,6 +35,7 @@ use rustix::process::{Pid, Resource, Rlimit};
 pub use client::{Client, Error, Job, Launch, View, filter_document};
 
 use crate::cgroup::Hierarchies;
+use crate::container::users;
 use crate::failpoint;
 use crate::protocol::{self, FromSpawner, Kind, Outcome, Received, Role, ToSpawner, Work};
 use crate::{forwarder, shim, worker};
@@ -168,6 +170,13 @@ struct Child {
     control: OwnedFd,
 }
 
+/// What a child does that ends with its answer.
+#[derive(Debug)]
+enum Task {
+    Work(Work),
+    Users { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
+}
+
 #[derive(Debug)]
 enum ChildRole {
     Shim { kind: Kind, id: String, cgroup: Option<String> },
@@ -268,7 +277,10 @@ impl Spawner {
                 }
             }
             ToSpawner::Worker { work, roles } => {
-                self.launch(ChildRole::Worker, &roles, fds, Some(work));
+                self.launch(ChildRole::Worker, &roles, fds, Some(Task::Work(work)));
+            }
+            ToSpawner::Users { uids, gids, roles } => {
+                self.launch(ChildRole::Worker, &roles, fds, Some(Task::Users { uids, gids }));
             }
             ToSpawner::Forwarder { roles } => self.launch(ChildRole::Forwarder, &roles, fds, None),
             ToSpawner::Retire => {
@@ -285,7 +297,7 @@ impl Spawner {
     }
 
     /// Forks. A request that makes no sense ends with its control socket closed.
-    fn launch(&mut self, role: ChildRole, roles: &[Role], fds: Vec<OwnedFd>, work: Option<Work>) {
+    fn launch(&mut self, role: ChildRole, roles: &[Role], fds: Vec<OwnedFd>, task: Option<Task>) {
         failpoint!("spawner.launch.before-fork");
         let Some(at) = roles.iter().position(|role| *role == Role::Control) else {
             return;
@@ -301,9 +313,9 @@ impl Spawner {
             ChildRole::Worker | ChildRole::Forwarder => None,
         };
         // A worker sees, and may signal, nobody but itself.
-        let new = match &role {
-            ChildRole::Shim { .. } | ChildRole::Forwarder => Namespaces::empty(),
-            ChildRole::Worker => Namespaces::PID,
+        let new = match &task {
+            Some(Task::Work(_)) => Namespaces::PID,
+            Some(Task::Users { .. }) | None => Namespaces::empty(),
         };
         let exec_root = self.options.exec_root.clone();
         let open_files = self.open_files;
@@ -312,12 +324,13 @@ impl Spawner {
         let shared = cgroups.as_ref().map(Hierarchies::descriptors).unwrap_or_default();
         let forked = fork_with(fds, &shared, new, |fds| {
             let given = roles.iter().cloned().zip(fds).collect();
-            match (order, work) {
+            match (order, task) {
                 (Some((kind, id)), _) => {
                     let _ = rustix::process::setrlimit(Resource::Nofile, open_files);
                     shim::run(shim::Order { kind, id, exec_root, given, cgroups: cgroups.clone() })
                 }
-                (None, Some(work)) => worker::run(work, given),
+                (None, Some(Task::Work(work))) => worker::run(work, given),
+                (None, Some(Task::Users { uids, gids })) => users::serve(&uids, &gids, given),
                 (None, None) => forwarder::run(forwarder::socket_path(&exec_root), given),
             }
         });
