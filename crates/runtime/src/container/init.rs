@@ -66,7 +66,7 @@ pub(super) fn outside(init: &Init<'_>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     join_cgroups(init.join)?;
     program::adjust_oom_score(init.process, &mut warnings)?;
-    program::set_limits(init.process, &mut warnings)?;
+    program::raise_limits(init.process, &mut warnings)?;
     Ok(warnings)
 }
 
@@ -281,6 +281,7 @@ pub(super) fn dress(process: &Process, seccomp: Option<&Program>, keep: u32) -> 
     let strings = program::strings(process)?;
     // Whatever is opened from here on is marked when it is opened.
     process::close_on_exec_from(3 + i32::try_from(keep).unwrap_or(0)).or_host()?;
+    program::lower_limits(process)?;
     if let (Some(filter), false) = (seccomp, process.no_new_privileges) {
         program::install(filter)?;
     }

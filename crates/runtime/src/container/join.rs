@@ -63,7 +63,7 @@ fn enter(joining: &Joining<'_>) -> Result<Infallible> {
     signal::block_only(&[]).or_host()?;
     join_cgroups(joining.join)?;
     program::adjust_oom_score(process, &mut warnings)?;
-    program::set_limits(process, &mut warnings)?;
+    program::raise_limits(process, &mut warnings)?;
     process::join(joining.target, joining.kinds).or_host()?;
     if joining.kinds.contains(Namespaces::USER) {
         hull_sys::cred::set_user(0, 0, &[]).or_host()?;

@@ -9,10 +9,11 @@ use hull_sys::error::During;
 use hull_sys::process::Strings;
 use hull_sys::{Errno, cred, rlimit};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
-use rustix::process::Rlimit;
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::failure::{OrFail, Result, go_text, invalid, not_executable, not_found};
+use crate::bundle::StartError;
 use crate::seccomp::Program;
 
 /// `docker` and `runc` take this one when the environment has no PATH.
@@ -34,33 +35,78 @@ pub(super) fn adjust_oom_score(process: &Process, warnings: &mut Vec<String>) ->
     }
 }
 
-/// Resource limits; a hard limit above our own is lowered to it where we may not raise it.
-pub(super) fn set_limits(process: &Process, warnings: &mut Vec<String>) -> Result<()> {
+/// Raises limits to what the program is to have, while the right to do so is there; a hard limit
+/// above our own is lowered to it where we may not. What is to be less waits for [`lower_limits`]:
+/// we need more files than some programs may have.
+pub(super) fn raise_limits(process: &Process, warnings: &mut Vec<String>) -> Result<()> {
     for limit in &process.rlimits {
-        let kind = rlimit::by_name(&limit.kind)
-            .ok_or_else(|| invalid(format!("invalid rlimit type: {}", limit.kind)))?;
-        let value = |n: u64| (n != u64::MAX).then_some(n);
-        let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-        match rustix::process::setrlimit(kind, wanted) {
+        let (kind, wanted) = rlimit_of(limit)?;
+        let have = rustix::process::getrlimit(kind);
+        let raised = Rlimit {
+            current: most(have.current, wanted.current),
+            maximum: most(have.maximum, wanted.maximum),
+        };
+        if raised == have {
+            continue;
+        }
+        match rustix::process::setrlimit(kind, raised) {
             Ok(()) => {}
             Err(Errno::PERM) => {
-                let have = rustix::process::getrlimit(kind).maximum;
-                let least = |n: Option<u64>| value(n.unwrap_or(u64::MAX).min(have.unwrap_or(u64::MAX)));
-                let clamped = Rlimit { current: least(wanted.current), maximum: least(wanted.maximum) };
+                let clamped = Rlimit { current: least(raised.current, have.maximum), maximum: have.maximum };
                 rustix::process::setrlimit(kind, clamped)
                     .during("setrlimit", || format!("{}, {clamped:?}", limit.kind))
                     .or_host()?;
-                let shown = have.map_or("unlimited".to_owned(), |n| n.to_string());
+                let shown = have.maximum.map_or("unlimited".to_owned(), |n| n.to_string());
                 warnings.push(format!("{}: this host allows at most {shown}; lowered to it", limit.kind));
             }
-            Err(errno) => {
-                return Err(errno)
-                    .during("setrlimit", || format!("{}, {wanted:?}", limit.kind))
-                    .or_invalid(|| "rlimits".into());
-            }
+            Err(errno) => return Err(refused(limit, errno)),
         }
     }
     Ok(())
+}
+
+/// Lowers what the program is to have less of than we do.
+pub(super) fn lower_limits(process: &Process) -> Result<()> {
+    for limit in &process.rlimits {
+        let (kind, wanted) = rlimit_of(limit)?;
+        let have = rustix::process::getrlimit(kind);
+        let lowered = Rlimit {
+            current: least(have.current, wanted.current),
+            maximum: least(have.maximum, wanted.maximum),
+        };
+        if lowered != have {
+            rustix::process::setrlimit(kind, lowered).map_err(|errno| refused(limit, errno))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is asked for; a soft limit above the hard one is refused as the kernel does it.
+fn rlimit_of(limit: &hull_oci::runtime::Rlimit) -> Result<(Resource, Rlimit)> {
+    let kind = rlimit::by_name(&limit.kind)
+        .ok_or_else(|| invalid(format!("invalid rlimit type: {}", limit.kind)))?;
+    if limit.soft > limit.hard {
+        return Err(refused(limit, Errno::INVAL));
+    }
+    let value = |n: u64| (n != u64::MAX).then_some(n);
+    Ok((kind, Rlimit { current: value(limit.soft), maximum: value(limit.hard) }))
+}
+
+fn refused(limit: &hull_oci::runtime::Rlimit, errno: Errno) -> StartError {
+    let asked = || format!("{}, {}, {}", limit.kind, limit.soft, limit.hard);
+    match Err::<(), _>(errno).during("setrlimit", asked).or_invalid(|| "rlimits".into()) {
+        Err(error) => error,
+        Ok(()) => invalid(asked()),
+    }
+}
+
+/// `None` is without limit.
+fn most(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.zip(b).map(|(a, b)| a.max(b))
+}
+
+fn least(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
 }
 
 /// The sets that the kernel will be asked for.
