@@ -46,6 +46,8 @@ pub struct HostFacts {
     pub swap_limit: bool,
     /// A share of block I/O can be given.
     pub io_weight: bool,
+    /// Rates of single block devices can be limited.
+    pub io_throttle: bool,
     /// The OOM killer can be switched off for a control group.
     pub oom_kill_disable: bool,
     /// What is mounted below a mount can be made read-only with it (mount_setattr(2)).
@@ -92,6 +94,8 @@ impl HostFacts {
             warnings: warnings(has),
             swap_limit: has(Controller::Memory) && (v2 || v1_swap()),
             io_weight: io_weight(Path::new(if v2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/blkio" })),
+            io_throttle: has(Controller::Blkio)
+                && (v2 || Path::new("/sys/fs/cgroup/blkio/blkio.throttle.read_bps_device").exists()),
             oom_kill_disable: !v2 && has(Controller::Memory),
             recursive_read_only: recursive_read_only(),
             platform: Platform {

@@ -1,8 +1,10 @@
 //! Limits: checked against the host and turned into the runtime's document.
 
-use hull_api::hostconfig::{HostConfig, ThrottleDevice, UpdateRequest};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use hull_api::hostconfig::{HostConfig, ThrottleDevice, UpdateRequest, WeightDevice};
 use hull_engine::containers::requests::Update;
-use hull_oci::runtime::{Pids, Resources};
+use hull_oci::runtime::{self, Pids, Resources};
 
 use super::{Facts, Result, restart_policy};
 use crate::http::Failure;
@@ -45,19 +47,42 @@ pub(super) fn resources(host: &HostConfig, facts: &Facts) -> Result<Resources> {
     cpu.mems.clone_from(&host.cpuset_mems);
     resources.pids = pids(host.pids_limit);
     resources.block_io.weight = Some(host.blkio_weight).filter(|weight| *weight > 0);
-    let io = host.blkio_weight_device.as_ref().is_some_and(|list| !list.is_empty())
-        || [
-            &host.blkio_device_read_bps,
-            &host.blkio_device_write_bps,
-            &host.blkio_device_read_iops,
-            &host.blkio_device_write_iops,
-        ]
-        .into_iter()
-        .any(|list: &Option<Vec<ThrottleDevice>>| list.as_ref().is_some_and(|list| !list.is_empty()));
-    if io {
-        return Err(Failure::later("limits of single block devices come in a later build"));
-    }
+    let io = &mut resources.block_io;
+    io.weight_device = weights(host.blkio_weight_device.as_deref())?;
+    io.throttle_read_bps_device = rates(host.blkio_device_read_bps.as_deref())?;
+    io.throttle_write_bps_device = rates(host.blkio_device_write_bps.as_deref())?;
+    io.throttle_read_iops_device = rates(host.blkio_device_read_iops.as_deref())?;
+    io.throttle_write_iops_device = rates(host.blkio_device_write_iops.as_deref())?;
     Ok(resources)
+}
+
+fn weights(asked: Option<&[WeightDevice]>) -> Result<Vec<runtime::WeightDevice>> {
+    let one = |asked: &WeightDevice| {
+        let (major, minor) = block_device(&asked.path)?;
+        Ok(runtime::WeightDevice { major, minor, weight: Some(asked.weight) })
+    };
+    asked.unwrap_or_default().iter().map(one).collect()
+}
+
+fn rates(asked: Option<&[ThrottleDevice]>) -> Result<Vec<runtime::ThrottleDevice>> {
+    let one = |asked: &ThrottleDevice| {
+        let (major, minor) = block_device(&asked.path)?;
+        Ok(runtime::ThrottleDevice { major, minor, rate: asked.rate })
+    };
+    asked.unwrap_or_default().iter().map(one).collect()
+}
+
+/// The numbers of a device of the host.
+fn block_device(path: &str) -> Result<(i64, i64)> {
+    let failed = |why: &str| Failure::invalid(format!("cannot limit the block device {path:?}: {why}"));
+    let found = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => failed("no such file or directory"),
+        _ => failed(&error.to_string()),
+    })?;
+    if !found.file_type().is_block_device() {
+        return Err(failed("it is no block device"));
+    }
+    Ok((rustix::fs::major(found.rdev()).into(), rustix::fs::minor(found.rdev()).into()))
 }
 
 fn positive(number: i64) -> Option<i64> {

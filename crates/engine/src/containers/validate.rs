@@ -215,6 +215,29 @@ pub(crate) fn discard(resources: &mut Resources, host: &HostFacts) -> Vec<String
                 .to_owned(),
         );
     }
+    let io = &mut resources.block_io;
+    let lists = [
+        (&mut io.throttle_read_bps_device, "BPS Block I/O read limit", "Block I/O BPS read limit"),
+        (&mut io.throttle_write_bps_device, "BPS Block I/O write limit", "Block I/O BPS write limit"),
+        (&mut io.throttle_read_iops_device, "IOPS Block read limit", "Block I/O IOPS read limit"),
+        (&mut io.throttle_write_iops_device, "IOPS Block write limit", "Block I/O IOPS write limit"),
+    ];
+    for (list, lacking, discarded) in lists {
+        if !list.is_empty() && !host.io_throttle {
+            list.clear();
+            warnings.push(format!(
+                "Your kernel does not support {lacking} or the cgroup is not mounted. {discarded} discarded."
+            ));
+        }
+    }
+    if !io.weight_device.is_empty() && !host.io_weight {
+        io.weight_device.clear();
+        warnings.push(
+            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. \
+             Weight-device discarded."
+                .to_owned(),
+        );
+    }
     if resources.memory.disable_oom_killer == Some(true) && !host.oom_kill_disable {
         resources.memory.disable_oom_killer = None;
         warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());
@@ -244,6 +267,10 @@ pub(crate) fn resources(resources: &Resources, host: &HostFacts) -> Result<Vec<S
     cpuset("mems", &cpu.mems, "/sys/fs/cgroup/cpuset/cpuset.mems", "0", "memory nodes")?;
     if resources.block_io.weight.is_some_and(|weight| weight > 0 && !(10..=1000).contains(&weight)) {
         return refuse("Range of blkio weight is from 10 to 1000");
+    }
+    let weights = resources.block_io.weight_device.iter().filter_map(|device| device.weight);
+    if weights.into_iter().any(|weight| weight > 0 && !(10..=1000).contains(&weight)) {
+        return refuse("Range of blkio weight of a device is from 10 to 1000");
     }
     let mut warnings = Vec::new();
     if resources.memory.disable_oom_killer == Some(true) && resources.memory.limit.unwrap_or(0) <= 0 {

@@ -1,5 +1,7 @@
 //! Resource limits, shown by what they do to a process.
 
+mod effects;
+
 use hull_testkit::{Host, Options};
 
 use super::{CLIENTS, executables, host};
