@@ -30,6 +30,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
 
 use crate::ApiVersion;
 
@@ -312,6 +313,15 @@ impl Client {
         self.send(Method::GET, path, query, Body::Empty).await
     }
 
+    /// Only the headers of the answer say anything.
+    pub async fn head(&self, path: &str, query: &Query) -> Result<Response> {
+        self.send(Method::HEAD, path, query, Body::Empty).await
+    }
+
+    pub async fn put(&self, path: &str, query: &Query, body: Body) -> Result<Response> {
+        self.send(Method::PUT, path, query, body).await
+    }
+
     pub async fn post(&self, path: &str, query: &Query, body: Body) -> Result<Response> {
         self.send(Method::POST, path, query, body).await
     }
@@ -514,6 +524,23 @@ pub fn stream_of(source: impl AsyncRead + Send + 'static) -> Body {
         }
     }
     Body::Stream(UnsyncBoxBody::new(Pieces { source: Box::pin(source), buffer: BytesMut::new() }))
+}
+
+/// A body of pieces that come from elsewhere; an error breaks the request off.
+pub fn body_of(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Body {
+    struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<http_body::Frame<Bytes>>>> {
+            self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(http_body::Frame::data)))
+        }
+    }
+    Body::Stream(UnsyncBoxBody::new(Pieces(pieces)))
 }
 
 /// An answer whose head has arrived.

@@ -10,6 +10,7 @@
 //! texts) of Go's `encoding/json`: names match in any case, `null` leaves a field as it was,
 //! unknown names are ignored, a wrong type is refused with the field's name.
 
+pub mod archive;
 pub mod client;
 pub mod compat;
 pub mod container;

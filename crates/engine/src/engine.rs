@@ -14,6 +14,7 @@ use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
+use crate::containers::archive::{self, Extract, Incoming, Outgoing, PathStat};
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
 use crate::containers::layer::{Change, Commit};
@@ -376,6 +377,26 @@ impl Engine {
             services.images.snapshots().usage(&id).map_err(|source| Error::Snapshot { source })
         });
         measured.await
+    }
+
+    /// What is at a path in a container, running or not.
+    pub async fn examine(&self, key: &str, path: &str) -> Result<PathStat> {
+        archive::examine(&self.0.services, key, path).await
+    }
+
+    /// What is at the path as an archive, which comes out of the pipe.
+    pub async fn read_archive(&self, key: &str, path: &str) -> Result<(Outgoing, OwnedFd)> {
+        archive::read(&self.0.services, key, path).await
+    }
+
+    /// Unpacks the archive that is written into the pipe into the folder `path` of a container.
+    pub async fn write_archive(
+        &self,
+        key: &str,
+        path: &str,
+        extract: Extract,
+    ) -> Result<(Incoming, OwnedFd)> {
+        archive::write(&self.0.services, key, path, extract).await
     }
 
     /// Gives the exec's id.

@@ -75,6 +75,10 @@ pub enum Error {
     /// The caller's words for ps were not understood; the complete sentence. 500 in the reference.
     #[error("{0}")]
     Ps(String),
+    /// An archive could not be put into a container or made of its files; the complete sentence. 500
+    /// in the reference, even where the archive is to blame.
+    #[error("{0}")]
+    Archive(String),
     /// The reference answers this with 500, not 409.
     #[error("Container {id} is not paused")]
     NotPaused { id: String },
@@ -155,6 +159,7 @@ impl Error {
             Error::NotPaused { .. }
             | Error::Ps(_)
             | Error::Network(_)
+            | Error::Archive(_)
             | Error::Io { .. }
             | Error::System { .. }
             | Error::Database { .. }

@@ -195,6 +195,9 @@ pub enum Work {
     /// Say it, then pack it into the archive, all names beginning with `name` in its place. With an
     /// empty `name` a folder is packed without an entry of its own.
     Pack { place: Place, name: String },
+    /// Unpack the archive into the folder at the path, all links of which are followed, as
+    /// [`hull_image::layer::Unpack`] says.
+    Unpack { path: String, keep_kinds: bool, owner: Option<(u32, u32)> },
 }
 
 /// A place in a worker's root.
@@ -337,8 +340,19 @@ pub enum Outcome {
     },
     Found(Found),
     Packed,
+    Unpacked,
     /// There is nothing at the place.
     Absent,
+    /// What is there is no folder, to unpack into.
+    NotFolder,
+    /// What is there can only be read: the root itself, or something mounted in it.
+    ReadOnly {
+        root: bool,
+    },
+    /// The archive is no archive, or not one for this place; in one line.
+    Unfit {
+        message: String,
+    },
     /// The process whose files were asked for has ended.
     Ended,
     /// With the descriptors of the user namespace and of the network namespace that belongs to it.

@@ -31,8 +31,14 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 }
 
 /// The body's bytes into a pipe, whose other end it gives.
-fn feed(mut body: Incoming) -> Result<OwnedFd, Failure> {
+fn feed(body: Incoming) -> Result<OwnedFd, Failure> {
     let (read, write) = pipe()?;
+    feed_into(body, write)?;
+    Ok(read)
+}
+
+/// The body's bytes into a pipe.
+pub(super) fn feed_into(mut body: Incoming, write: OwnedFd) -> Result<(), Failure> {
     let mut write =
         pipe::Sender::from_owned_fd(write).map_err(|error| Failure::internal(error.to_string()))?;
     tokio::spawn(async move {
@@ -52,7 +58,7 @@ fn feed(mut body: Incoming) -> Result<OwnedFd, Failure> {
             }
         }
     });
-    Ok(read)
+    Ok(())
 }
 
 fn line(message: &ProgressMessage) -> Bytes {

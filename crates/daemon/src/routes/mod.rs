@@ -8,6 +8,7 @@ mod absent;
 mod archives;
 mod capture;
 mod containers;
+mod copy;
 mod exec;
 mod images;
 mod layer;
@@ -177,9 +178,7 @@ async fn container_route(call: Call, method: &Method, key: &str, verb: &str) -> 
         ("GET", "stats") => stats::stats(&call, key).await,
         ("GET", "changes") => layer::changes(&call, key).await,
         ("GET", "export") => Err(Failure::later("exporting containers comes in a later build")),
-        ("GET" | "HEAD" | "PUT", "archive") => {
-            Err(Failure::later("copying files comes in a later build: use docker exec with tar"))
-        }
+        ("GET" | "HEAD" | "PUT", "archive") => copy::archive(call, key).await,
         ("GET", "ws") => Err(Failure::later("attaching over a web socket comes in a later build")),
         ("POST", "start") => lifecycle::start(call, key).await,
         ("POST", "stop") => lifecycle::stop(&call, key).await,

@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::attach::Seat;
 use super::requests::{Attach, Attachment, Condition, ExecSettings, Remove, Update, WaitResult};
@@ -132,6 +132,9 @@ pub(crate) struct Handle {
     pub(crate) process: Mutex<Option<Arc<OwnedFd>>>,
     /// Held by who commits it: what one freezes, no other may thaw.
     pub(crate) committing: tokio::sync::Mutex<()>,
+    /// Held by who writes to the container's files from outside: alone where that mounts the writable
+    /// layer, with others where the container has it mounted. A start waits until nobody holds it.
+    pub(crate) layer: Arc<RwLock<()>>,
 }
 
 impl Handle {

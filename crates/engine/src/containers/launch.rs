@@ -15,7 +15,7 @@ use super::link::Link;
 use super::requests::ExecSettings;
 use super::services::Services;
 use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
-use super::view::Record;
+use super::view::{Record, RootfsPaths};
 use super::{create, files, mounts};
 use crate::networks::{self, links, plug};
 use crate::spec::identity::{self, Identity};
@@ -106,7 +106,8 @@ pub(crate) async fn exec_user(
         return Ok(());
     }
     let (shared, owned, user) = (Arc::clone(services), record.clone(), settings.user.clone());
-    match services.blocking(move || identity(&shared, &owned, &user)).await {
+    let find = move || identity(&create::rootfs_paths(&shared, &owned), &owned.settings, &user);
+    match services.blocking(find).await {
         Ok(_) => Ok(()),
         Err(Error::Start(error)) => Err(Error::Invalid(error.message)),
         Err(error) => Err(error),
@@ -144,7 +145,7 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
         let asked: Vec<_> = found.iter().map(|device| device.node.path.clone()).collect();
         found.extend(devices::of_the_host().into_iter().filter(|device| !asked.contains(&device.node.path)));
     }
-    let identity = identity(services, record, &settings.user)?;
+    let identity = identity(&create::rootfs_paths(services, record), settings, &settings.user)?;
     let (mut namespaces, mut keep, mut turn) = (joined(services, record)?, Vec::new(), None);
     let shared_memory = shared_memory(services, record)?;
     let (given, _) = spec::given_capabilities(settings, &services.facts)?;
@@ -183,7 +184,7 @@ fn prepare_exec(
     let linked = links::present(services, &record);
     let record = &with_environment(record, linked);
     let user = if exec.user.is_empty() { &record.settings.user } else { &exec.user };
-    let identity = identity(services, record, user)?;
+    let identity = identity(&create::rootfs_paths(services, record), &record.settings, user)?;
     let inputs = inputs(services, record, &identity, &[])?;
     let document = spec::compile_exec(&inputs, id, exec, stdin)?;
     let bounding = document.process.capabilities.as_ref().map_or(&[][..], |sets| &sets.bounding);
@@ -238,10 +239,9 @@ fn inputs<'a>(
     })
 }
 
-fn identity(services: &Services, record: &Record, user: &str) -> Result<Identity> {
-    let paths = create::rootfs_paths(services, record);
-    let mut layers = vec![paths.upper];
-    layers.extend(paths.lower);
+/// Who `user` is in the container with these layers.
+pub(super) fn identity(paths: &RootfsPaths, settings: &Settings, user: &str) -> Result<Identity> {
+    let layers: Vec<_> = std::iter::once(&paths.upper).chain(&paths.lower).cloned().collect();
     let text = |path: &str| match rootfs::read(&layers, Path::new(path), USERS_LIMIT) {
         Ok(bytes) => Ok(bytes.unwrap_or_default()),
         Err(source @ rootfs::LookupError::Call { .. }) => Err(Error::Lookup { source }),
@@ -251,7 +251,7 @@ fn identity(services: &Services, record: &Record, user: &str) -> Result<Identity
         }
     };
     let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
-    identity::resolve(user, &record.settings.group_add, &passwd, &group).map_err(Error::Start)
+    identity::resolve(user, &settings.group_add, &passwd, &group).map_err(Error::Start)
 }
 
 /// Descriptors of the namespaces of other containers that this one shares.

@@ -9,8 +9,10 @@
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
 //! logs details stats layer reading, past the task
+//! archive                  files in and out, past the task
 //! ```
 
+pub mod archive;
 pub mod attach;
 mod commands;
 pub(crate) mod create;

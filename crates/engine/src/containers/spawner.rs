@@ -11,7 +11,9 @@ use hull_runtime::shim::Connection;
 use hull_runtime::spawner::{Client, Error as SpawnerError, Job, Launch, View};
 use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
+use tokio::io::unix::AsyncFd;
 
+use super::link::{Ready, watch};
 use crate::images::{Packed, Unpacked};
 use crate::users::Maps;
 use crate::{Error, Result, chain};
@@ -68,10 +70,30 @@ impl Spawner {
     /// Asks for a shim. A spawner that dies under the request is replaced once; what became of a
     /// request that was sent is told on the connection.
     pub(crate) async fn launch(self: &Arc<Self>, launch: Launch<'_>) -> Result<Connection> {
+        self.request(|client| client.launch(launch)).await
+    }
+
+    /// Asks for a worker.
+    pub(crate) async fn work(
+        self: &Arc<Self>,
+        work: Work,
+        archive: Option<BorrowedFd<'_>>,
+        files: View<'_>,
+    ) -> Result<Working> {
+        let job = self.request(|client| client.work(work.clone(), archive, files)).await?;
+        let failed =
+            |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
+        Ok(Working { job: watch(job).map_err(failed)? })
+    }
+
+    async fn request<T>(
+        self: &Arc<Self>,
+        ask: impl Fn(&Client) -> std::result::Result<T, SpawnerError>,
+    ) -> Result<T> {
         let mut replaced = false;
         for _ in 0..STEPS {
-            match self.client().await?.launch(launch) {
-                Ok(connection) => return Ok(connection),
+            match ask(&*self.client().await?) {
+                Ok(answer) => return Ok(answer),
                 Err(error) if errno(&error) == Some(Errno::AGAIN) => tokio::time::sleep(STEP).await,
                 Err(error) if !replaced && matches!(errno(&error), Some(Errno::PIPE | Errno::CONNRESET)) => {
                     replaced = true;
@@ -88,6 +110,30 @@ impl Spawner {
 pub(crate) struct Pair {
     pub(crate) user: OwnedFd,
     pub(crate) network: OwnedFd,
+}
+
+/// A worker at work, under tokio's reactor. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Working {
+    job: AsyncFd<Ready<Job>>,
+}
+
+impl Working {
+    /// The next word.
+    pub(crate) async fn next(&self) -> Outcome {
+        let failed = |error: &dyn std::error::Error| Outcome::Failed { message: chain(error) };
+        loop {
+            let mut guard = match self.job.readable().await {
+                Ok(guard) => guard,
+                Err(error) => return failed(&error),
+            };
+            match self.job.get_ref().0.receive() {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => guard.clear_ready(),
+                Err(error) => return failed(&error),
+            }
+        }
+    }
 }
 
 impl Spawner {

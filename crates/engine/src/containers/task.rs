@@ -103,6 +103,7 @@ pub(crate) fn spawn(services: &Arc<Services>, record: Record, found: Found) {
         commands,
         process: process.into(),
         committing: Default::default(),
+        layer: Arc::default(),
     });
     services.registry.insert(Arc::clone(&handle));
     let task = Task {
@@ -348,6 +349,8 @@ impl Task {
     async fn launch(&mut self) {
         self.record.failure = None;
         let streams = std::mem::take(&mut self.streams);
+        // Whoever comes now sees a phase in which this container mounts its layer.
+        drop(self.handle.layer.write().await);
         match launch::container(&self.services, &self.record, &streams).await {
             Ok((link, warnings)) => {
                 self.link = Some(link);
@@ -435,6 +438,8 @@ impl Task {
     async fn delete(&mut self) -> Result<()> {
         hull_runtime::failpoint!("engine.remove.committed");
         self.link = None;
+        // Who writes to it has seen the phase, and stops.
+        drop(self.handle.layer.write().await);
         let (services, id) = (Arc::clone(&self.services), self.record.id.clone());
         let path = services.cgroup_path(&self.record);
         let remains = self.services.blocking(move || take_apart(&services, &id, &path)).await?;

@@ -16,9 +16,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hull_oci::runtime::{
-    Capabilities, ConsoleSize, Linux, Namespace, NamespaceKind, Process, Root, Seccomp, Spec, User, VERSION,
+    Capabilities, ConsoleSize, Linux, Mount, Namespace, NamespaceKind, Process, Root, Seccomp, Spec, User,
+    VERSION,
 };
-use hull_runtime::bundle::{Bundle, Exec, LogSettings, Rootfs, Stdio};
+use hull_runtime::bundle::{Bundle, Exec, LogSettings, Rootfs, Source, Stdio};
 
 use crate::Result;
 use crate::containers::requests::ExecSettings;
@@ -118,6 +119,22 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         init: settings.init,
     };
     Ok((bundle, warnings))
+}
+
+/// What is bound into a container's own files, and what it shows as in a [`Bundle`]; not what lies over
+/// the kernel's. `images` are as in [`Inputs`].
+pub fn bound(
+    settings: &Settings,
+    files: &Files,
+    host: &HostFacts,
+    images: BTreeMap<String, Vec<PathBuf>>,
+) -> (Vec<Mount>, BTreeMap<PathBuf, Source>) {
+    let mut mounts = mounts::all(settings, files, host.recursive_read_only);
+    let kernels = ["/dev", "/proc", "/sys"];
+    mounts.retain(|mount| {
+        mount.kind == "bind" && !kernels.iter().any(|folder| mount.destination.starts_with(folder))
+    });
+    (mounts, mounts::sources(settings, images))
 }
 
 /// One more process for the container that `inputs` compiles to.

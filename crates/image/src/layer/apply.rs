@@ -1,4 +1,7 @@
-//! An archive becomes a folder; what both of its digests are comes out with it.
+//! An archive becomes a folder.
+//!
+//! [`apply`] makes a folder of it, and what both of its digests are comes out; [`unpack`] puts it into
+//! a tree in use.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
@@ -73,6 +76,58 @@ pub enum ApplyError {
     Whiteout { name: String },
     #[error("\"{name}\" is a device or FIFO, which has no place in this archive")]
     Special { name: String },
+    /// In the reference's words.
+    #[error("cannot overwrite {} \"{name}\" with {}", noun(*.folder), noun(!.folder))]
+    Overwrite { name: String, folder: bool },
+}
+
+fn noun(folder: bool) -> &'static str {
+    if folder { "directory" } else { "non-directory" }
+}
+
+/// How an archive is put into a tree in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unpack {
+    /// A folder never takes the place of anything else, nor anything else that of a folder.
+    pub keep_kinds: bool,
+    pub owner: Owner,
+    pub rename: Option<Rename>,
+}
+
+/// Who owns what is unpacked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// Whom the archive names.
+    #[default]
+    Named,
+    /// This user and group.
+    One(u32, u32),
+    /// Whoever unpacks; needs no capability, and attributes that would are left out.
+    Caller,
+}
+
+/// All names that begin with the folder `first` begin with `to` instead. Where `first` is `.` or `/`,
+/// which are no names in an archive, all are put into `to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    pub first: String,
+    pub to: String,
+}
+
+impl Rename {
+    fn apply(&self, name: &mut Vec<u8>) {
+        let rest = match &*self.first {
+            "." | "/" => Some(&name[..]),
+            first => name.strip_prefix(first.as_bytes()),
+        };
+        let renamed = match rest {
+            Some(b"") => self.to.clone().into_bytes(),
+            Some(rest) if self.first == "." || self.first == "/" => [self.to.as_bytes(), b"/", rest].concat(),
+            Some(rest) if rest.starts_with(b"/") => [self.to.as_bytes(), rest].concat(),
+            _ => return,
+        };
+        *name = renamed;
+    }
 }
 
 /// Extracts the archive in `source` into the folder `root`, compressed or not,
@@ -89,9 +144,26 @@ pub fn apply(
     limits: &Limits,
 ) -> Result<Applied, ApplyError> {
     let hashing = RefCell::new(Hashing::start());
-    let (blob_size, diff_size) = (Cell::new(0), Cell::new(0));
+    let blob_size = Cell::new(0);
     let mut extraction = Extraction::new(root, mode);
-    let mut blob = Hashed::new(Box::new(source), Side::Blob, &hashing, &blob_size, None);
+    let compression = read_through(source, &hashing, &blob_size, &mut extraction, limits)?;
+    let read = |source| ApplyError::Read { compression, source };
+    let [blob, diff] = hashing.into_inner().finish().map_err(read)?;
+    let diff_id = if compression == Compression::Plain { blob.clone() } else { diff };
+    let Extraction { size, entries, .. } = extraction;
+    Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
+}
+
+/// Reads the archive to its end, whatever it is packed with.
+fn read_through(
+    source: &mut dyn Read,
+    hashing: &RefCell<Hashing>,
+    blob_size: &Cell<u64>,
+    extraction: &mut Extraction<'_>,
+    limits: &Limits,
+) -> Result<Compression, ApplyError> {
+    let diff_size = Cell::new(0);
+    let mut blob = Hashed::new(Box::new(source), Side::Blob, hashing, blob_size, None);
     let first = blob.fill_buf();
     let first = first.map_err(|source| ApplyError::Read { compression: Compression::Plain, source })?;
     let compression = Compression::detect(first);
@@ -100,17 +172,47 @@ pub fn apply(
         extraction.run(&mut blob, limits)?;
     } else {
         let decoder = compression.decoder(&mut blob).map_err(read)?;
-        let bound = Bound { unfolding: limits.unfolding, compressed: &blob_size };
-        let mut diff = Hashed::new(decoder, Side::Diff, &hashing, &diff_size, Some(bound));
+        let bound = Bound { unfolding: limits.unfolding, compressed: blob_size };
+        let mut diff = Hashed::new(decoder, Side::Diff, hashing, &diff_size, Some(bound));
         extraction.run(&mut diff, limits)?;
         diff.drain().map_err(read)?;
     }
     blob.drain().map_err(read)?;
-    drop(blob);
-    let [blob, diff] = hashing.into_inner().finish().map_err(read)?;
-    let diff_id = if compression == Compression::Plain { blob.clone() } else { diff };
-    let Extraction { size, entries, .. } = extraction;
-    Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
+    Ok(compression)
+}
+
+impl Unpack {
+    fn adapt(&self, entry: &mut Entry) {
+        if let Owner::One(uid, gid) = self.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        if let Some(rename) = &self.rename {
+            rename.apply(&mut entry.name);
+            if let Kind::Link { target } = &mut entry.kind {
+                rename.apply(target);
+            }
+        }
+    }
+}
+
+/// Extracts the archive in `source`, compressed or not, into the folder `into` of the tree `root`,
+/// reading it to its end. What is there stays, but for what the archive has, too; as in
+/// [`Mode::Plain`] no name means anything. Links of the tree are followed as a process with `root` as
+/// its root would follow them, wherever they are part of a name's folders.
+///
+/// The tree may be in use: a file that cannot be removed because something is mounted there gets the
+/// new content.
+pub fn unpack(
+    source: &mut dyn Read,
+    root: BorrowedFd<'_>,
+    into: &[u8],
+    options: &Unpack,
+    limits: &Limits,
+) -> Result<(), ApplyError> {
+    let hashing = RefCell::new(Hashing::Nothing);
+    let mut extraction = Extraction::below(Parents::within(root, into), Mode::Plain);
+    extraction.in_use = Some(options);
+    read_through(source, &hashing, &Cell::new(0), &mut extraction, limits).map(drop)
 }
 
 /// A file whose bytes are still to be written.
@@ -123,6 +225,8 @@ pub(super) struct Unfinished {
 /// Entries on their way into a folder.
 pub(super) struct Extraction<'a> {
     mode: Mode,
+    /// Set where the tree is more than this archive's.
+    in_use: Option<&'a Unpack>,
     parents: Parents<'a>,
     /// Folders whose times are set at the end, when nothing is made in them any more.
     folders: Vec<(Vec<u8>, Time)>,
@@ -146,8 +250,12 @@ fn split(name: &[u8]) -> (&[u8], &[u8]) {
 
 impl<'a> Extraction<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, mode: Mode) -> Self {
+        Self::below(Parents::new(root), mode)
+    }
+
+    fn below(parents: Parents<'a>, mode: Mode) -> Self {
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { mode, parents: Parents::new(root), folders: Vec::new(), user, size: 0, entries: 0 }
+        Self { mode, in_use: None, parents, folders: Vec::new(), user, size: 0, entries: 0 }
     }
 
     fn run(&mut self, archive: &mut dyn BufRead, limits: &Limits) -> Result<(), ApplyError> {
@@ -155,8 +263,11 @@ impl<'a> Extraction<'a> {
             return self.keep(archive);
         }
         let mut reader = tar::Reader::new(archive, limits.tar.clone());
-        while let Some(entry) = reader.next()? {
+        while let Some(mut entry) = reader.next()? {
             self.entries += 1;
+            if let Some(options) = self.in_use {
+                options.adapt(&mut entry);
+            }
             match &entry.kind {
                 Kind::File { size, extents } if !entry.name.is_empty() && !self.is_whiteout(&entry) => {
                     let file = self.begin_file(&entry)?;
@@ -215,6 +326,7 @@ impl<'a> Extraction<'a> {
             return self.root(entry);
         }
         let (parent, base) = self.parent(name)?;
+        self.keep_kind(&parent, base, entry)?;
         match &entry.kind {
             Kind::File { .. } => {
                 let file = self.begin_file(entry)?;
@@ -240,8 +352,10 @@ impl<'a> Extraction<'a> {
     /// Makes an empty file, to be written by the caller and then given to [`Self::end_file`].
     pub(super) fn begin_file(&mut self, entry: &Entry) -> Result<Unfinished, ApplyError> {
         let (parent, base) = self.parent(&entry.name)?;
+        self.keep_kind(&parent, base, entry)?;
         let fd = self.create(&parent, &entry.name, base)?;
-        Ok(Unfinished { fd, inherited: parent.set_gid })
+        // A file that was there already has an owner, too.
+        Ok(Unfinished { fd, inherited: parent.set_gid || self.in_use.is_some() })
     }
 
     /// Gives a file that has its bytes all else.
@@ -252,6 +366,22 @@ impl<'a> Extraction<'a> {
         self.own(file.fd.as_fd(), entry, file.inherited)?;
         self.attributes(file.fd.as_fd(), entry)?;
         rustix::fs::futimens(&file.fd, &times(entry.mtime)).map_err(failed("set the times of", &entry.name))
+    }
+
+    /// Refuses a folder where there is something else, or the other way round, if that is asked for.
+    fn keep_kind(&self, parent: &Parent, base: &[u8], entry: &Entry) -> Result<(), ApplyError> {
+        if !self.in_use.is_some_and(|options| options.keep_kinds) {
+            return Ok(());
+        }
+        let there = match rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            there => there.map_err(failed("examine", &entry.name))?,
+        };
+        let folder = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+        if folder == (entry.kind == Kind::Directory) {
+            return Ok(());
+        }
+        Err(ApplyError::Overwrite { name: shown(&entry.name), folder })
     }
 
     /// The entry for the root folder itself: its owner, mode, attributes, times.
@@ -286,7 +416,12 @@ impl<'a> Extraction<'a> {
     fn create(&mut self, parent: &Parent, name: &[u8], base: &[u8]) -> Result<OwnedFd, ApplyError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = || rustix::fs::openat(&parent.fd, base, flags, Bits::from_raw_mode(0o600));
-        self.make(parent, name, base, "create the file", &make)
+        match self.make(parent, name, base, "create the file", &make) {
+            Err(ApplyError::Entry { errno: Errno::BUSY, .. }) if self.in_use.is_some() => {
+                rewrite(parent, base).map_err(failed("write to the mounted file", name))
+            }
+            made => made,
+        }
     }
 
     fn folder(&mut self, parent: &Parent, base: &[u8], entry: &Entry) -> Result<(), ApplyError> {
@@ -329,12 +464,16 @@ impl<'a> Extraction<'a> {
             let bits = Bits::from_raw_mode(if folder { 0o700 } else { 0o600 });
             return rustix::fs::fchmod(fd, bits).map_err(failed("set the mode of", &entry.name));
         }
-        if inherited || (entry.uid, entry.gid) != self.user {
+        if !self.owned_by_caller() && (inherited || (entry.uid, entry.gid) != self.user) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed("set the owner of", &entry.name))?;
         }
         rustix::fs::fchmod(fd, Bits::from_raw_mode(entry.mode))
             .map_err(failed("set the mode of", &entry.name))
+    }
+
+    fn owned_by_caller(&self) -> bool {
+        self.in_use.is_some_and(|options| options.owner == Owner::Caller)
     }
 
     fn attributes(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ApplyError> {
@@ -350,6 +489,7 @@ impl<'a> Extraction<'a> {
                 // many: no ACLs). An image stays usable without, unless they
                 // give capabilities.
                 Err(Errno::OPNOTSUPP) if attribute != b"security.capability" => {}
+                Err(Errno::OPNOTSUPP | Errno::PERM) if self.owned_by_caller() => {}
                 result => result.map_err(failed("set an extended attribute of", &entry.name))?,
             }
         }
@@ -366,7 +506,8 @@ impl<'a> Extraction<'a> {
         mode: Option<u32>,
     ) -> Result<(), ApplyError> {
         let name = &entry.name[..];
-        if self.mode != Mode::Files && (parent.set_gid || (entry.uid, entry.gid) != self.user) {
+        let named = self.mode != Mode::Files && !self.owned_by_caller();
+        if named && (parent.set_gid || (entry.uid, entry.gid) != self.user) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             rustix::fs::chownat(&parent.fd, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(failed("set the owner of", name))?;
@@ -495,6 +636,18 @@ impl<'a> Extraction<'a> {
         }
         Ok(())
     }
+}
+
+/// A file that something is mounted on, to be written anew: it can have no successor.
+fn rewrite(parent: &Parent, base: &[u8]) -> Result<OwnedFd, Errno> {
+    // NONBLOCK: it may be a FIFO, which is refused below.
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(&parent.fd, base, flags, Bits::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+        return Err(Errno::BUSY);
+    }
+    rustix::fs::ftruncate(&fd, 0)?;
+    Ok(fd)
 }
 
 /// Modification and access time: the archive's one.

@@ -39,7 +39,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, ApplyError, Limits, Mode, STREAM, apply};
+pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use diff::{DiffError, Diffed, commit, diff, pack};
 

@@ -27,6 +27,8 @@ pub(super) struct Parent {
 
 pub(super) struct Parents<'a> {
     root: BorrowedFd<'a>,
+    /// Where in the root all names begin; empty, or with a slash at its end.
+    begin: Vec<u8>,
     kept: HashMap<Vec<u8>, Rc<Parent>>,
 }
 
@@ -40,7 +42,12 @@ pub(super) enum Missing {
 
 impl<'a> Parents<'a> {
     pub(super) fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, kept: HashMap::new() }
+        Self { root, begin: Vec::new(), kept: HashMap::new() }
+    }
+
+    /// Names begin at the folder `begin` of the root; links lead to anywhere in the root.
+    pub(super) fn within(root: BorrowedFd<'a>, begin: &[u8]) -> Self {
+        Self { root, begin: [begin, b"/"].concat(), kept: HashMap::new() }
     }
 
     /// To be called when a folder or a link has been removed or replaced: paths
@@ -72,8 +79,9 @@ impl<'a> Parents<'a> {
     /// Walks from the root; links are followed, but never out of it.
     fn resolve(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         let name = if name.is_empty() { b"." } else { name };
-        let name = Path::new(OsStr::from_bytes(name));
-        hull_sys::root::open_inside(self.root, name, FOLDER, Mode::empty())
+        let path = [&self.begin[..], name].concat();
+        let path = Path::new(OsStr::from_bytes(&path));
+        hull_sys::root::open_inside(self.root, path, FOLDER, Mode::empty())
     }
 
     /// Makes the folders that are missing on the way, owned by root, mode 0755.

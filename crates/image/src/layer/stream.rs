@@ -30,8 +30,13 @@ type Pieces = SyncSender<(Side, Arc<Vec<u8>>, usize)>;
 /// Two digests, computed beside the caller's work, or in it where no thread can
 /// be had (a worker's seccomp filter may forbid it).
 pub(super) enum Hashing {
-    Thread { pieces: Pieces, thread: JoinHandle<[Hasher; 2]> },
+    Thread {
+        pieces: Pieces,
+        thread: JoinHandle<[Hasher; 2]>,
+    },
     Inline(Box<[Hasher; 2]>),
+    /// Nobody asks for digests.
+    Nothing,
 }
 
 impl Hashing {
@@ -59,6 +64,7 @@ impl Hashing {
                 hashers[side as usize].update(&piece[..length]);
                 Ok(())
             }
+            Self::Nothing => Ok(()),
         }
     }
 
@@ -70,6 +76,7 @@ impl Hashing {
                 thread.join().map_err(|_| io::Error::other("the hashing thread panicked"))?
             }
             Self::Inline(hashers) => *hashers,
+            Self::Nothing => return Err(io::Error::other("nothing was hashed")),
         };
         Ok(hashers.map(Hasher::finish))
     }

@@ -24,7 +24,7 @@ mod view;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use hull_image::layer::{self, Limits, Mode};
+use hull_image::layer::{self, Limits, Mode, Owner};
 use hull_oci::runtime::{Seccomp, SyscallArg, SyscallRule};
 use hull_sys::{During, Errno, cred, mount};
 use rustix::process::{Resource, Rlimit};
@@ -214,6 +214,12 @@ fn perform(
             let packed = place::pack(root, place, name, archive, tell);
             packed.map_or_else(|error| error.outcome(), |()| Outcome::Packed)
         }
+        (Work::Unpack { path, keep_kinds, owner }, Some(archive)) => {
+            let owner = owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
+            let options = layer::Unpack { keep_kinds: *keep_kinds, owner, rename: None };
+            let unpacked = place::unpack(root, path, &options, archive);
+            unpacked.map_or_else(|error| error.outcome(), |()| Outcome::Unpacked)
+        }
         (Work::Commit, Some(mut archive)) => {
             let Some(folder) = layer else {
                 return Outcome::Failed { message: "the work came without the layer's folder".to_owned() };
@@ -246,9 +252,13 @@ fn apply(mode: Mode, mut archive: File, root: &OwnedFd) -> Outcome {
     }
 }
 
-/// The whole chain in one line: it crosses a process border and has no type on the other side.
 fn failed(error: &dyn std::error::Error) -> Outcome {
+    Outcome::Failed { message: told(error) }
+}
+
+/// The whole chain in one line: it crosses a process border and has no type on the other side.
+fn told(error: &dyn std::error::Error) -> String {
     let mut message = hull_sys::error::chain(error);
     message.truncate(message.floor_char_boundary(4096));
-    Outcome::Failed { message }
+    message
 }

@@ -1,4 +1,4 @@
-//! What a worker does at one place of its root: say what is there, pack it.
+//! What a worker does at one place of its root: say what is there, pack it, unpack into it.
 //!
 //! The root is the container's, whose processes may rename and replace what they like meanwhile. So a
 //! path is resolved once, by the kernel and inside the root; what comes of it is a descriptor of the
@@ -11,11 +11,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use hull_image::layer::{self, DiffError};
+use hull_image::layer::{self, ApplyError, DiffError, Limits};
+use hull_image::tar;
 use hull_sys::root::open_inside;
 use hull_sys::{During, Errno};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatVfsMountFlags};
 
+use super::view::mount_id;
 use crate::protocol::{self, Found, Outcome, Place};
 
 /// As the kernel's own limit (path_resolution(7)).
@@ -26,6 +28,10 @@ const LINKS: usize = 40;
 pub(super) enum Error {
     #[error("there is nothing at this place")]
     Absent,
+    #[error("what is at this place is no folder")]
+    NotFolder,
+    #[error("what is at this place is read-only")]
+    ReadOnly { root: bool },
     #[error(transparent)]
     System {
         #[from]
@@ -35,6 +41,11 @@ pub(super) enum Error {
     Pack {
         #[from]
         source: DiffError,
+    },
+    #[error(transparent)]
+    Unpack {
+        #[from]
+        source: ApplyError,
     },
     #[error("say what is there")]
     Tell {
@@ -47,6 +58,18 @@ impl Error {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Error::Absent => Outcome::Absent,
+            Error::NotFolder => Outcome::NotFolder,
+            Error::ReadOnly { root } => Outcome::ReadOnly { root: *root },
+            // In the words of Go's archive/tar, which the reference gives on.
+            Error::Unpack { source: ApplyError::Archive(tar::Error::Truncated { .. }) } => {
+                Outcome::Unfit { message: "unexpected EOF".to_owned() }
+            }
+            Error::Unpack {
+                source: ApplyError::Archive(tar::Error::Malformed { .. } | tar::Error::Limit { .. }),
+            }
+            | Error::Unpack { source: ApplyError::Overwrite { .. } } => {
+                Outcome::Unfit { message: super::told(self) }
+            }
             error => super::failed(error),
         }
     }
@@ -109,6 +132,29 @@ pub(super) fn pack(
     let there = find(root, place)?;
     tell(describe(root, place, &there))?;
     Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), &mut archive)?)
+}
+
+/// Unpacks `archive` into the folder at `path`.
+pub(super) fn unpack(
+    root: &OwnedFd,
+    path: &str,
+    options: &layer::Unpack,
+    mut archive: File,
+) -> Result<(), Error> {
+    let place = Path::new(path);
+    let there = match open_inside(root, place, OFlags::PATH, Mode::empty()) {
+        Err(errno) if absent(errno) => return Err(Error::Absent),
+        opened => opened.during("openat2", || format!("{place:?}"))?,
+    };
+    let stat = rustix::fs::fstat(&there).during("fstat", || format!("{place:?}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(Error::NotFolder);
+    }
+    let mount = rustix::fs::fstatvfs(&there).during("fstatfs", || format!("{place:?}"))?;
+    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(Error::ReadOnly { root: mount_id(&there)? == mount_id(root)? });
+    }
+    Ok(layer::unpack(&mut archive, root.as_fd(), path.as_bytes(), options, &Limits::default())?)
 }
 
 /// Where a path leads when all links are followed, whether anything is there or not; `None` when they

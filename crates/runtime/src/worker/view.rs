@@ -140,7 +140,7 @@ fn uncover(root: &Root, place: &Path) -> hull_sys::Result<()> {
 }
 
 /// What tells one mount from another (statx(2), Linux 5.8).
-fn mount_id(fd: impl AsFd) -> hull_sys::Result<u64> {
+pub(super) fn mount_id(fd: impl AsFd) -> hull_sys::Result<u64> {
     let stat = rustix::fs::statx(fd.as_fd(), c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
         .during("statx", || hull_sys::error::ShowFd(fd.as_fd()))?;
     Ok(stat.stx_mnt_id)

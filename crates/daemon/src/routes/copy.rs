@@ -1,0 +1,83 @@
+//! `/containers/{id}/archive`: what is at a path, as an archive, and an archive put there.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::header::HeaderValue;
+use http::{Method, StatusCode};
+use hull_api::archive::{self, PathStat};
+use hull_engine::containers::archive::{Extract, Outgoing, PathStat as Seen};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+
+use super::archives::feed_into;
+use super::show;
+use crate::http::{Answer, Call, Failure, Handled, chain, empty, try_stream};
+
+/// Bytes taken from the pipe at once.
+const BLOCK: usize = 256 << 10;
+
+pub(super) async fn archive(call: Call, key: &str) -> Handled {
+    let path = call.query.text("path").to_owned();
+    if path.is_empty() {
+        // The missing space is the reference's.
+        return Err(Failure::invalid("bad parameter: pathcannot be empty"));
+    }
+    match call.method {
+        Method::HEAD => Ok(describe(empty(StatusCode::OK), call.server.engine.examine(key, &path).await?)),
+        Method::GET => {
+            let (outgoing, pipe) = call.server.engine.read_archive(key, &path).await?;
+            let stat = outgoing.stat.clone();
+            Ok(describe(stream(outgoing, pipe)?, stat))
+        }
+        _ => {
+            let extract = Extract {
+                keep_kinds: call.query.flag("noOverwriteDirNonDir"),
+                own: call.query.flag("copyUIDGID"),
+            };
+            let (incoming, pipe) = call.server.engine.write_archive(key, &path, extract).await?;
+            feed_into(call.body, pipe)?;
+            incoming.end().await?;
+            Ok(empty(StatusCode::OK))
+        }
+    }
+}
+
+fn describe(mut answer: Answer, seen: Seen) -> Answer {
+    let (seconds, nanos) = seen.found.modified;
+    let stat = PathStat {
+        name: seen.name,
+        size: i64::try_from(seen.found.size).unwrap_or(i64::MAX),
+        mode: archive::mode(seen.found.mode),
+        mtime: show::time(seconds.checked_mul(1_000_000_000).map(|whole| whole + i64::from(nanos))),
+        link_target: seen.found.target.unwrap_or_default(),
+    };
+    // Base64 is fit for a header, always.
+    if let Ok(value) = HeaderValue::from_str(&stat.to_header()) {
+        answer.headers_mut().insert(archive::HEADER, value);
+    }
+    answer
+}
+
+fn stream(outgoing: Outgoing, pipe: OwnedFd) -> Handled {
+    let pipe = pipe::Receiver::from_owned_fd(pipe).map_err(|error| Failure::internal(error.to_string()))?;
+    let blocks = futures_util::stream::unfold((pipe, Some(outgoing)), |(mut pipe, outgoing)| async move {
+        let mut block = Vec::with_capacity(BLOCK);
+        match pipe.read_buf(&mut block).await {
+            Ok(0) => match outgoing?.end().await {
+                Ok(()) => None,
+                // The connection is cut, so that half an archive is not taken for a whole one.
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(error, "an archive of a container's files could not be written");
+                    Some((Err(io::Error::other(error)), (pipe, None)))
+                }
+            },
+            Ok(_) => Some((Ok(Bytes::from(block)), (pipe, outgoing))),
+            Err(error) => Some((Err(error), (pipe, None))),
+        }
+    });
+    Ok(try_stream("application/x-tar", blocks.boxed()))
+}
