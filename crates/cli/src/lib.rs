@@ -46,7 +46,7 @@ use std::process::ExitCode;
 use hull_api::ApiVersion;
 use hull_api::client::{Endpoint, choose};
 
-use container::{each, exec, facts, layer, logs, start};
+use container::{copy, each, exec, facts, layer, logs, start};
 use image::{archive, names};
 use system::{events, info};
 
@@ -68,7 +68,7 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 20] = [
+const LATER: [&str; 19] = [
     "build",
     "builder",
     "buildx",
@@ -76,7 +76,6 @@ const LATER: [&str; 20] = [
     "compose",
     "config",
     "context",
-    "cp",
     "export",
     "login",
     "logout",
@@ -100,6 +99,7 @@ static TREE: &[Entry] = &[
     Entry::Group(&VOLUME),
     Entry::Command("attach", &start::ATTACH),
     Entry::Command("commit", &layer::COMMIT),
+    Entry::Command("cp", &copy::COPY),
     Entry::Command("create", &create::CREATE),
     Entry::Command("diff", &facts::DIFF),
     Entry::Command("events", &events::EVENTS),
@@ -138,6 +138,7 @@ static CONTAINER: Group = Group {
     commands: &[
         ("attach", &[], &start::ATTACH),
         ("commit", &[], &layer::COMMIT),
+        ("cp", &[], &copy::COPY),
         ("create", &[], &create::CREATE),
         ("diff", &[], &facts::DIFF),
         ("exec", &[], &exec::EXEC),

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("network", &["sys"]),
     ("engine", &["oci", "sys", "template", "image", "runtime", "network"]),
     ("api", &["oci"]),
-    ("cli", &["api", "template", "oci"]),
+    ("cli", &["api", "template", "oci", "image"]),
     ("daemon", &["oci", "sys", "template", "image", "runtime", "network", "engine", "api"]),
     ("hull", &["cli", "daemon"]),
     ("hull-runtime", &["oci", "sys", "runtime"]),

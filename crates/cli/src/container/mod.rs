@@ -1,5 +1,6 @@
 //! The commands about containers.
 
+pub(crate) mod copy;
 pub(crate) mod each;
 pub(crate) mod exec;
 pub(crate) mod facts;

@@ -6,6 +6,7 @@ mod bulk;
 mod called;
 mod churn;
 mod commands;
+mod copies;
 mod datagrams;
 mod exec;
 mod explain;

@@ -1,0 +1,288 @@
+//! `cp` and the archive API: in and out, of containers that run and that do not, by the reference's
+//! rules of what a path means.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use hull_testkit::Host;
+
+use super::{CLIENTS, Client, host};
+
+/// A tree with one of everything that an archive can hold, below the machine's folder.
+fn source(host: &Host) {
+    let src = host.folder().join("src");
+    fs::create_dir_all(src.join("sub")).unwrap();
+    fs::write(src.join("a"), "aaa\n").unwrap();
+    fs::set_permissions(src.join("a"), PermissionsExt::from_mode(0o640)).unwrap();
+    symlink("a", src.join("link")).unwrap();
+    fs::write(src.join("sub/b"), "bbb\n").unwrap();
+    std::os::unix::fs::chown(src.join("sub/b"), Some(1234), Some(567)).unwrap();
+    fs::hard_link(src.join("sub/b"), src.join("sub/again")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        src.join("sub/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let time =
+        fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(86_400));
+    fs::File::options().write(true).open(src.join("sub/b")).unwrap().set_times(time).unwrap();
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// What a container runs with these words prints.
+#[track_caller]
+fn says(host: &Host, container: &str, script: &str) -> String {
+    host.hull(&["exec", container, "sh", "-c", script]).ok().to_owned()
+}
+
+/// A container called `name`, running or stopped; stopped ones are looked into by starting them.
+#[track_caller]
+fn container(host: &Host, name: &str, running: bool, words: &[&str]) {
+    let sleep = ["busybox", "sleep", "10000"];
+    let verb: &[&str] = if running { &["run", "-d"] } else { &["create"] };
+    host.hull(&[verb, &["--name", name], words, &sleep].concat()).ok();
+}
+
+#[track_caller]
+fn everything_goes_in_and_comes_out(client: Client, running: bool) {
+    let host = host();
+    source(&host);
+    container(&host, "box", running, &[]);
+    for words in [
+        ["cp", "src/a", "box:/tmp/"],
+        ["cp", "src/a", "box:/tmp/renamed"],
+        ["cp", "src", "box:/"],
+        ["cp", "src/.", "box:/tmp"],
+        ["cp", "src", "box:/new"],
+    ] {
+        client(&host, &words).ok();
+    }
+    for out in
+        [["cp", "box:/src", "outdir"], ["cp", "box:/src/a", "outfile"], ["cp", "box:/src/link", "outlink"]]
+    {
+        client(&host, &out).ok();
+    }
+    fs::create_dir(host.folder().join("into")).unwrap();
+    client(&host, &["cp", "box:/src", "into"]).ok();
+    client(&host, &["cp", "box:/src/.", "into"]).ok();
+    client(&host, &["cp", "-L", "box:/src/link", "followed"]).ok();
+    if !running {
+        host.hull(&["start", "box"]).ok();
+    }
+    let list = "cd $0 && find . | sort | xargs stat -c '%n %a %u %g %s %h %F'";
+    let inside = |folder: &str| says(&host, "box", &list.replace("$0", folder));
+    let expected = [
+        "./a 640 0 0 4 1 regular file",
+        "./link 777 0 0 1 1 symbolic link",
+        "./sub 755 0 0 4096 2 directory",
+        "./sub/again 644 1234 567 4 2 regular file",
+        "./sub/b 644 1234 567 4 2 regular file",
+        "./sub/pipe 600 0 0 0 1 fifo",
+    ];
+    for folder in ["/src", "/new"] {
+        let lines = inside(folder);
+        let lines: Vec<_> = lines.lines().skip(1).collect();
+        assert_eq!(lines, expected, "{folder}");
+    }
+    assert_eq!(
+        says(&host, "box", "cat /tmp/a /tmp/renamed /tmp/sub/b; readlink /tmp/link"),
+        "aaa\naaa\nbbb\na"
+    );
+    assert_eq!(says(&host, "box", "stat -c %Y /src/sub/b"), "86400");
+    let folder = host.folder();
+    for tree in ["outdir", "into/src", "into"] {
+        let tree = folder.join(tree);
+        assert_eq!(
+            (read(tree.join("a")), read(tree.join("sub/b"))),
+            ("aaa\n".to_owned(), "bbb\n".to_owned())
+        );
+        assert_eq!(fs::read_link(tree.join("link")).unwrap(), Path::new("a"));
+        let linked = fs::metadata(tree.join("sub/again")).unwrap();
+        // Whoever copies out owns it.
+        assert_eq!((linked.nlink(), linked.uid(), linked.mtime()), (2, 0, 86_400));
+    }
+    assert_eq!(
+        (read(folder.join("outfile")), read(folder.join("followed"))),
+        ("aaa\n".to_owned(), "aaa\n".to_owned())
+    );
+    assert_eq!(fs::read_link(folder.join("outlink")).unwrap(), Path::new("a"));
+}
+
+#[test]
+fn the_official_client_copies_with_a_running_container() {
+    everything_goes_in_and_comes_out(Host::docker, true);
+}
+
+#[test]
+fn the_official_client_copies_with_a_container_that_never_ran() {
+    everything_goes_in_and_comes_out(Host::docker, false);
+}
+
+#[test]
+fn our_client_copies_with_a_running_container() {
+    everything_goes_in_and_comes_out(Host::hull, true);
+}
+
+#[test]
+fn our_client_copies_with_a_container_that_never_ran() {
+    everything_goes_in_and_comes_out(Host::hull, false);
+}
+
+#[test]
+fn archives_go_through_standard_input_and_output() {
+    let host = host();
+    source(&host);
+    container(&host, "box", true, &[]);
+    host.hull(&["cp", "src", "box:/"]).ok();
+    let tar = |words: &[&str], input: &[u8]| {
+        hull_testkit::run(std::process::Command::new("tar").args(words).current_dir(host.folder()), input)
+    };
+    for (number, with_input) in [Host::hull_with_input, Host::docker_with_input].into_iter().enumerate() {
+        let archive = tar(&["c", "src"], b"");
+        let to = format!("/in{number}");
+        says(&host, "box", &format!("mkdir {to}"));
+        with_input(&host, &["cp", "-", &format!("box:{to}")], archive.stdout.as_bytes()).ok();
+        assert_eq!(says(&host, "box", &format!("cat {to}/src/sub/b")), "bbb");
+        let out = with_input(&host, &["cp", "box:/src", "-"], b"");
+        let listed = tar(&["t"], out.stdout.as_bytes());
+        assert_eq!(listed.ok(), "src/\nsrc/a\nsrc/link\nsrc/sub/\nsrc/sub/again\nsrc/sub/b\nsrc/sub/pipe");
+        with_input(&host, &["cp", "-", "box:/src/a"], archive.stdout.as_bytes())
+            .fails(1, "destination \"box:/src/a\" must be a directory");
+        with_input(&host, &["cp", "-", "box:/tmp"], b"notatar").fails(1, "unexpected EOF");
+    }
+}
+
+#[test]
+fn what_cannot_be_copied_is_refused_in_the_same_words() {
+    let host = host();
+    source(&host);
+    for (name, running) in [("box", true), ("other", false)] {
+        container(&host, name, running, &[]);
+    }
+    says(&host, "box", "echo there > /there; mkdir -p /tmp/a /dir; ln -s /there /lnk");
+    fs::create_dir_all(host.folder().join("mixed/there")).unwrap();
+    for client in CLIENTS {
+        let fails = |words: &[&str], text: &str| {
+            let told = client(&host, &[&["cp"], words].concat());
+            told.fails(1, text);
+        };
+        let absent = "Error response from daemon: Could not find the file /nosuch in container box";
+        fails(&["box:/nosuch", "/tmp"], absent);
+        fails(&["src/a", "box:/nosuch/x"], absent);
+        let lost = format!("lstat {}/nosuch: no such file or directory", host.folder().display());
+        fails(&["nosuch", "box:/"], &lost);
+        fails(&["src/a", "box:/nosuch/"], "no such directory");
+        fails(&["src", "box:/there"], "cannot copy directory");
+        fails(&["no:/x", "/tmp"], "Error response from daemon: No such container: no");
+        fails(&["box:/there", "other:/x"], "copying between containers is not supported");
+        fails(&["src/a", "b"], "must specify at least one container source");
+        fails(&["box:/there", "nowhere/x"], "nowhere\" does not exist");
+        fails(&["src/a", "box:/tmp"], "cannot overwrite directory");
+        fails(&["mixed/there", "box:/"], "cannot overwrite non-directory");
+        fails(&["box:/dir", "src/a"], "cannot copy directory");
+    }
+    assert_eq!(says(&host, "box", "cat /there; ls -d /tmp/a"), "there\n/tmp/a");
+}
+
+#[test]
+fn links_are_copied_or_followed_and_a_container_has_its_users_files() {
+    let host = host();
+    source(&host);
+    host.hull(&["run", "-d", "--name", "box", "-u", "1234:567", "busybox", "sleep", "10000"]).ok();
+    let as_root = |script: &str| host.hull(&["exec", "-u", "0", "box", "sh", "-c", script]).ok().to_owned();
+    as_root(
+        "mkdir /real /abs; ln -s real /rel; ln -s /abs /to; ln -s /real/../real/file /far; echo f > /real/file",
+    );
+    symlink("src/a", host.folder().join("near")).unwrap();
+    for client in CLIENTS {
+        // A link as the destination is followed, inside the container.
+        client(&host, &["cp", "src/a", "box:/rel"]).ok();
+        client(&host, &["cp", "src/a", "box:/to/"]).ok();
+        client(&host, &["cp", "src/a", "box:/far"]).ok();
+        assert_eq!(
+            as_root("cat /real/a /abs/a /real/file; rm /real/a /abs/a; echo f > /real/file"),
+            "aaa\naaa\naaa"
+        );
+        // One as the source is copied, or followed and keeps its name.
+        client(&host, &["cp", "near", "box:/abs"]).ok();
+        client(&host, &["cp", "-L", "near", "box:/real"]).ok();
+        assert_eq!(as_root("readlink /abs/near; cat /real/near; rm /abs/near /real/near"), "src/a\naaa");
+        fs::create_dir(host.folder().join("got")).unwrap();
+        client(&host, &["cp", "-L", "box:/far", "got"]).ok();
+        client(&host, &["cp", "box:/to", "got"]).ok();
+        client(&host, &["cp", "box:/rel/", "got/rel"]).ok();
+        assert_eq!(read(host.folder().join("got/far")), "f\n");
+        assert_eq!(fs::read_link(host.folder().join("got/to")).unwrap(), Path::new("/abs"));
+        assert_eq!(read(host.folder().join("got/rel/file")), "f\n");
+        fs::remove_dir_all(host.folder().join("got")).unwrap();
+        client(&host, &["cp", "-a", "src", "box:/abs"]).ok();
+        assert_eq!(
+            as_root("stat -c %u:%g /abs/src /abs/src/a /abs/src/sub/b; rm -r /abs/src"),
+            ["1234:567"; 3].join("\n")
+        );
+    }
+}
+
+#[test]
+fn what_is_bound_into_a_container_is_there_whether_it_runs_or_not() {
+    let host = host();
+    source(&host);
+    let bound = host.folder().join("bound");
+    fs::create_dir(&bound).unwrap();
+    fs::write(bound.join("kept"), "kept").unwrap();
+    let both = format!("{}:/vol", bound.display());
+    let only = format!("{}:/ro:ro", bound.display());
+    for (name, running) in [("runs", true), ("rests", false)] {
+        container(&host, name, running, &["-v", &both, "-v", &only, "--tmpfs", "/memory"]);
+        container(&host, &format!("{name}-ro"), running, &["--read-only", "-v", &both]);
+        let at = |path: &str| format!("{name}:{path}");
+        host.docker(&["cp", "src/a", &at(&format!("/vol/{name}"))]).ok();
+        assert_eq!(read(bound.join(name)), "aaa\n");
+        host.docker(&["cp", &at("/ro/kept"), &format!("out-{name}")]).ok();
+        assert_eq!(read(host.folder().join(format!("out-{name}"))), "kept");
+        host.docker(&["cp", "src/a", &at("/ro/x")]).fails(1, "mounted volume is marked read-only");
+        host.docker(&["cp", "src/a", &format!("{name}-ro:/x")])
+            .fails(1, "container rootfs is marked read-only");
+        host.docker(&["cp", "src/a", &format!("{name}-ro:/vol/{name}-ro")]).ok();
+        assert_eq!(read(bound.join(format!("{name}-ro"))), "aaa\n");
+        for kernels in ["/proc/version", "/sys/kernel/notes", "/dev/null"] {
+            let told = format!("Could not find the file {kernels} in container {name}");
+            host.docker(&["cp", &at(kernels), "x"]).fails(1, &told);
+        }
+    }
+    host.docker(&["cp", "src/a", "runs:/memory/a"]).ok();
+    assert_eq!(says(&host, "runs", "cat /memory/a"), "aaa");
+    // Something is mounted on it: it gets the content, and stays what it was.
+    host.docker(&["cp", "src/a", "runs:/etc/hostname"]).ok();
+    assert_eq!(says(&host, "runs", "cat /etc/hostname; grep -c /etc/hostname /proc/mounts"), "aaa\n1");
+}
+
+#[test]
+fn requests_by_hand_are_answered_as_the_reference_answers_them() {
+    let host = host();
+    container(&host, "box", false, &[]);
+    let head = |path: &str| host.request("HEAD", &format!("/v1.51/containers/box/archive{path}"), b"");
+    assert_eq!(head("?path=/bin/busybox").status, 200);
+    let told = |method: &str, path: &str, body: &[u8]| {
+        let answer = host.request(method, &format!("/v1.51/containers/{path}"), body);
+        (answer.status, answer.json()["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let said = |status: u16, text: &str| (status, text.to_owned());
+    for method in ["GET", "PUT"] {
+        assert_eq!(told(method, "box/archive", b""), said(400, "bad parameter: pathcannot be empty"));
+        let absent = said(404, "Could not find the file /nosuch in container box");
+        assert_eq!(told(method, "box/archive?path=/nosuch", b""), absent);
+        assert_eq!(told(method, "no/archive?path=/", b""), said(404, "No such container: no"));
+    }
+    assert_eq!(head("?path=/nosuch").status, 404);
+    let no_folder = said(400, "extraction point is not a directory");
+    assert_eq!(told("PUT", "box/archive?path=/bin/busybox", b""), no_folder);
+    assert_eq!(told("PUT", "box/archive?path=/tmp", b"notatar"), said(500, "unexpected EOF"));
+}
