@@ -22,6 +22,7 @@ mod limits;
 mod local;
 mod machines;
 mod macvlan;
+mod many;
 mod mounts;
 mod names;
 mod networks;
