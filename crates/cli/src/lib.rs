@@ -27,6 +27,7 @@ mod inspect;
 mod moment;
 mod natural;
 mod network;
+mod output;
 mod progress;
 mod prune;
 mod run;
@@ -68,7 +69,7 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 19] = [
+const LATER: [&str; 18] = [
     "build",
     "builder",
     "buildx",
@@ -76,7 +77,6 @@ const LATER: [&str; 19] = [
     "compose",
     "config",
     "context",
-    "export",
     "login",
     "logout",
     "manifest",
@@ -104,6 +104,7 @@ static TREE: &[Entry] = &[
     Entry::Command("diff", &facts::DIFF),
     Entry::Command("events", &events::EVENTS),
     Entry::Command("exec", &exec::EXEC),
+    Entry::Command("export", &layer::EXPORT),
     Entry::Command("history", &names::HISTORY),
     Entry::Command("images", &image::list::LIST),
     Entry::Command("import", &archive::IMPORT),
@@ -142,6 +143,7 @@ static CONTAINER: Group = Group {
         ("create", &[], &create::CREATE),
         ("diff", &[], &facts::DIFF),
         ("exec", &[], &exec::EXEC),
+        ("export", &[], &layer::EXPORT),
         ("inspect", &[], &inspect::CONTAINER),
         ("kill", &[], &each::KILL),
         ("logs", &[], &logs::LOGS),

@@ -369,6 +369,11 @@ impl Engine {
         done.await.map_err(|_| Error::ShuttingDown)?
     }
 
+    /// The container's files, without what is mounted in it, as an archive, which comes out of the pipe.
+    pub async fn export(&self, key: &str) -> Result<(Outgoing, OwnedFd)> {
+        archive::export(&self.0.services, key).await
+    }
+
     /// Bytes that the container's writable layer takes on the disk.
     pub async fn writable_bytes(&self, key: &str) -> Result<u64> {
         let id = self.0.services.registry.find(key)?.id.clone();

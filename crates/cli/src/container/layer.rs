@@ -1,11 +1,12 @@
-//! `commit`: an image of a container.
+//! `commit` and `export`: an image of a container, and an archive of its files.
 
-use hull_api::client::{Body, Query};
+use hull_api::client::{Body, Query, segment};
 use hull_oci::reference::Reference;
 use serde_json::Value;
 
 use crate::command::{Arguments, Command, Failure, Outcome};
 use crate::flags::{Flag, Given, any};
+use crate::output;
 use crate::session::{Session, line};
 
 pub(crate) static COMMIT: Command = Command {
@@ -23,6 +24,24 @@ pub(crate) static COMMIT: Command = Command {
     ]],
     run: |session, given| Box::pin(commit(session, given)) as Outcome<'_>,
 };
+
+pub(crate) static EXPORT: Command = Command {
+    paths: &["container export", "export"],
+    usage: "[OPTIONS] CONTAINER",
+    summary: "Write the files of a container to an archive",
+    arguments: Arguments::Exactly(1),
+    stop_at_argument: false,
+    flags: &[&[Flag::text("output", "Write the archive to this file, not to STDOUT").short('o')]],
+    run: |session, given| Box::pin(export(session, given)) as Outcome<'_>,
+};
+
+async fn export(session: &Session, given: &Given) -> Result<u8, Failure> {
+    const FAILED: &str = "failed to export container";
+    let output = given.text("output");
+    output::check(output, FAILED)?;
+    let path = format!("/containers/{}/export", segment(&given.arguments[0]));
+    output::write(session.client.get(&path, &Query::new()).await?, output, FAILED).await
+}
 
 async fn commit(session: &Session, given: &Given) -> Result<u8, Failure> {
     let name = given.arguments.get(1).map_or("", String::as_str);

@@ -1,17 +1,14 @@
 //! `load`, `save` and `import`: images as archives.
 
-use std::io::Write;
-use std::path::Path;
-
 use hull_api::client::{Body, Query, stream_of};
 use hull_oci::reference::Reference;
 
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
 use crate::create::reason;
 use crate::flags::{Flag, Given, any};
+use crate::output;
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::streams::write_stream;
 
 pub(crate) static LOAD: Command = Command {
     paths: &["image load", "load"],
@@ -54,6 +51,9 @@ pub(crate) static IMPORT: Command = Command {
     run: |session, given| Box::pin(import(session, given)) as Outcome<'_>,
 };
 
+/// How a save that fails begins to say so.
+const FAILED: &str = "failed to save image";
+
 /// A file to send, or standard input.
 async fn source(path: &str) -> Result<Body, Failure> {
     if path.is_empty() || path == "-" {
@@ -89,81 +89,12 @@ async fn load(session: &Session, given: &Given) -> Result<u8, Failure> {
 
 async fn save(session: &Session, given: &Given) -> Result<u8, Failure> {
     let output = given.text("output");
-    if output.is_empty() && rustix::termios::isatty(rustix::stdio::stdout()) {
-        return Err(fail("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
-    }
-    if !output.is_empty() {
-        check_output(output)?;
-    }
+    output::check(output, FAILED)?;
     let mut query = Query::new().unless_empty("platform", &platform(given));
     for name in &given.arguments {
         query = query.with("names", name.as_str());
     }
-    let mut answer = session.client.get("/images/get", &query).await?;
-    if output.is_empty() {
-        while let Some(piece) = answer.chunk().await? {
-            if !write_stream(1, &piece) {
-                return Err(Failure::said(141));
-            }
-        }
-        return Ok(0);
-    }
-    let failed = |error: &std::io::Error| fail(format!("failed to save image: {}", reason(error)));
-    let mut file = Unfinished::create(output).map_err(|error| failed(&error))?;
-    while let Some(piece) = answer.chunk().await? {
-        file.file.write_all(&piece).map_err(|error| failed(&error))?;
-    }
-    file.publish().map_err(|error| failed(&error))?;
-    Ok(0)
-}
-
-/// Refuses an output that can be no file, before anything is asked for.
-fn check_output(output: &str) -> Result<(), Failure> {
-    let refuse = |reason: String| fail(format!("failed to save image: invalid output path: {reason}"));
-    let path = Path::new(output);
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    if let Err(error) = std::fs::metadata(folder) {
-        return Err(refuse(format!("stat {}: {}", folder.display(), reason(&error))));
-    }
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => Err(refuse(format!("\"{output}\" is a directory"))),
-        Ok(found) if !found.is_file() => Err(refuse(format!("\"{output}\" is not a regular file"))),
-        _ => Ok(()),
-    }
-}
-
-/// A file that appears under its name only when it is whole.
-struct Unfinished {
-    file: std::fs::File,
-    path: String,
-    target: String,
-    published: bool,
-}
-
-impl Unfinished {
-    fn create(target: &str) -> std::io::Result<Unfinished> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let path = format!("{target}.{}.part", std::process::id());
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Unfinished { file, path, target: target.to_owned(), published: false })
-    }
-
-    fn publish(mut self) -> std::io::Result<()> {
-        std::fs::rename(&self.path, &self.target)?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.published {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+    output::write(session.client.get("/images/get", &query).await?, output, FAILED).await
 }
 
 async fn import(session: &Session, given: &Given) -> Result<u8, Failure> {
@@ -185,33 +116,4 @@ async fn import(session: &Session, given: &Given) -> Result<u8, Failure> {
     let answer = session.client.post("/images/create", &query, body).await?;
     Progress::new(false).follow(answer).await?;
     Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_appears_only_when_it_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("x.tar");
-        let name = target.to_str().unwrap();
-        drop(Unfinished::create(name).unwrap());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        let mut file = Unfinished::create(name).unwrap();
-        file.file.write_all(b"tar").unwrap();
-        file.publish().unwrap();
-        assert_eq!(std::fs::read(&target).unwrap(), b"tar");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn an_output_that_can_be_no_file_is_refused() {
-        let said = |path| check_output(path).unwrap_err().message;
-        assert_eq!(
-            said("/nonexistent/x.tar"),
-            "failed to save image: invalid output path: stat /nonexistent: no such file or directory"
-        );
-        assert_eq!(said("/tmp"), "failed to save image: invalid output path: \"/tmp\" is a directory");
-    }
 }

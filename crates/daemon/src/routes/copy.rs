@@ -1,4 +1,5 @@
-//! `/containers/{id}/archive`: what is at a path, as an archive, and an archive put there.
+//! `/containers/{id}/archive`: what is at a path, as an archive, and an archive put there; and all of
+//! a container's files as one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,7 +31,7 @@ pub(super) async fn archive(call: Call, key: &str) -> Handled {
         Method::GET => {
             let (outgoing, pipe) = call.server.engine.read_archive(key, &path).await?;
             let stat = outgoing.stat.clone();
-            Ok(describe(stream(outgoing, pipe)?, stat))
+            Ok(describe(stream("application/x-tar", outgoing, pipe)?, stat))
         }
         _ => {
             let extract = Extract {
@@ -61,7 +62,13 @@ fn describe(mut answer: Answer, seen: Seen) -> Answer {
     answer
 }
 
-fn stream(outgoing: Outgoing, pipe: OwnedFd) -> Handled {
+/// The files of a container, without what is mounted in it.
+pub(super) async fn export(call: &Call, key: &str) -> Handled {
+    let (outgoing, pipe) = call.server.engine.export(key).await?;
+    stream("application/octet-stream", outgoing, pipe)
+}
+
+fn stream(content_type: &'static str, outgoing: Outgoing, pipe: OwnedFd) -> Handled {
     let pipe = pipe::Receiver::from_owned_fd(pipe).map_err(|error| Failure::internal(error.to_string()))?;
     let blocks = futures_util::stream::unfold((pipe, Some(outgoing)), |(mut pipe, outgoing)| async move {
         let mut block = Vec::with_capacity(BLOCK);
@@ -79,5 +86,5 @@ fn stream(outgoing: Outgoing, pipe: OwnedFd) -> Handled {
             Err(error) => Some((Err(error), (pipe, None))),
         }
     });
-    Ok(try_stream("application/x-tar", blocks.boxed()))
+    Ok(try_stream(content_type, blocks.boxed()))
 }

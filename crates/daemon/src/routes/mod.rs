@@ -177,7 +177,7 @@ async fn container_route(call: Call, method: &Method, key: &str, verb: &str) -> 
         ("GET", "logs") => streams::logs(&call, key).await,
         ("GET", "stats") => stats::stats(&call, key).await,
         ("GET", "changes") => layer::changes(&call, key).await,
-        ("GET", "export") => Err(Failure::later("exporting containers comes in a later build")),
+        ("GET", "export") => copy::export(&call, key).await,
         ("GET" | "HEAD" | "PUT", "archive") => copy::archive(call, key).await,
         ("GET", "ws") => Err(Failure::later("attaching over a web socket comes in a later build")),
         ("POST", "start") => lifecycle::start(call, key).await,

@@ -209,6 +209,46 @@ pub(crate) async fn read(services: &Arc<Services>, key: &str, path: &str) -> Res
     Err(Error::Archive(format!("container {key} starts and ends all the time")))
 }
 
+/// All files of the container as an archive, which comes out of the pipe. Of what is mounted in it
+/// there are the empty places.
+pub(crate) async fn export(services: &Arc<Services>, key: &str) -> Result<(Outgoing, OwnedFd)> {
+    let handle = services.registry.find(key)?;
+    let asked = Asked::new("/.");
+    for _ in 0..ATTEMPTS {
+        let (output, input) = pipe()?;
+        let (process, tree) = (handle.process(), bare(&handle.view()));
+        let files = match &process {
+            Some(process) => Files::Running { process: process.as_fd(), below: false },
+            None => Files::Stopped(&tree),
+        };
+        let work = Work::Pack { place: asked.place.clone(), name: String::new() };
+        let working = services.spawner.work(work, Some(input.as_fd()), files).await?;
+        drop(input);
+        match working.next().await {
+            Outcome::Found(found) => {
+                services.publish(&handle.id, "export", &[]);
+                return Ok((Outgoing { stat: PathStat { name: asked.name, found }, working }, output));
+            }
+            Outcome::Ended => {}
+            other => return Err(unexpected(other)),
+        }
+    }
+    Err(Error::Archive(format!("container {key} starts and ends all the time")))
+}
+
+/// The layers of a container alone, to be looked at.
+fn bare(view: &View) -> Tree {
+    let paths = &view.rootfs;
+    let upper = Upper { upper: paths.upper.clone(), work: paths.work.clone(), volatile: false };
+    Tree {
+        rootfs: Rootfs::Overlay { lower: paths.lower.clone(), upper: Some(upper) },
+        mounts: Vec::new(),
+        sources: Default::default(),
+        read_only: false,
+        writable: false,
+    }
+}
+
 /// Unpacks the archive that goes into the pipe into the folder `path`.
 pub(crate) async fn write(
     services: &Arc<Services>,
@@ -304,15 +344,7 @@ async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Resu
             let source = Path::new(&mount.source);
             !ours.iter().any(|own| own.as_path() == source) || source.exists()
         });
-        let paths = &view.rootfs;
-        let upper = Upper { upper: paths.upper.clone(), work: paths.work.clone(), volatile: false };
-        Ok(Tree {
-            rootfs: Rootfs::Overlay { lower: paths.lower.clone(), upper: Some(upper) },
-            mounts,
-            sources,
-            read_only: view.settings.read_only,
-            writable,
-        })
+        Ok(Tree { mounts, sources, read_only: view.settings.read_only, writable, ..bare(&view) })
     };
     services.blocking(make).await
 }

@@ -79,6 +79,8 @@ pub(crate) async fn commit(services: &Arc<Services>, key: &str, commit: Commit) 
     lay_beneath(&mut config, &commit.own);
     let _turn = handle.committing.lock().await;
     let frozen = if commit.pause { freeze(services, &handle).await? } else { None };
+    // Of one that does not run: neither a copy into it nor its start may write to the layer now.
+    let still = handle.layer.read().await;
     hull_runtime::failpoint!("engine.commit.frozen");
     let made = services
         .images
@@ -92,6 +94,7 @@ pub(crate) async fn commit(services: &Arc<Services>, key: &str, commit: Commit) 
             created_by: view.settings.cmd.clone().unwrap_or_default().join(" "),
         })
         .await;
+    drop(still);
     if let Ok(image) = &made {
         let name = commit.name.map(|name| name.with_default_tag().familiar()).unwrap_or_default();
         let id = image.id.to_string();

@@ -1,4 +1,4 @@
-//! The writable layer of a container: what `diff` tells of it, what `commit` makes of it.
+//! The writable layer of a container: what `diff` tells of it, what `commit` makes of it; and `export`.
 
 use std::time::Instant;
 
@@ -207,4 +207,55 @@ fn a_running_container_is_frozen_while_it_is_committed_unless_that_is_not_wanted
         of_image(&host, "busybox", "{{len .RootFS.Layers}}")
     );
     assert_eq!(host.hull(&["run", "--rm", "a:1", "echo", "fine"]).ok(), "fine");
+}
+
+/// What GNU tar lists of an archive, sorted.
+#[track_caller]
+fn listed(archive: &std::path::Path) -> Vec<String> {
+    let output = std::process::Command::new("tar").arg("-tvf").arg(archive).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_export_is_all_that_a_container_has_of_its_own() {
+    let host = host();
+    let script = "echo new > /new; rm /bin/ls; ln /new /linked; echo v > /v/inside; echo ready";
+    let words = ["run", "--name", "ended", "--tmpfs", "/v", "busybox", "sh", "-c", script];
+    host.hull(&words).ok();
+    let lives = format!("{script}; exec sleep 1000");
+    host.hull(&["run", "-d", "--name", "lives", "--tmpfs", "/v", "busybox", "sh", "-c", &lives]).ok();
+    let start = Instant::now();
+    while host.hull(&["logs", "lives"]).ok() != "ready" {
+        assert!(start.elapsed() < patience(20), "it does not come to its end");
+    }
+    let file = host.folder().join("files.tar");
+    let path = file.display().to_string();
+    for client in CLIENTS {
+        for name in ["ended", "lives"] {
+            client(&host, &["export", "-o", &path, name]).ok();
+            let list = listed(&file);
+            let names: Vec<&str> = list.iter().map(|line| line.split_whitespace().nth(5).unwrap()).collect();
+            let has = |name: &str| names.contains(&name);
+            assert!(has("new") && has("usr/bin/sh") && has("v/") && !has("usr/bin/ls"), "{name}: {names:?}");
+            // Of what is mounted there are the empty places, of the kernel's own too.
+            let below = |folder: &str| names.iter().any(|name| name.starts_with(folder) && *name != folder);
+            assert!(!below("v/") && !below("proc/") && !below("sys/") && !below("dev/"), "{name}: {names:?}");
+            let hosts = list.iter().find(|line| line.ends_with(" etc/hosts")).unwrap();
+            assert_eq!(hosts.split_whitespace().nth(2), Some("0"), "{hosts}");
+            assert!(
+                list.iter().any(|line| line.starts_with('h') && line.contains("new link to linked")),
+                "{list:?}"
+            );
+            client(&host, &["import", &path, "again"]).ok();
+            assert_eq!(client(&host, &["run", "--rm", "again", "cat", "/linked"]).ok(), "new");
+            client(&host, &["rmi", "again"]).ok();
+        }
+        client(&host, &["export", "nosuch"]).fails(1, "No such container: nosuch");
+        let refused =
+            "failed to export container: invalid output path: stat /nosuch/dir: no such file or directory";
+        client(&host, &["export", "-o", "/nosuch/dir/x", "ended"]).fails(1, refused);
+    }
+    let answer = host.request("GET", "/v1.30/containers/ended/export", b"");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/octet-stream")));
 }
