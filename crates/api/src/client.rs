@@ -166,6 +166,19 @@ impl AsyncWrite for Stream {
         on_stream!(self, inner => Pin::new(inner).poll_write(context, bytes))
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_stream!(self, inner => Pin::new(inner).poll_write_vectored(context, pieces))
+    }
+
+    // Asked by hyper, which else copies every body once more to have it in one piece.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_stream!(self, inner => Pin::new(inner).poll_flush(context))
     }
