@@ -1,6 +1,9 @@
-//! F10: what is made of a container's writable layer.
+//! F10: what is made of a container's writable layer, and what is copied into it and out of it.
 
-use anyhow::{Result, anyhow};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
 
 use super::engines::{Engine, IMAGE};
 use super::measure::{Row, Subject, interleave_parts};
@@ -38,4 +41,46 @@ pub(crate) fn layers(engines: &[Engine], rounds: usize) -> Vec<Row> {
         clear(engines);
     }
     rows
+}
+
+/// `cp` of the same into a container that does not run, and out of it.
+pub(crate) fn copies(engines: &[Engine], work: &Path, rounds: usize) -> Vec<Row> {
+    let rounds = rounds.div_ceil(6).max(3);
+    let mut rows = Vec::new();
+    let (source, back) = (work.join("copied"), work.join("copied-back"));
+    for (change, _) in CHANGES {
+        let made = &make(&source, change);
+        let (from, back) = (source.display().to_string(), back.display().to_string());
+        let (from, back) = (&from, &back);
+        let subjects = engines.iter().map(|engine| {
+            Subject::of_parts(engine.name, move || {
+                made.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+                engine.line(&["create", "--name", "copied", "--network", "none", IMAGE, "/bin/true"])?;
+                let into = engine.time(&["cp", from, "copied:/new"])?;
+                let out = engine.time(&["cp", "copied:/new", back])?;
+                fs::remove_dir_all(back).context("remove what came back")?;
+                engine.line(&["rm", "copied"])?;
+                Ok(vec![into, out])
+            })
+        });
+        let parts = [(format!("F10 cp of {change} in"), "ms"), (format!("F10 cp of {change} out"), "ms")];
+        rows.extend(interleave_parts(&parts, rounds, WARM, subjects.collect()));
+        if let Err(error) = fs::remove_dir_all(&source) {
+            eprintln!("bench: {}: {error}", source.display());
+        }
+        clear(engines);
+    }
+    rows
+}
+
+/// The files of a change, made here.
+fn make(folder: &Path, change: &str) -> Result<()> {
+    fs::create_dir_all(folder).context("make the folder to be copied")?;
+    if change == CHANGES[0].0 {
+        for number in 0..10_000 {
+            fs::write(folder.join(number.to_string()), format!("{number}\n"))?;
+        }
+        return Ok(());
+    }
+    fs::write(folder.join("big"), vec![0x5a; 200 << 20]).context("make the file to be copied")
 }

@@ -36,15 +36,15 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 13] = [
-    "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "ports", "names",
-    "networks", "size",
+const SECTIONS: [&str; 14] = [
+    "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "copies", "ports",
+    "names", "networks", "size",
 ];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run bridge exec life many memory logs layers ports names networks size (all by default)
+Sections: runtime run bridge exec life many memory logs layers copies ports names networks size (all by default)
 
 Options:
   --samples N     samples of each measure (default 30)
@@ -169,7 +169,7 @@ fn measure_engines(
     samples: usize,
 ) -> Vec<Row> {
     type Section<'a> = (&'static str, &'a dyn Fn() -> Vec<Row>);
-    let in_order: [Section<'_>; 11] = [
+    let in_order: [Section<'_>; 12] = [
         ("memory", &|| sections::memory(engines)),
         ("run", &|| sections::run(engines, crun, fixture, samples)),
         ("bridge", &|| sections::bridge(engines, samples)),
@@ -178,6 +178,7 @@ fn measure_engines(
         ("many", &|| sections::many(engines, samples)),
         ("logs", &|| sections::logs(engines, samples)),
         ("layers", &|| layers::layers(engines, samples)),
+        ("copies", &|| layers::copies(engines, &fixture.work, samples)),
         ("ports", &|| ports::ports(engines, samples)),
         ("names", &|| names::names(engines, samples)),
         ("networks", &|| networks::networks(engines, samples)),
