@@ -136,6 +136,25 @@ fn our_client_copies_with_a_container_that_never_ran() {
 }
 
 #[test]
+fn a_user_namespace_does_not_show_in_what_is_copied() {
+    let host = host();
+    source(&host);
+    for (name, running) in [("runs", true), ("rests", false)] {
+        container(&host, name, running, &["--userns", "auto"]);
+        for client in CLIENTS {
+            client(&host, &["cp", "src", &format!("{name}:/tmp")]).ok();
+            let out = client(&host, &["cp", &format!("{name}:/tmp/src/sub/b"), "-"]);
+            // User and group in a header of tar, in octal.
+            assert_eq!(&out.stdout[108..123], "0002322\x000001067", "{name}");
+        }
+        if !running {
+            host.hull(&["start", name]).ok();
+        }
+        assert_eq!(says(&host, name, "stat -c %u:%g /tmp/src/a /tmp/src/sub/b"), "0:0\n1234:567");
+    }
+}
+
+#[test]
 fn archives_go_through_standard_input_and_output() {
     let host = host();
     source(&host);

@@ -7,6 +7,7 @@ mod called;
 mod churn;
 mod commands;
 mod copies;
+mod copy_attacks;
 mod datagrams;
 mod exec;
 mod explain;
