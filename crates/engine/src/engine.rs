@@ -518,6 +518,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         networks,
         wiring,
         volumes,
+        filling: Default::default(),
         registry,
         users,
         spawner,

@@ -124,6 +124,9 @@ pub enum Error {
     Cgroup { source: hull_runtime::cgroup::Error },
     #[error("the container's log")]
     Log { source: hull_runtime::log::ReadError },
+    /// A volume did not get its first content.
+    #[error("fill volume {volume}: {reason}")]
+    Fill { volume: String, reason: String },
     #[error(transparent)]
     Image(Box<crate::images::ImageError>),
     /// A program, package or path of this host could not be captured.
@@ -172,6 +175,7 @@ impl Error {
             | Error::Snapshot { .. }
             | Error::Changes { .. }
             | Error::Lookup { .. }
+            | Error::Fill { .. }
             | Error::Cgroup { .. }
             | Error::Log { .. } => Class::Internal,
             Error::Capture(error) => error.class(),

@@ -167,6 +167,8 @@ pub(crate) enum Role {
     /// The pidfd of a process whose files become a worker's root; with `below` all that it has mounted
     /// in them, too.
     Mounts { below: bool },
+    /// A [`crate::bundle::Source`] in a sealed memfd: what a worker fills its folder with.
+    Source,
     /// To be kept under this name.
     Keep(String),
     /// The listening socket that the forwarder takes connections from.
@@ -190,6 +192,9 @@ pub enum Work {
     /// Pack the folder, an overlay upper one, into the archive as an image layer, and make that
     /// layer's own folder in the same pass.
     Commit,
+    /// Copy what an image has at a place into the folder, if that is empty; without that place, end
+    /// what an interrupted copy has left.
+    Fill,
     /// Say what is at the place.
     Examine(Place),
     /// Say it, then pack it into the archive, all names beginning with `name` in its place. With an
@@ -338,6 +343,13 @@ pub enum Outcome {
         /// Bytes of the files.
         size: u64,
     },
+    /// Entries and bytes that a folder was filled with; none where it was not empty.
+    Filled {
+        entries: u64,
+        bytes: u64,
+    },
+    /// What is at the place is no folder.
+    NoFolder,
     Found(Found),
     Packed,
     Unpacked,

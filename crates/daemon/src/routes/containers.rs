@@ -152,7 +152,7 @@ async fn summary(call: &Call, view: &View, size: bool) -> Summary {
         },
         health: Some(SummaryHealth { status: "none".to_owned(), failing_streak: 0 }),
         network_settings: SummaryNetworks { networks: show::networks(view) },
-        mounts: show::mounts(&view.settings).into_iter().filter(|mount| mount.kind == "bind").collect(),
+        mounts: show::mounts(view).into_iter().filter(|mount| mount.kind != "tmpfs").collect(),
     }
 }
 
@@ -308,6 +308,7 @@ impl<'a> Wanted<'a> {
                 view.settings.mounts.iter().any(|mount| {
                     let source = match mount {
                         Mount::Bind { source, .. } => Some(source.as_str()),
+                        Mount::Volume(volume) => Some(volume.name.as_str()),
                         Mount::Tmpfs { .. } | Mount::Image { .. } => None,
                     };
                     source == Some(volume) || mount.target() == volume

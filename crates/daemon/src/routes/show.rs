@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hull_api::container::{Inspect, MountPoint, NetworkSettings, Port, State};
 use hull_api::create::Config;
@@ -12,6 +12,7 @@ use hull_api::network::{EndpointIpam, EndpointSettings};
 use hull_engine::containers::phase::{Phase, Time};
 use hull_engine::containers::settings::{Mount, NetworkMode, RestartPolicy, Settings};
 use hull_engine::containers::view::{Place, View};
+use hull_engine::volumes::DRIVER as DRIVER_OF_VOLUMES;
 use hull_network::record::Protocol;
 
 use crate::translate::{Echo, spelled_out};
@@ -211,7 +212,7 @@ fn exposed(view: &View) -> Option<BTreeMap<String, Empty>> {
     (!all.is_empty()).then_some(all)
 }
 
-pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
+pub(super) fn mounts(view: &View) -> Vec<MountPoint> {
     let point = |mount: &Mount| match mount {
         Mount::Bind { source, target, read_only, propagation, mode, .. } => MountPoint {
             kind: "bind".to_owned(),
@@ -229,6 +230,16 @@ pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
             rw: !options.iter().any(|option| option == "ro"),
             ..MountPoint::default()
         },
+        Mount::Volume(volume) => MountPoint {
+            kind: "volume".to_owned(),
+            name: volume.name.clone(),
+            source: view.volumes.get(&volume.name).map(|folder| text(folder)).unwrap_or_default(),
+            destination: volume.target.clone(),
+            driver: DRIVER_OF_VOLUMES.to_owned(),
+            mode: volume.mode.clone(),
+            rw: !volume.read_only,
+            ..MountPoint::default()
+        },
         Mount::Image { name, found, target, .. } => MountPoint {
             kind: "image".to_owned(),
             name: name.clone(),
@@ -237,7 +248,7 @@ pub(super) fn mounts(settings: &Settings) -> Vec<MountPoint> {
             ..MountPoint::default()
         },
     };
-    settings.mounts.iter().map(point).collect()
+    view.settings.mounts.iter().map(point).collect()
 }
 
 pub(super) fn state(view: &View) -> State {
@@ -278,14 +289,18 @@ fn config(view: &View, asked: Config) -> Config {
         open_stdin: settings.open_stdin,
         stdin_once: settings.stdin_once,
         exposed_ports: exposed(view),
-        volumes: asked.volumes.clone().filter(|volumes| !volumes.is_empty()),
+        volumes: Some(settings.volumes.iter().map(|path| (path.clone(), Empty::default())).collect())
+            .filter(|volumes: &BTreeMap<_, _>| !volumes.is_empty()),
         ..asked
     }
 }
 
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 fn graph_driver(view: &View) -> GraphDriver {
-    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    let lower: Vec<String> = view.rootfs.lower.iter().map(text).collect();
+    let lower: Vec<String> = view.rootfs.lower.iter().map(|path| text(path)).collect();
     let data = [
         ("ID", view.id.clone()),
         ("LowerDir", lower.join(":")),
@@ -324,7 +339,7 @@ pub(super) fn inspect(view: &View) -> Inspect {
         exec_ids: (!view.execs.is_empty()).then(|| view.execs.clone()),
         host_config,
         graph_driver: graph_driver(view),
-        mounts: mounts(&view.settings)
+        mounts: mounts(view)
             .into_iter()
             // The reference shows a tmpfs of --tmpfs in HostConfig alone.
             .filter(|mount| mount.kind != "tmpfs" || !host_shows_tmpfs(view, &mount.destination))

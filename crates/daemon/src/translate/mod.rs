@@ -56,7 +56,7 @@ pub(crate) fn create(
     let host = &mut host_config;
     let mut warnings = Vec::new();
     check_config(&config)?;
-    not_yet(&config, host)?;
+    not_yet(host)?;
     let network::Wanted { mode, joins, ports, exposed } =
         network::wanted(&config, host, networking_config, &mut warnings)?;
     let resources = resources::resources(host, facts)?;
@@ -119,6 +119,8 @@ fn plain(config: &Config, host: &HostConfig) -> Settings {
         stop_signal: config.stop_signal.clone(),
         stop_timeout: config.stop_timeout.map(clamp),
         cgroup_parent: host.cgroup_parent.clone(),
+        volumes: config.volumes.iter().flatten().map(|(path, _)| path.clone()).collect(),
+        volume_driver: host.volume_driver.clone(),
         volumes_from: list(&host.volumes_from),
         extra_hosts: list(&host.extra_hosts),
         dns: list(&host.dns),
@@ -179,10 +181,7 @@ fn check_config(config: &Config) -> Result<()> {
 }
 
 /// What a later build will have.
-fn not_yet(config: &Config, host: &HostConfig) -> Result<()> {
-    if config.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()) {
-        return Err(Failure::later(mounts::NO_VOLUMES));
-    }
+fn not_yet(host: &HostConfig) -> Result<()> {
     if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
         return Err(Failure::later(
             "device requests (--gpus, names of CDI devices) come in a later build: use --device with a path of the host",

@@ -4,23 +4,23 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use hull_api::hostconfig::{HostConfig, Mount as ApiMount};
-use hull_engine::containers::settings::{Below, Mount};
+use hull_engine::containers::settings::{Below, Mount, VolumeMount};
 
 use super::Result;
 use crate::http::Failure;
 
-pub(super) const NO_VOLUMES: &str =
-    "volumes come in a later build: bind a folder of the host with -v /HOST/PATH:/PATH, or use --tmpfs /PATH";
+/// The mode that the reference shows of a volume that somebody asked for without one.
+const SHARED_LABEL: &str = "z";
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 pub(super) fn mounts(host: &HostConfig, below: Below) -> Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     for bind in host.binds.iter().flatten() {
-        mounts.push(bind_of(bind, below)?);
+        mounts.push(bind_of(bind, below, &host.volume_driver)?);
     }
     for mount in host.mounts.iter().flatten() {
-        mounts.push(long(mount, below)?);
+        mounts.push(long(mount, below, host)?);
     }
     for (target, options) in host.tmpfs.iter().flatten() {
         if !target.starts_with('/') {
@@ -40,36 +40,30 @@ pub(super) fn mounts(host: &HostConfig, below: Below) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-/// `SOURCE:TARGET[:MODES]`; without a source it would be a volume.
-fn bind_of(text: &str, below: Below) -> Result<Mount> {
+/// `SOURCE:TARGET[:MODES]`; without a source, or with a name as one, it is a volume.
+fn bind_of(text: &str, below: Below, driver: &str) -> Result<Mount> {
     let wrong = |why: &str| Failure::invalid(format!("invalid volume specification: '{text}'{why}"));
     let parts: Vec<&str> = text.split(':').collect();
     if parts.iter().any(|part| part.is_empty()) {
         return Err(wrong(""));
     }
     let (source, target, modes) = match parts[..] {
-        [target] if target.starts_with('/') => return Err(Failure::later(NO_VOLUMES)),
-        [target] => {
-            return Err(wrong(&format!(
-                ": invalid mount config for type \"volume\": invalid mount path: '{target}' mount path must be \
-                 absolute"
-            )));
-        }
+        [target] => ("", target, ""),
         [source, target] => (source, target, ""),
         [source, target, modes] => (source, target, modes),
         _ => return Err(wrong("")),
     };
     let absolute = source.starts_with('/');
+    let kind = if absolute { "bind" } else { "volume" };
     if !target.starts_with('/') {
-        let kind = if absolute { "bind" } else { "volume" };
         return Err(wrong(&format!(
             ": invalid mount config for type \"{kind}\": invalid mount path: '{target}' mount path must be absolute"
         )));
     }
     if clean(target) == "/" {
-        return Err(wrong(
-            ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
-        ));
+        return Err(wrong(&format!(
+            ": invalid mount config for type {kind:?}: invalid specification: destination can't be '/'"
+        )));
     }
     let Modes { read_only, propagation, no_copy, idmap } =
         Modes::read(modes).ok_or_else(|| Failure::invalid(format!("invalid mode: {modes}")))?;
@@ -78,18 +72,21 @@ fn bind_of(text: &str, below: Below) -> Result<Mount> {
             ": invalid mount config for type \"bind\": field VolumeOptions must not be specified",
         ));
     }
+    if !absolute && !propagation.is_empty() {
+        return Err(wrong(
+            ": invalid mount config for type \"volume\": field BindOptions must not be specified",
+        ));
+    }
     if !absolute {
-        let mut letters = source.chars();
-        let valid = letters.next().is_some_and(|c| c.is_ascii_alphanumeric())
-            && letters.all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-        if !valid {
-            return Err(Failure::invalid(format!(
-                "create {source}: {source:?} includes invalid characters for a local volume name, only \
-                 \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute \
-                 path"
-            )));
-        }
-        return Err(Failure::later(NO_VOLUMES));
+        return Ok(Mount::Volume(VolumeMount {
+            name: source.to_owned(),
+            target: clean(target),
+            read_only,
+            copy: !no_copy,
+            mode: if modes.is_empty() { SHARED_LABEL.to_owned() } else { modes.to_owned() },
+            driver: driver.to_owned(),
+            ..VolumeMount::default()
+        }));
     }
     Ok(Mount::Bind {
         source: clean(source),
@@ -150,7 +147,7 @@ fn propagation_or_default(text: &str) -> String {
     if text.is_empty() { "rprivate".to_owned() } else { text.to_owned() }
 }
 
-fn long(mount: &ApiMount, below: Below) -> Result<Mount> {
+fn long(mount: &ApiMount, below: Below, host: &HostConfig) -> Result<Mount> {
     let kind = &mount.kind;
     if mount.target.is_empty() {
         return Err(wrong(mount, "field Target must not be empty"));
@@ -167,7 +164,8 @@ fn long(mount: &ApiMount, below: Below) -> Result<Mount> {
     match kind.as_str() {
         "bind" => long_bind(mount, below),
         "tmpfs" => long_tmpfs(mount),
-        "volume" | "cluster" => Err(Failure::later(NO_VOLUMES)),
+        "volume" => long_volume(mount, &host.volume_driver),
+        "cluster" => Err(Failure::later("volumes of a cluster come in a later build")),
         "image" => long_image(mount),
         _ => Err(wrong(mount, "mount type unknown")),
     }
@@ -231,6 +229,27 @@ fn long_bind(mount: &ApiMount, below: Below) -> Result<Mount> {
         mode: String::new(),
         idmap: false,
     })
+}
+
+fn long_volume(mount: &ApiMount, driver: &str) -> Result<Mount> {
+    let options = mount.volume_options.clone().unwrap_or_default();
+    let chosen = options.driver_config.unwrap_or_default();
+    let target = absolute(mount, &mount.target)?;
+    if target == "/" {
+        return Err(wrong(mount, "invalid specification: destination can't be '/'"));
+    }
+    Ok(Mount::Volume(VolumeMount {
+        name: mount.source.clone(),
+        target,
+        read_only: mount.read_only,
+        copy: !options.no_copy,
+        own: false,
+        subpath: options.subpath,
+        mode: SHARED_LABEL.to_owned(),
+        driver: if chosen.name.is_empty() { driver.to_owned() } else { chosen.name },
+        options: chosen.options.unwrap_or_default(),
+        labels: options.labels.unwrap_or_default(),
+    }))
 }
 
 fn long_image(mount: &ApiMount) -> Result<Mount> {

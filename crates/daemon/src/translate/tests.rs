@@ -1,7 +1,7 @@
 //! Documents of Docker in, settings or refusals out.
 
 use hull_api::create::CreateRequest;
-use hull_engine::containers::settings::Mount;
+use hull_engine::containers::settings::{Mount, VolumeMount};
 
 use super::*;
 
@@ -125,12 +125,7 @@ fn bad_values_are_refused_in_the_references_words() {
 
 #[test]
 fn what_comes_later_is_said_with_its_own_status() {
-    for host in [
-        r#"{"Binds":["named:/x"]}"#,
-        r#"{"Binds":["/x"]}"#,
-        r#"{"LogConfig":{"Type":"syslog"}}"#,
-        r#"{"DeviceRequests":[{"Count":-1}]}"#,
-    ] {
+    for host in [r#"{"LogConfig":{"Type":"syslog"}}"#, r#"{"DeviceRequests":[{"Count":-1}]}"#] {
         let failure = run(&format!(r#"{{"Image":"busybox","HostConfig":{host}}}"#)).unwrap_err();
         assert_eq!(failure.status, 501, "{host}: {}", failure.message);
     }
@@ -186,6 +181,52 @@ fn a_bind_is_mapped_where_it_is_asked_for() {
     };
     assert_eq!(idmap("/a:/b:ro,idmap"), (true, true));
     assert_eq!(idmap("/a:/b"), (false, false));
+}
+
+#[test]
+fn volumes_are_read_in_both_forms() {
+    let settings = settings(
+        r#"{"VolumeDriver":"local","Binds":["named:/d/:nocopy,ro","/anon"],"Mounts":[{"Type":"volume","Source":"data","Target":"/m",
+            "VolumeOptions":{"NoCopy":true,"Subpath":"a/b","Labels":{"l":"1"},"DriverConfig":{"Options":{"type":"tmpfs"}}}}]}"#,
+    );
+    let driver = || "local".to_owned();
+    let named = VolumeMount {
+        name: "named".into(),
+        target: "/d".into(),
+        read_only: true,
+        mode: "nocopy,ro".into(),
+        driver: driver(),
+        ..VolumeMount::default()
+    };
+    let anonymous = VolumeMount {
+        target: "/anon".into(),
+        copy: true,
+        mode: "z".into(),
+        driver: driver(),
+        ..VolumeMount::default()
+    };
+    let long = VolumeMount {
+        name: "data".into(),
+        target: "/m".into(),
+        subpath: "a/b".into(),
+        mode: "z".into(),
+        driver: driver(),
+        options: [("type".to_owned(), "tmpfs".to_owned())].into(),
+        labels: [("l".to_owned(), "1".to_owned())].into(),
+        ..VolumeMount::default()
+    };
+    assert_eq!(settings.mounts, [named, anonymous, long].map(Mount::Volume));
+    for (host, text) in [
+        (r#"{"Binds":["named:rel"]}"#, "invalid mount path: 'rel' mount path must be absolute"),
+        (
+            r#"{"Binds":["named:/"]}"#,
+            "invalid mount config for type \"volume\": invalid specification: destination",
+        ),
+        (r#"{"Binds":["named:/x:rslave"]}"#, "field BindOptions must not be specified"),
+        (r#"{"Binds":["named:/a"],"Mounts":[{"Type":"tmpfs","Target":"/a"}]}"#, "Duplicate mount point: /a"),
+    ] {
+        assert!(refused(host).contains(text), "{host}: {}", refused(host));
+    }
 }
 
 #[test]

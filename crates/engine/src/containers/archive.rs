@@ -336,8 +336,8 @@ async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Resu
             _ => &view.id,
         };
         let own = files::etc(&shared.config.data_root, names);
-        let images = mounts::layers(&shared, &view.settings);
-        let (mut mounts, sources) = spec::bound(&view.settings, &own, &shared.facts, images);
+        let shown = mounts::shown(&shared, &view.settings);
+        let (mut mounts, sources) = spec::bound(&view.settings, &own, &shared.facts, shown);
         // They are written at the first start.
         let ours = [&own.hostname, &own.hosts, &own.resolv];
         mounts.retain(|mount| {

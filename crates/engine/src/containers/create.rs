@@ -11,7 +11,7 @@ use super::requests::Created;
 use super::services::Services;
 use super::settings::{Create, ImageRef, IpcMode, NetworkMode, PidMode, Settings};
 use super::view::{Record, short};
-use super::{files, mounts, task, validate};
+use super::{files, fill, mounts, task, validate};
 use crate::images::Image;
 use crate::networks::{self, Join, join, publish};
 use crate::store::Change;
@@ -43,7 +43,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     let users = services.users.claim(&settings, donor)?;
     settings.users.clone_from(&users.maps);
     let name = reserve_name(services, request.name.as_deref(), &id)?;
-    let record = Record {
+    let mut record = Record {
         id: id.clone(),
         name: name.clone(),
         created: hull_sys::time::now(),
@@ -61,7 +61,7 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
         warnings: warnings.clone(),
         take_volumes: false,
     };
-    let lease = match make(services, &record, Arc::clone(&image)).await {
+    let lease = match make(services, &mut record, image).await {
         Ok(lease) => lease,
         Err(error) => {
             services.registry.release(&name, &id);
@@ -77,16 +77,41 @@ pub(crate) async fn create(services: &Arc<Services>, request: Create) -> Result<
     Ok(Created { id, warnings })
 }
 
-/// The writable layer, the files, the row; undone in reverse. What it gives holds the image's
-/// layers, which may lose their image at any moment.
-async fn make(services: &Arc<Services>, record: &Record, image: Arc<Image>) -> Result<Lease> {
-    let (id, shared) = (record.id.clone(), Arc::clone(services));
+/// Everything that a container has from its creation on: first of all its volumes, which have then
+/// their names in the record. What fails is undone in reverse.
+async fn make(services: &Arc<Services>, record: &mut Record, image: Arc<Image>) -> Result<Lease> {
+    let rows = mounts::claim(services, record).await?;
+    let made = make_files(services, record, image, rows).await;
+    match &made {
+        Ok(_) => services.volumes.settle(&record.id).await,
+        Err(_) => {
+            if let Err(error) = services.volumes.release(&record.id, false).await {
+                tracing::warn!(%error, "a volume of a container that could not be made may be left");
+            }
+        }
+    }
+    made
+}
+
+/// The writable layer, the files, the first content of volumes, the row; undone in reverse. What it
+/// gives holds the image's layers, which may lose their image at any moment.
+async fn make_files(
+    services: &Arc<Services>,
+    record: &Record,
+    image: Arc<Image>,
+    mut rows: Vec<Change>,
+) -> Result<Lease> {
+    let (id, shared, settings) = (record.id.clone(), Arc::clone(services), Arc::clone(&record.settings));
     let lease = services
         .blocking(move || {
             let lease = shared.images.hold(&image)?;
             files::make(&shared.config.data_root, &id)?;
             hull_runtime::failpoint!("engine.create.half-way");
-            shared.images.prepare(&id, &image).map(|_| lease)
+            shared.images.prepare(&id, &image)?;
+            match fill::volumes(&shared, &settings, &image) {
+                Ok(()) => Ok(lease),
+                Err(error) => Err(unmade(&shared, &id, error)),
+            }
         })
         .await?;
     hull_runtime::failpoint!("engine.create.before-commit");
@@ -96,19 +121,20 @@ async fn make(services: &Arc<Services>, record: &Record, image: Arc<Image>) -> R
         source,
     })?;
     let row = Change::PutContainer { id: record.id.clone(), name: record.name.clone(), record: record_text };
-    let Err(error) = services.store.commit(vec![row]).await else { return Ok(lease) };
+    rows.push(row);
+    let Err(error) = services.store.commit(rows).await else { return Ok(lease) };
     let (id, shared) = (record.id.clone(), Arc::clone(services));
-    let undone = services
-        .blocking(move || {
-            shared.images.snapshots().remove(&id).map_err(|source| Error::Snapshot { source })?;
-            files::remove(&shared.config.data_root, &id)
-        })
-        .await;
-    if let Err(error) = undone {
+    services.blocking(move || Err(unmade(&shared, &id, error))).await
+}
+
+/// Takes away what was made of a container; gives back why.
+fn unmade(services: &Services, id: &str, why: Error) -> Error {
+    let layer = services.images.snapshots().remove(id).map_err(|source| Error::Snapshot { source });
+    if let Err(error) = layer.and_then(|()| files::remove(&services.config.data_root, id)) {
         // Swept at the next start, for no record names it.
         tracing::warn!(%error, "a container that could not be made was not wholly undone");
     }
-    Err(error)
+    why
 }
 
 /// Lays the image's configuration under the caller's, by the reference's rules. What an image says
@@ -121,6 +147,7 @@ fn merge(settings: &mut Settings, image: &RunConfig) {
     // What an image says badly opens nothing.
     let exposed = image.exposed_ports.iter().filter_map(|text| networks::exposed_port(text));
     settings.exposed = networks::joined(settings.exposed.iter().copied().chain(exposed).collect());
+    settings.volumes.extend(image.volumes.iter().cloned());
     let entrypoint_given = settings.entrypoint.as_ref().is_some_and(|words| !words.is_empty());
     if !entrypoint_given {
         if settings.cmd.as_ref().is_none_or(Vec::is_empty) {

@@ -231,7 +231,7 @@ fn inputs<'a>(
                 volatile: record.settings.auto_remove,
             }),
         },
-        images: mounts::layers(services, &record.settings),
+        shown: mounts::shown(services, &record.settings),
         devices,
         seccomp: None,
         log,

@@ -4,7 +4,7 @@
 //! ```text
 //! settings requests view   values: what is asked, what is answered, what is seen
 //! phase                    the pure step
-//! create validate mounts   a record is made
+//! create validate mounts fill   a record is made
 //! task commands attach execs networking   the task of each container
 //! launch link spawner      the way to the shims
 //! recover                  containers are found again
@@ -19,6 +19,7 @@ pub(crate) mod create;
 mod details;
 mod execs;
 pub(crate) mod files;
+pub(crate) mod fill;
 pub(crate) mod handle;
 mod launch;
 pub mod layer;

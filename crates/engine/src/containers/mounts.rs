@@ -1,16 +1,21 @@
-//! What a container's mounts need: the images that they show, other containers' mounts, folders of
-//! the host.
+//! What a container's mounts need: volumes, the images that they show, other containers' mounts,
+//! folders of the host.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hull_image::lease::Lease;
 use hull_runtime::bundle::{StartError, StartErrorKind};
 use rustix::fs::{Mode, OFlags};
 
 use super::services::Services;
-use super::settings::{ImageRef, Mount, Settings};
+use super::settings::{ImageRef, Mount, Settings, VolumeMount};
+use super::view::Record;
+use crate::spec::{self, Shown};
+use crate::store::Change;
+use crate::volumes::{Create, Wish};
 use crate::{Error, Result};
 
 /// Takes over what `--volumes-from` names, and finds the images that are to be mounted. What it
@@ -31,6 +36,18 @@ pub(super) fn resolve(services: &Services, settings: &mut Settings) -> Result<Ve
             if !settings.mounts.iter().any(|own| own.target() == mount.target()) {
                 settings.mounts.push(mount);
             }
+        }
+    }
+    for place in &settings.volumes {
+        let target = spec::working_dir(place);
+        if !settings.mounts.iter().any(|mount| spec::working_dir(mount.target()) == target) {
+            let driver = settings.volume_driver.clone();
+            settings.mounts.push(Mount::Volume(VolumeMount {
+                target,
+                copy: true,
+                driver,
+                ..Default::default()
+            }));
         }
     }
     let mut leases = Vec::new();
@@ -54,14 +71,61 @@ fn inherited(mount: &Mount, read_only: bool) -> Option<Mount> {
             *own |= read_only;
             mode.clear();
         }
+        Mount::Volume(volume) => {
+            volume.read_only |= read_only;
+            volume.copy = false;
+            volume.mode.clear();
+        }
         Mount::Image { .. } => {}
         Mount::Tmpfs { .. } => return None,
     }
     Some(mount)
 }
 
-/// The folders of mounted images' layers, from the top to the base, by the mount's target.
-pub(super) fn layers(services: &Services, settings: &Settings) -> BTreeMap<String, Vec<PathBuf>> {
+/// Gives the container its volumes, whose names its record has from then on. The rows of those that
+/// are new are for the transaction of that record.
+pub(super) async fn claim(services: &Services, record: &mut Record) -> Result<Vec<Change>> {
+    let wish = |mount: &VolumeMount| Wish {
+        volume: Create {
+            name: Some(mount.name.clone()).filter(|name| !name.is_empty()),
+            driver: mount.driver.clone(),
+            options: mount.options.clone(),
+            labels: mount.labels.clone(),
+        },
+        own: mount.own,
+    };
+    let wishes: Vec<Wish> = record.settings.mounts.iter().filter_map(Mount::volume).map(wish).collect();
+    let claim = services.volumes.claim(&record.id, &wishes).await?;
+    let mounts = Arc::make_mut(&mut record.settings).mounts.iter_mut();
+    let mounted = mounts.filter_map(|mount| match mount {
+        Mount::Volume(mounted) => Some(mounted),
+        _ => None,
+    });
+    for (mount, volume) in mounted.zip(&claim.volumes) {
+        mount.own |= mount.name.is_empty();
+        mount.name.clone_from(&volume.name);
+    }
+    Ok(claim.rows)
+}
+
+/// The volumes that containers of an earlier daemon have.
+pub(super) fn adopt(services: &Services, record: &Record) {
+    let volumes = record.settings.mounts.iter().filter_map(Mount::volume);
+    services.volumes.adopt(&record.id, volumes.map(|volume| (volume.name.as_str(), volume.own)));
+}
+
+/// Where the files of a container's volumes are, by name.
+pub(super) fn volume_folders(services: &Services, settings: &Settings) -> BTreeMap<String, PathBuf> {
+    let volumes = settings.mounts.iter().filter_map(Mount::volume);
+    volumes.map(|volume| (volume.name.clone(), services.volumes.folder(&volume.name))).collect()
+}
+
+/// Where what the container's mounts show lies.
+pub(super) fn shown(services: &Services, settings: &Settings) -> Shown {
+    Shown { volumes: volume_folders(services, settings), images: layers(services, settings) }
+}
+
+fn layers(services: &Services, settings: &Settings) -> BTreeMap<String, Vec<PathBuf>> {
     let folders = |mount: &Mount| match mount {
         Mount::Image { found: Some(image), target, .. } => {
             let chain = hull_oci::image::chain_ids(&image.layers);

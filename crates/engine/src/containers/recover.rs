@@ -20,7 +20,7 @@ use super::phase::{Live, Observed, Phase};
 use super::services::Services;
 use super::task::{self, Found};
 use super::view::Record;
-use super::{files, layer};
+use super::{files, fill, layer, mounts};
 use crate::networks::{adopt, unplug};
 use crate::{Error, Result};
 
@@ -45,6 +45,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     for record in &records {
         services.registry.reserve(&record.name, &record.id)?;
         services.users.found(record);
+        mounts::adopt(services, record);
     }
     let mut observing = JoinSet::new();
     for record in records {
@@ -67,6 +68,13 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
             unplug::unplug_later(services, &record.id).await;
         }
     }
+    let shared = Arc::clone(services);
+    services
+        .blocking(move || {
+            fill::settle(&shared);
+            Ok(())
+        })
+        .await?;
     let links = Arc::new(services.blocking(adopt::links).await?);
     let mut resuming = JoinSet::new();
     for (record, found) in observed {

@@ -8,6 +8,7 @@ use hull_image::snapshot::Trash;
 use hull_runtime::cgroup::{Cgroup, Hierarchies};
 
 use super::files;
+use super::fill::Turns;
 use super::registry::Registry;
 use super::settings::Settings;
 use super::spawner::Spawner;
@@ -33,6 +34,7 @@ pub(crate) struct Services {
     pub(crate) networks: Networks,
     pub(crate) wiring: Wiring,
     pub(crate) volumes: Volumes,
+    pub(crate) filling: Turns,
     pub(crate) registry: Arc<Registry>,
     pub(crate) users: Users,
     pub(crate) spawner: Arc<Spawner>,

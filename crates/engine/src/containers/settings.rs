@@ -4,7 +4,7 @@
 //! typed here. What it merely has to give back (Docker's own spelling of the request) travels as
 //! [`Create::request`], opaque to the engine: one place decides, one place echoes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use hull_network::record::{Attachment, PortRange, Protocol};
@@ -74,6 +74,10 @@ pub struct Settings {
     pub cgroupns_host: bool,
     pub cgroup_parent: String,
     pub mounts: Vec<Mount>,
+    /// Where a volume is to be, whatever it is (`VOLUME` of images, `-v /PATH`), as it was written.
+    pub volumes: BTreeSet<String>,
+    /// The driver of volumes that are made for this container.
+    pub volume_driver: String,
     pub volumes_from: Vec<String>,
     pub extra_hosts: Vec<String>,
     pub dns: Vec<String>,
@@ -176,6 +180,7 @@ pub enum Mount {
         /// Mount options as in fstab, `size=…`, `mode=…` among them.
         options: Vec<String>,
     },
+    Volume(VolumeMount),
     /// An image's file system, read-only.
     Image {
         /// The image as the caller named it, and as it was found when the container was made.
@@ -193,6 +198,7 @@ impl Mount {
     pub fn target(&self) -> &str {
         match self {
             Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } | Mount::Image { target, .. } => target,
+            Mount::Volume(volume) => &volume.target,
         }
     }
 
@@ -200,9 +206,42 @@ impl Mount {
     pub fn image(&self) -> Option<&ImageRef> {
         match self {
             Mount::Image { found, .. } => found.as_ref(),
-            Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
+            Mount::Bind { .. } | Mount::Tmpfs { .. } | Mount::Volume(_) => None,
         }
     }
+
+    /// The volume that is shown there.
+    pub fn volume(&self) -> Option<&VolumeMount> {
+        match self {
+            Mount::Volume(volume) => Some(volume),
+            Mount::Bind { .. } | Mount::Tmpfs { .. } | Mount::Image { .. } => None,
+        }
+    }
+}
+
+/// A volume in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMount {
+    /// Empty where nobody gave it one, until the container is made.
+    pub name: String,
+    pub target: String,
+    pub read_only: bool,
+    /// An empty volume first gets what the image has at the target.
+    pub copy: bool,
+    /// Nobody named it: it goes with its last container.
+    pub own: bool,
+    /// Below the volume's root; empty: all of it.
+    pub subpath: String,
+    /// As it was written, for inspect alone.
+    pub mode: String,
+    /// How to make it if it does not exist. Not kept: afterwards it does.
+    #[serde(skip)]
+    pub driver: String,
+    #[serde(skip)]
+    pub options: BTreeMap<String, String>,
+    #[serde(skip)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a read-only bind does to what is mounted below its source.

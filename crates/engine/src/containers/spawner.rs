@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hull_image::layer::Mode;
+use hull_runtime::bundle::Source;
 use hull_runtime::protocol::{self, Outcome, Work};
 use hull_runtime::shim::Connection;
 use hull_runtime::spawner::{Client, Error as SpawnerError, Job, Launch, View};
@@ -188,6 +189,23 @@ impl Spawner {
         let job = client.commit(upper, archive, layer).map_err(|error| chain(&error))?;
         match outcome(&job)? {
             Outcome::Committed { diff_id, archive_size, size } => Ok(Packed { diff_id, archive_size, size }),
+            _ => Err(OTHER.to_owned()),
+        }
+    }
+
+    /// Has one fill the folder of a volume with what is at `source`, if it is empty; without that, end
+    /// what an interrupted one has left. False: what is at `source` is no folder. Blocks as
+    /// [`Self::unpack`] does.
+    pub(crate) fn fill(
+        &self,
+        source: Option<&Source>,
+        volume: BorrowedFd<'_>,
+    ) -> std::result::Result<bool, String> {
+        let client = self.client_blocking().map_err(|error| chain(&error))?;
+        let job = client.fill(source, volume).map_err(|error| chain(&error))?;
+        match outcome(&job)? {
+            Outcome::Filled { .. } => Ok(true),
+            Outcome::NoFolder => Ok(false),
             _ => Err(OTHER.to_owned()),
         }
     }

@@ -33,7 +33,7 @@ use super::requests::{Condition, WaitResult};
 use super::services::{Remains, Services};
 use super::settings::NetworkMode;
 use super::view::{Failure, Place, Record, RootfsPaths, View};
-use super::{create, files, recover};
+use super::{create, files, mounts, recover};
 use crate::networks::unplug;
 use crate::store::Change;
 use crate::{Error, Result, spec};
@@ -600,6 +600,7 @@ fn make_view(services: &Services, record: &Record, paths: &RootfsPaths, execs: V
         resolv_path: etc.resolv,
         execs,
         warnings: record.warnings.clone(),
+        volumes: mounts::volume_folders(services, &record.settings),
         places: places(services, record),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use hull_oci::runtime::Resources;
 
-use super::settings::{IpcMode, LogDriver, Mount, NetworkMode, RestartPolicy, Settings};
+use super::settings::{IpcMode, LogDriver, Mount, NetworkMode, RestartPolicy, Settings, VolumeMount};
 use crate::host::HostFacts;
 use crate::spec::{self, sysctl};
 use crate::{Error, Result, signals};
@@ -118,6 +118,7 @@ fn mounts(mounts: &[Mount]) -> Result<()> {
                 bind(source, propagation, *create_source)?
             }
             Mount::Image { subpath, .. } => self::subpath("image", subpath)?,
+            Mount::Volume(volume) => self::volume(volume)?,
             Mount::Tmpfs { options, .. } => {
                 if let Some(option) = options.iter().find(|option| !is_tmpfs_option(option)) {
                     return refuse(format!("invalid tmpfs option {option:?}"));
@@ -126,6 +127,15 @@ fn mounts(mounts: &[Mount]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn volume(volume: &VolumeMount) -> Result<()> {
+    let wrong = |why: &str| refuse(format!("invalid mount config for type \"volume\": {why}"));
+    match volume.name.is_empty() {
+        true if volume.read_only => wrong("must not set ReadOnly mode when using anonymous volumes"),
+        true if !volume.subpath.is_empty() => wrong("must not set Subpath when using anonymous volumes"),
+        _ => subpath("volume", &volume.subpath),
+    }
 }
 
 /// What is below a volume or an image is named from there.

@@ -1,5 +1,6 @@
 //! A container as its record keeps it and as everybody else sees it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -90,6 +91,8 @@ pub struct View {
     /// Ids of execs that exist, running or not yet started.
     pub execs: Vec<String>,
     pub warnings: Vec<String>,
+    /// Where the files of its volumes are, by name.
+    pub volumes: BTreeMap<String, PathBuf>,
     /// One for each network that it wants, the mode's own first.
     pub places: Vec<Place>,
 }

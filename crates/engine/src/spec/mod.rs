@@ -57,6 +57,15 @@ pub struct Files {
     pub resolv: PathBuf,
 }
 
+/// Where on the host that lies which mounts show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The folders of volumes, by name.
+    pub volumes: BTreeMap<String, PathBuf>,
+    /// The folders of mounted images' layers, from the top to the base, by the mount's target.
+    pub images: BTreeMap<String, Vec<PathBuf>>,
+}
+
 /// What [`compile`] needs to know.
 #[derive(Debug)]
 pub struct Inputs<'a> {
@@ -66,8 +75,7 @@ pub struct Inputs<'a> {
     pub identity: &'a Identity,
     pub files: Files,
     pub rootfs: Rootfs,
-    /// The folders of mounted images' layers, by the mount's target.
-    pub images: BTreeMap<String, Vec<PathBuf>>,
+    pub shown: Shown,
     pub devices: &'a [devices::Found],
     /// Of the devices of a privileged container.
     pub seccomp: Option<Seccomp>,
@@ -104,7 +112,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         root: Some(Root { path: PathBuf::from("rootfs"), readonly: settings.read_only }),
         hostname: if settings.uts_host { String::new() } else { settings.hostname.clone() },
         domainname: if settings.uts_host { String::new() } else { settings.domainname.clone() },
-        mounts: mounts::all(settings, &inputs.files, inputs.host.recursive_read_only),
+        mounts: mounts::all(settings, &inputs.files, &inputs.shown, inputs.host.recursive_read_only),
         annotations: settings.annotations.clone(),
         linux: linux(&inputs),
         ..Spec::default()
@@ -113,7 +121,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         id: inputs.id.to_owned(),
         spec,
         rootfs: inputs.rootfs,
-        sources: mounts::sources(settings, inputs.images),
+        sources: mounts::sources(settings, inputs.shown.images),
         stdio: Stdio { stdin: settings.open_stdin, stdin_once: settings.stdin_once },
         log: inputs.log,
         init: settings.init,
@@ -122,19 +130,19 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
 }
 
 /// What is bound into a container's own files, and what it shows as in a [`Bundle`]; not what lies over
-/// the kernel's. `images` are as in [`Inputs`].
+/// the kernel's.
 pub fn bound(
     settings: &Settings,
     files: &Files,
     host: &HostFacts,
-    images: BTreeMap<String, Vec<PathBuf>>,
+    shown: Shown,
 ) -> (Vec<Mount>, BTreeMap<PathBuf, Source>) {
-    let mut mounts = mounts::all(settings, files, host.recursive_read_only);
+    let mut mounts = mounts::all(settings, files, &shown, host.recursive_read_only);
     let kernels = ["/dev", "/proc", "/sys"];
     mounts.retain(|mount| {
         mount.kind == "bind" && !kernels.iter().any(|folder| mount.destination.starts_with(folder))
     });
-    (mounts, mounts::sources(settings, images))
+    (mounts, mounts::sources(settings, shown.images))
 }
 
 /// One more process for the container that `inputs` compiles to.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use hull_oci::runtime::Mount as Entry;
 use hull_runtime::bundle::Source;
 
-use super::Files;
-use crate::containers::settings::{Below, IpcMode, Mount, Settings};
+use super::{Files, Shown};
+use crate::containers::settings::{Below, IpcMode, Mount, Settings, VolumeMount};
 
 fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry {
     Entry {
@@ -20,9 +20,14 @@ fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Entry
 }
 
 /// All mounts in the order in which they are made: parents before what lies in them.
-pub(super) fn all(settings: &Settings, files: &Files, recursive_read_only: bool) -> Vec<Entry> {
-    let asked: Vec<Entry> =
-        settings.mounts.iter().map(|mount| wanted(mount, settings, recursive_read_only)).collect();
+pub(super) fn all(
+    settings: &Settings,
+    files: &Files,
+    shown: &Shown,
+    recursive_read_only: bool,
+) -> Vec<Entry> {
+    let asked = settings.mounts.iter().map(|mount| wanted(mount, settings, shown, recursive_read_only));
+    let asked: Vec<Entry> = asked.collect();
     // Whoever asks for a mount at the same place gets theirs instead of ours. What ours would have
     // in it is theirs, too.
     let mut mounts = usual(settings);
@@ -47,7 +52,10 @@ pub(super) fn sources(
             let (lower, path) = (images.remove(target)?, PathBuf::from(subpath));
             Some((PathBuf::from(target), Source::Layers { lower, path }))
         }
-        Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
+        Mount::Volume(VolumeMount { target, subpath, .. }) if !subpath.is_empty() => {
+            Some((PathBuf::from(target), Source::Inside { path: PathBuf::from(subpath) }))
+        }
+        Mount::Bind { .. } | Mount::Tmpfs { .. } | Mount::Volume(_) => None,
     };
     settings.mounts.iter().filter_map(source).collect()
 }
@@ -93,8 +101,11 @@ fn etc(files: &Files, mapped: bool) -> Vec<Entry> {
     ]
 }
 
-fn wanted(mount: &Mount, settings: &Settings, recursive_read_only: bool) -> Entry {
+fn wanted(mount: &Mount, settings: &Settings, shown: &Shown, recursive_read_only: bool) -> Entry {
     match mount {
+        Mount::Volume(volume) => {
+            self::volume(volume, shown.volumes.get(&volume.name), settings.users.is_some())
+        }
         Mount::Bind { source, target, read_only, propagation, non_recursive, below, idmap, .. } => {
             let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
             let bind = if *non_recursive { "bind" } else { "rbind" };
@@ -129,6 +140,15 @@ fn wanted(mount: &Mount, settings: &Settings, recursive_read_only: bool) -> Entr
             entry(target, "tmpfs", "tmpfs", &all)
         }
     }
+}
+
+/// A volume, whose files are in `folder`: with the ids that containers see in it.
+fn volume(volume: &VolumeMount, folder: Option<&PathBuf>, mapped: bool) -> Entry {
+    let source = folder.map(|folder| folder.to_string_lossy()).unwrap_or_default();
+    let access = if volume.read_only { "ro" } else { "rw" };
+    let options: Vec<_> =
+        ["rbind", access, "rprivate"].into_iter().chain(mapped.then_some("idmap")).collect();
+    entry(&volume.target, "bind", &source, &options)
 }
 
 fn opposite(option: &str) -> Option<&'static str> {

@@ -38,7 +38,10 @@ fn compiled_on(settings: &Settings, identity: &Identity, host: &HostFacts) -> Sp
         identity,
         files,
         rootfs: Rootfs::Directory(PathBuf::from("/r")),
-        images: Default::default(),
+        shown: Shown {
+            volumes: [("data".to_owned(), PathBuf::from("/v/data"))].into(),
+            images: BTreeMap::new(),
+        },
         devices: &[],
         seccomp: None,
         log: None,

@@ -91,7 +91,12 @@ impl Volumes {
 
     /// The folder with what containers see of it.
     pub fn data(&self, volume: &Volume) -> PathBuf {
-        self.0.files.data(&volume.name)
+        self.folder(&volume.name)
+    }
+
+    /// The same of one with this name, be there one or not.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.0.files.data(name)
     }
 
     /// Bytes of its files, each once however many names it has.

@@ -12,6 +12,7 @@ mod datagrams;
 mod exec;
 mod explain;
 mod faults;
+mod filled;
 mod images;
 mod interfaces;
 mod isolation;

@@ -699,7 +699,7 @@ fn write_sparse(
 }
 
 /// Removes a file, link or whole tree by descriptors; links in it are not followed.
-fn remove(parent: BorrowedFd<'_>, base: &[u8]) -> Result<(), Errno> {
+pub(super) fn remove(parent: BorrowedFd<'_>, base: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(parent, base, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         result => return result,

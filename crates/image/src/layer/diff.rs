@@ -136,13 +136,13 @@ fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> DiffError {
     move |errno| DiffError::Entry { action, name: shown(name), errno }
 }
 
-fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+pub(super) fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// The names in a folder, sorted by their bytes.
-fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+pub(super) fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_bytes().to_vec();

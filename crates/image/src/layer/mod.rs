@@ -33,6 +33,7 @@
 mod apply;
 mod changes;
 mod diff;
+mod fill;
 mod parents;
 mod stream;
 
@@ -42,6 +43,7 @@ mod tests;
 pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use diff::{DiffError, Diffed, commit, diff, pack};
+pub use fill::{FillError, Filled, fill, is_unsettled, settle};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.
 pub const WHITEOUT: &[u8] = b".wh.";

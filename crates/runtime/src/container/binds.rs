@@ -18,7 +18,7 @@ use hull_sys::Errno;
 use hull_sys::error::During;
 use hull_sys::mount::{self, Propagation};
 use hull_sys::root::{Handle, Root, open_beneath};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, FsWord, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
 use super::failure::{OrFail, Result, go_text, invalid, not_found};
@@ -118,7 +118,47 @@ pub(super) fn mount(
         }
     };
     let place = place(root, entry, taken.folder)?;
+    keep_proc(&place, &entry.destination, file_system(&taken.fd)? == PROC)?;
     mount::attach(&taken.fd, &place).or_invalid(|| what(entry))
+}
+
+/// proc(5), as statfs(2) names it.
+const PROC: FsWord = 0x9fa0;
+
+/// What may be shown in the place of a file of /proc: those that say how much of the host there is
+/// (LXCFS has them for one container).
+const PROC_FILES: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+fn file_system(fd: impl AsFd) -> Result<FsWord> {
+    Ok(rustix::fs::fstatfs(fd).during("fstatfs", || "what is to be mounted").or_host()?.f_type)
+}
+
+/// Refuses what would make programs take something else for /proc (K02): labels and ids are written
+/// there. Whatever links an image has on the way to `place`.
+pub(super) fn keep_proc(place: &Handle, path: &Path, is_proc: bool) -> Result<()> {
+    if path == Path::new("/proc") && !is_proc {
+        return Err(invalid("\"/proc\" cannot be mounted because it is not of type proc"));
+    }
+    let inside = path != Path::new("/proc") && file_system(place)? == PROC;
+    if inside && !PROC_FILES.iter().any(|file| path == Path::new(file)) {
+        return Err(invalid(format!(
+            "{:?} cannot be mounted because it is inside /proc",
+            path.to_string_lossy()
+        )));
+    }
+    Ok(())
 }
 
 /// Something that is to be shown.
@@ -205,6 +245,7 @@ fn classic(root: &Root, entry: &Mount, source: Option<&bundle::Source>) -> Resul
         }
     };
     let place = place(root, entry, found.folder)?;
+    keep_proc(&place, &entry.destination, file_system(&found.handle)? == PROC)?;
     let place = (&place, entry.destination.as_path());
     let options = options::parse(&entry.kind, &entry.options);
     mounts::bind(Api::Classic, root, place, Source::Fd(found.handle.as_fd()), &options)

@@ -123,6 +123,7 @@ fn mount_entry(site: &Site<'_>, entry: &Mount, taken: Option<&Taken>) -> Result<
         return cgroup_view(site, path, &options).map(|()| None);
     }
     let place = site.root.create_dirs(path, FOLDER).or_host()?;
+    binds::keep_proc(&place, path, entry.kind == "proc")?;
     if let Some(shared) = site.shared_memory.filter(|_| path == Path::new(SHARED_MEMORY)) {
         return mount::attach(shared, &place).or_host().map(|()| None);
     }

@@ -6,17 +6,17 @@
 //! the namespace. So any number of readers, and a start beside them, are in nobody's way; two
 //! overlays with one `upperdir` would be (overlayfs.rst, "Sharing and copying layers").
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hull_sys::During;
 use hull_sys::mount::{self, Propagation};
-use hull_sys::root::{Handle, Root};
+use hull_sys::root::{Handle, Root, open_inside};
+use hull_sys::{During, Errno};
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
-use super::failure::{OrFail, Result};
+use super::failure::{OrFail, Result, invalid};
 use super::{binds, mounts, rootfs};
-use crate::bundle::{Rootfs, StartError, Tree, Upper};
+use crate::bundle::{Rootfs, Source, StartError, Tree, Upper};
 
 /// Puts the tree together and attaches it at `/`, over what is there. The caller is in a mount
 /// namespace of its own, which is cut off from all others now.
@@ -34,6 +34,30 @@ pub(crate) fn assemble(tree: &Tree) -> std::result::Result<Root, StartError> {
         rootfs::make_read_only(api, &root)?;
     }
     Ok(root)
+}
+
+/// What there is at a place of an image's file system.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Folder(OwnedFd),
+    /// Something else.
+    Other,
+    Absent,
+}
+
+/// Finds a place in layers, which are put together read-only and attached nowhere. Links are followed
+/// as in a container that has them as its root.
+pub(crate) fn part(source: &Source) -> std::result::Result<Part, StartError> {
+    let Source::Layers { lower, path } = source else {
+        return Err(invalid("only what an image has can be copied into a volume"));
+    };
+    let whole = rootfs::layers(lower, None).or_host()?.ok_or_else(|| invalid("too many layers"))?;
+    match open_inside(&whole, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(folder) => Ok(Part::Folder(folder)),
+        Err(Errno::NOENT) => Ok(Part::Absent),
+        Err(Errno::NOTDIR) => Ok(Part::Other),
+        Err(errno) => Err(errno).during("openat2", || format!("{path:?} in an image")).or_host(),
+    }
 }
 
 /// An upper layer in memory, where what is made over layers that must not be written to goes.

@@ -64,6 +64,7 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             | Role::Folder
             | Role::Layer
             | Role::Mounts { .. }
+            | Role::Source
             | Role::Relay
             | Role::Service => {}
         }

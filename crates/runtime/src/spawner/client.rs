@@ -13,7 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SocketFlags, SocketType};
 use serde::Serialize;
 
-use crate::bundle::{Bundle, Exec, Tree};
+use crate::bundle::{Bundle, Exec, Source, Tree};
 use crate::failpoint;
 use crate::protocol::{self, Attach, FromSpawner, Kind, Outcome, Received, Role, ToSpawner, Work};
 use crate::seccomp::Program;
@@ -282,6 +282,20 @@ impl Client {
         let (ours, theirs) = control()?;
         let (uids, gids, roles) = (uids.to_vec(), gids.to_vec(), vec![Role::Control]);
         protocol::send(&self.socket, &ToSpawner::Users { uids, gids, roles }, &[theirs.as_fd()])?;
+        Ok(Job { socket: ours })
+    }
+
+    /// Has a worker fill the folder of a volume with what is at `source`, if it is empty; without
+    /// that, end what an interrupted one has left. It is killed when the job is dropped.
+    pub fn fill(&self, source: Option<&Source>, volume: BorrowedFd<'_>) -> Result<Job, Error> {
+        let (ours, theirs) = control()?;
+        let (mut roles, mut fds) = (vec![Role::Control, Role::Folder], vec![theirs.as_fd(), volume]);
+        let sealed = source.map(document).transpose()?;
+        if let Some(sealed) = &sealed {
+            roles.push(Role::Source);
+            fds.push(sealed.as_fd());
+        }
+        protocol::send(&self.socket, &ToSpawner::Worker { work: Work::Fill, roles }, &fds)?;
         Ok(Job { socket: ours })
     }
 

@@ -8,7 +8,8 @@
 //!   nothing executes;
 //! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
 //! - it has no network, no System V objects, and no descriptor but the archive, the folder (and the
-//!   layer that it makes of it), the control socket and /dev/null;
+//!   layer that it makes of it, or the image's folder that it fills it with), the control socket and
+//!   /dev/null;
 //! - of the capabilities only those remain that give files their owners, modes, device numbers and
 //!   attributes. CAP_SYS_ADMIN is among them, because `trusted.overlay.*` attributes need it; what
 //!   else that capability allows is cut off by
@@ -31,6 +32,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::bundle::StartError;
+use crate::container::tree;
 use crate::protocol::{self, Outcome, Role, Work};
 use crate::seccomp;
 use view::View;
@@ -71,11 +73,12 @@ const CALLS: [&str; 92] = [
 
 /// The whole life of a worker, in a fresh fork of the spawner; gives the exit code.
 pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
-    let (mut control, mut archive, mut view, mut layer) = (None, None, None, None);
+    let (mut control, mut archive, mut view, mut layer, mut source) = (None, None, None, None, None);
     for (role, fd) in given {
         match role {
             Role::Control => control = Some(fd),
             Role::Archive => archive = Some(fd),
+            Role::Source => source = Some(fd),
             Role::Folder => view = Some(View::Folder(fd)),
             Role::Layer => layer = Some(fd),
             Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
@@ -89,10 +92,12 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
     // A mount of its own has no way out of it either. Copied before this process leaves the namespace
     // that it is in (open_tree(2)).
     let layer = layer.map(|fd| mount::copy_of(&fd, false)).transpose().map_err(JailError::from);
-    let outcome = match (layer, view) {
-        (_, None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
-        (Err(error), _) => failed(&error),
-        (Ok(layer), Some(view)) => match enter_view(view) {
+    let source = source.map(|fd| source_folder(&fd)).transpose();
+    let outcome = match (layer, source, view) {
+        (.., None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
+        (Err(error), ..) | (_, Err(error), _) => failed(&error),
+        (Ok(layer), Ok(source), Some(view)) => match enter_view(view) {
+            Ok(root) if work == Work::Fill => fill(source, &root),
             Ok(root) => perform(&work, archive, (&root, layer), &control),
             Err(JailError::Ended) => Outcome::Ended,
             Err(error) => failed(&error),
@@ -162,6 +167,26 @@ fn enter_view(view: View) -> Result<OwnedFd, JailError> {
     Ok(root)
 }
 
+/// What there is to fill a volume with.
+fn source_folder(document: &OwnedFd) -> Result<tree::Part, JailError> {
+    Ok(tree::part(&protocol::document(document)?)?)
+}
+
+fn fill(source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
+    let filled = match source {
+        None | Some(tree::Part::Absent) => layer::settle(root.as_fd()).map(|()| None),
+        Some(tree::Part::Folder(source)) => layer::fill(source.as_fd(), root.as_fd()),
+        Some(tree::Part::Other) => return Outcome::NoFolder,
+    };
+    match filled {
+        Ok(filled) => {
+            let layer::Filled { entries, bytes } = filled.unwrap_or_default();
+            Outcome::Filled { entries, bytes }
+        }
+        Err(error) => failed(&error),
+    }
+}
+
 fn profile() -> Seccomp {
     let allow = || "SCMP_ACT_ALLOW".to_owned();
     // A thread, but no namespace (the CLONE_NEW… bits of clone(2)).
@@ -208,6 +233,7 @@ fn perform(
         (Work::Examine(place), _) => {
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
         }
+        (Work::Fill, _) => fill(None, root),
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
         (Work::Pack { place, name }, Some(archive)) => {
             let tell = |found| protocol::send(control, &Outcome::Found(found), &[]);

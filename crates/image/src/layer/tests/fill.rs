@@ -1,0 +1,184 @@
+//! An image's folder copied into a volume: alike in everything, into an empty one only, and whole or
+//! not at all.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::layer::{Filled, fill, is_unsettled, settle};
+
+use super::open;
+use super::tree::{listing, make_everything};
+
+fn filled(source: &Path, target: &Path) -> Option<Filled> {
+    fill(open(source).as_fd(), open(target).as_fd()).unwrap()
+}
+
+#[test]
+fn everything_is_alike_in_an_empty_volume_and_nothing_is_touched_in_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&target).unwrap();
+    make_everything(&source);
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o1751)).unwrap();
+    std::os::unix::fs::chown(&source, Some(7), Some(8)).unwrap();
+    let before = listing(&source);
+    // A socket means nothing without who listens.
+    let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+    let copied = filled(&source, &target).unwrap();
+    fs::remove_file(source.join("socket")).unwrap();
+    assert_eq!(listing(&target), before);
+    let meta = fs::metadata(&target).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1751, 7, 8));
+    assert!(copied.entries >= 10 && copied.bytes > 0, "{copied:?}");
+    // What has content keeps it.
+    fs::write(source.join("later"), "").unwrap();
+    assert_eq!(filled(&source, &target), None);
+    assert_eq!(listing(&target), before);
+}
+
+#[test]
+fn holes_stay_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&target).unwrap();
+    let file = fs::File::create(source.join("sparse")).unwrap();
+    let write = |at: u64| std::os::unix::fs::FileExt::write_all_at(&file, b"data", at).unwrap();
+    write(1 << 20);
+    write(9 << 20);
+    file.set_len(20 << 20).unwrap();
+    assert_eq!(filled(&source, &target), Some(Filled { entries: 1, bytes: 20 << 20 }));
+    assert_eq!(listing(&target), listing(&source));
+    assert!(fs::metadata(target.join("sparse")).unwrap().blocks() * 512 < 1 << 20);
+}
+
+/// Where a copy can have been interrupted, and what becomes of it.
+#[test]
+fn an_interrupted_copy_is_undone_or_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("etc")).unwrap();
+    fs::write(source.join("etc/file"), "image").unwrap();
+    fs::write(source.join("name"), "image").unwrap();
+    let volume = |name: &str| {
+        let target = dir.path().join(name);
+        fs::create_dir(&target).unwrap();
+        target
+    };
+    // Half a copy: undone, and then made anew.
+    let half = volume("half");
+    fs::create_dir_all(half.join(".hull-copy-up/etc")).unwrap();
+    fs::write(half.join(".hull-copy-up/name"), "im").unwrap();
+    assert!(is_unsettled(open(&half).as_fd()));
+    settle(open(&half).as_fd()).unwrap();
+    assert_eq!(listing(&half), "");
+    fs::create_dir_all(half.join(".hull-copy-up/etc")).unwrap();
+    assert!(filled(&source, &half).is_some());
+    assert_eq!(listing(&half), listing(&source));
+    // A whole copy, of which something is in place and something else a container has made meanwhile.
+    let whole = volume("whole");
+    let complete = whole.join(".hull-copied-up");
+    fs::create_dir_all(complete.join("etc")).unwrap();
+    fs::set_permissions(&complete, fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(complete.join("etc/file"), "image").unwrap();
+    fs::write(complete.join("other"), "image").unwrap();
+    fs::write(whole.join("other"), "container").unwrap();
+    assert!(is_unsettled(open(&whole).as_fd()));
+    assert_eq!(filled(&source, &whole), None);
+    assert!(!is_unsettled(open(&whole).as_fd()));
+    assert_eq!(fs::read_to_string(whole.join("etc/file")).unwrap(), "image");
+    assert_eq!(fs::read_to_string(whole.join("other")).unwrap(), "container");
+    assert_eq!(fs::metadata(&whole).unwrap().mode() & 0o7777, 0o1777);
+    assert_eq!(fs::read_dir(&whole).unwrap().count(), 2);
+}
+
+#[test]
+fn what_a_container_has_put_in_the_way_leads_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (canary, source) = (dir.path().join("canary"), dir.path().join("source"));
+    fs::create_dir(&canary).unwrap();
+    fs::create_dir(&source).unwrap();
+    fs::write(canary.join("file"), "untouched").unwrap();
+    fs::write(source.join("file"), "image").unwrap();
+    let before = listing(&canary);
+    for name in [".hull-copy-up", ".hull-copied-up"] {
+        let target = dir.path().join(format!("target{name}"));
+        fs::create_dir(&target).unwrap();
+        symlink(&canary, target.join(name)).unwrap();
+        assert!(filled(&source, &target).is_some(), "{name}");
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "image");
+        assert_eq!(listing(&canary), before);
+    }
+}
+
+/// A container that shares the volume swaps a folder of the copy for a link to elsewhere, as fast as it
+/// can, while the volume is filled again and again.
+#[test]
+fn a_folder_that_is_swapped_for_a_link_leads_no_copy_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (canary, source, target) = (path("canary"), path("source"), path("target"));
+    fs::create_dir(&canary).unwrap();
+    fs::write(canary.join("file"), "untouched").unwrap();
+    fs::create_dir_all(source.join("swapped")).unwrap();
+    for number in 0..40 {
+        fs::write(source.join(format!("swapped/f{number}")), "image").unwrap();
+    }
+    fs::create_dir(&target).unwrap();
+    let before = listing(&canary);
+    let (stop, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
+    let spot = target.join(".hull-copy-up/swapped");
+    let swap = || {
+        symlink(&canary, path("bait")).unwrap();
+        while !stop.load(Ordering::Relaxed) {
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            let here = rustix::fs::CWD;
+            if rustix::fs::renameat_with(here, &spot, here, path("bait"), exchange).is_ok() {
+                swaps.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    let race = |round: &mut dyn FnMut()| {
+        stop.store(false, Ordering::Relaxed);
+        swaps.store(0, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let swapper = scope.spawn(swap);
+            while swaps.load(Ordering::Relaxed) < 10_000 && !swapper.is_finished() {
+                round();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        remove(&path("bait"));
+    };
+    // The control: who goes by the path ends elsewhere now and then.
+    let mut elsewhere = 0;
+    race(&mut || {
+        fs::create_dir_all(&spot).ok();
+        fs::write(spot.join("planted"), "").ok();
+        elsewhere += u64::from(fs::remove_file(canary.join("planted")).is_ok());
+        remove(&target.join(".hull-copy-up"));
+    });
+    assert!(elsewhere > 0, "the race does not run");
+    let (mut whole, mut refused) = (0, 0);
+    race(&mut || {
+        match fill(open(&source).as_fd(), open(&target).as_fd()) {
+            Ok(_) => whole += 1,
+            Err(_) => refused += 1,
+        }
+        fs::read_dir(&target).unwrap().for_each(|entry| remove(&entry.unwrap().path()));
+    });
+    assert!(refused > 0, "no copy met the swap: {whole} were whole");
+    assert_eq!(listing(&canary), before);
+}
+
+fn remove(path: &Path) {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => drop(fs::remove_dir_all(path)),
+        Ok(_) => drop(fs::remove_file(path)),
+        Err(_) => {}
+    }
+}
