@@ -3,8 +3,9 @@
 //!
 //! The bench moves itself into a mount and a network namespace of its own before it starts
 //! anything, so that nothing touches the host's network, and hides the v2 cgroup mount of a
-//! hybrid host there, because crun refuses such hosts (Hull does not need it hidden). All data is
-//! in one folder, all daemons are children, everything is ended by pid and removed.
+//! hybrid host there where crun or podman are measured, because crun refuses such hosts. Without
+//! it Hull leads connections to 127.0.0.1 by the packet filter alone: F12 is measured without those
+//! two. All data is in one folder, all daemons are children, everything is ended by pid and removed.
 //!
 //! Figures are medians with (min–max; p10–p90). Cold samples are 100 ms apart, as a person types;
 //! warm ones follow each other at once.
@@ -17,6 +18,7 @@ mod inside;
 mod layers;
 mod measure;
 mod memory;
+mod mounts;
 mod names;
 mod networks;
 mod port_floor;
@@ -36,15 +38,15 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 14] = [
-    "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "copies", "ports",
-    "names", "networks", "size",
+const SECTIONS: [&str; 15] = [
+    "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "copies", "mounts",
+    "ports", "names", "networks", "size",
 ];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run bridge exec life many memory logs layers copies ports names networks size (all by default)
+Sections: runtime run bridge exec life many memory logs layers copies mounts ports names networks size (all by default)
 
 Options:
   --samples N     samples of each measure (default 30)
@@ -103,7 +105,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let work = build::target_folder().join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     let fixture = fixture::make(&work)?;
-    own_world(&work)?;
+    let crun = ["crun", "podman"].iter().any(|name| !options.without.iter().any(|w| w == name));
+    own_world(&work, crun)?;
     let before = parent_cgroups();
     let done = measure_all(&options, &dist, &fixture);
     if let Err(error) = clean_up(&work, &before) {
@@ -112,15 +115,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     done
 }
 
-/// Namespaces of our own, with a loopback link, only v1's cgroups in sight, and a tmpfs for the
-/// engines' run-time files, as /run is one.
-fn own_world(work: &Path) -> Result<()> {
+/// Namespaces of our own, with a loopback link, where asked only v1's cgroups in sight, and a tmpfs
+/// for the engines' run-time files, as /run is one.
+fn own_world(work: &Path, v1_only: bool) -> Result<()> {
     unshare(Namespaces::MOUNT | Namespaces::NETWORK)?;
     let recursive = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", recursive).context("make the mounts private")?;
     hull_sys::netlink::loopback_up()?;
     let unified = Path::new("/sys/fs/cgroup/unified");
-    if unified.join("cgroup.controllers").exists() {
+    if v1_only && unified.join("cgroup.controllers").exists() {
         unmount(unified, UnmountFlags::DETACH).context("hide the v2 cgroups")?;
     }
     let run = engines::run_folder(work);
@@ -169,7 +172,7 @@ fn measure_engines(
     samples: usize,
 ) -> Vec<Row> {
     type Section<'a> = (&'static str, &'a dyn Fn() -> Vec<Row>);
-    let in_order: [Section<'_>; 12] = [
+    let in_order: [Section<'_>; 13] = [
         ("memory", &|| sections::memory(engines)),
         ("run", &|| sections::run(engines, crun, fixture, samples)),
         ("bridge", &|| sections::bridge(engines, samples)),
@@ -179,6 +182,7 @@ fn measure_engines(
         ("logs", &|| sections::logs(engines, samples)),
         ("layers", &|| layers::layers(engines, samples)),
         ("copies", &|| layers::copies(engines, &fixture.work, samples)),
+        ("mounts", &|| mounts::mounts(engines, samples)),
         ("ports", &|| ports::ports(engines, samples)),
         ("names", &|| names::names(engines, samples)),
         ("networks", &|| networks::networks(engines, samples)),

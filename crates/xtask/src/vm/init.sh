@@ -19,6 +19,10 @@ done
 echo "kernel $(uname -r), controllers $(cat /sys/fs/cgroup/cgroup.controllers)"
 mount -t tmpfs -o mode=1777,size=1500m tmp /tmp
 mount -t tmpfs run /run
+# Swap, for the limits of memory and swap together: in memory, too.
+truncate -s 256M /swap
+swap=$(losetup --find --show /swap)
+mkswap "$swap" >/dev/null && swapon "$swap"
 # pivot_root(2) refuses the file system that the kernel was born with: a bind of it over itself is
 # one that has a parent.
 mkdir -p /self
