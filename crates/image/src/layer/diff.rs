@@ -56,7 +56,8 @@ const BUFFER: usize = 128 << 10;
 
 /// Writes the tree below `root` (a folder in overlayfs's conventions, such as a
 /// container's upper folder) as a layer's archive. Sockets are left out, as they
-/// mean nothing without the process that listened. The root itself has no entry.
+/// mean nothing without the process that listened; a whiteout is in their place
+/// where layers below may have the name. The root itself has no entry.
 pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
     layer(root, out, None)
 }
@@ -82,7 +83,7 @@ fn layer<'a>(
     let mut hashed = HashedWriter::new(out);
     let mut walk = Walk { copy, ..Walk::new(&mut hashed, Tree::Layer) };
     let folder = open_folder(root, b".").map_err(failed("open the folder", b"."))?;
-    walk.folder(&folder, &mut Vec::new(), 0)?;
+    walk.folder(Here { folder: &folder, depth: 0, merged: true }, &mut Vec::new())?;
     let Walk { writer, size, copy, .. } = walk;
     writer.finish()?;
     if let Some(mut copy) = copy {
@@ -104,9 +105,9 @@ pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: &mut dyn Writ
     let parent = open_folder(parent, b".").map_err(failed("open the folder of", name))?;
     if name.is_empty() {
         let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", base))?;
-        walk.folder(&folder, &mut Vec::new(), 0)?;
+        walk.folder(Here { folder: &folder, depth: 0, merged: false }, &mut Vec::new())?;
     } else {
-        walk.entry(&parent, base, &mut name.to_vec(), 0)?;
+        walk.entry(Here { folder: &parent, depth: 0, merged: false }, base, &mut name.to_vec())?;
     }
     walk.writer.finish()?;
     Ok(buffered.flush().map_err(WriteError::Write)?)
@@ -119,6 +120,16 @@ enum Tree {
     Layer,
     /// What a process sees, perhaps changing.
     Seen,
+}
+
+/// A folder whose entries are packed.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    folder: &'a OwnedFd,
+    /// Folders above it.
+    depth: usize,
+    /// Of a layer: layers below have the folder, too, and what they have in it is seen.
+    merged: bool,
 }
 
 struct Walk<'a> {
@@ -173,18 +184,18 @@ impl<'a> Walk<'a> {
     }
 
     /// Everything in the folder `prefix`, which is open as `folder`.
-    fn folder(&mut self, folder: &OwnedFd, prefix: &mut Vec<u8>, depth: usize) -> Result<(), DiffError> {
-        if depth > DEPTH {
+    fn folder(&mut self, here: Here<'_>, prefix: &mut Vec<u8>) -> Result<(), DiffError> {
+        if here.depth > DEPTH {
             return Err(DiffError::Depth { name: shown(prefix), limit: DEPTH });
         }
-        let names = names(folder).map_err(failed("read the folder", prefix))?;
+        let names = names(here.folder).map_err(failed("read the folder", prefix))?;
         let length = prefix.len();
         for name in names {
             if length > 0 && !prefix.ends_with(b"/") {
                 prefix.push(b'/');
             }
             prefix.extend_from_slice(&name);
-            match self.entry(folder, &name, prefix, depth) {
+            match self.entry(here, &name, prefix) {
                 Err(error) if vanished(&error) => {}
                 result => result?,
             }
@@ -193,22 +204,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn entry(
-        &mut self,
-        folder: &OwnedFd,
-        base: &[u8],
-        name: &mut Vec<u8>,
-        depth: usize,
-    ) -> Result<(), DiffError> {
+    fn entry(&mut self, here: Here<'_>, base: &[u8], name: &mut Vec<u8>) -> Result<(), DiffError> {
+        let folder = here.folder;
         let stat =
             rustix::fs::statat(folder, base, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("examine", name))?;
         if self.tree == Tree::Layer && base.starts_with(WHITEOUT) {
             return Err(DiffError::Reserved { name: shown(name) });
         }
         if self.tree == Tree::Layer && is_whiteout(&stat) {
-            let hidden = [&name[..name.len() - base.len()], WHITEOUT, base].concat();
-            let kind = Kind::File { size: 0, extents: None };
-            return self.put(&Entry { mode: 0, ..Entry::new(&hidden, kind) });
+            return self.hide(base, name);
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
         let shared = kind != FileType::Directory && stat.st_nlink > 1;
@@ -219,7 +223,7 @@ impl<'a> Walk<'a> {
         }
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match kind {
-            FileType::Directory => return self.subfolder(folder, base, name, depth),
+            FileType::Directory => return self.subfolder(here, base, name),
             FileType::RegularFile => None,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, base, Vec::new());
@@ -228,6 +232,8 @@ impl<'a> Walk<'a> {
             FileType::CharacterDevice => Some(Kind::Character { major, minor }),
             FileType::BlockDevice => Some(Kind::Block { major, minor }),
             FileType::Fifo => Some(Kind::Fifo),
+            // A socket is left out; what it hides of the layers below must stay hidden.
+            _ if here.merged => return self.hide(base, name),
             _ => return Ok(()),
         };
         match kind {
@@ -241,24 +247,28 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn subfolder(
-        &mut self,
-        parent: &OwnedFd,
-        base: &[u8],
-        name: &mut Vec<u8>,
-        depth: usize,
-    ) -> Result<(), DiffError> {
-        let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", name))?;
+    /// Says that the name in the layers below is not seen.
+    fn hide(&mut self, base: &[u8], name: &[u8]) -> Result<(), DiffError> {
+        let hidden = [&name[..name.len() - base.len()], WHITEOUT, base].concat();
+        let kind = Kind::File { size: 0, extents: None };
+        self.put(&Entry { mode: 0, ..Entry::new(&hidden, kind) })
+    }
+
+    fn subfolder(&mut self, here: Here<'_>, base: &[u8], name: &mut Vec<u8>) -> Result<(), DiffError> {
+        let folder = open_folder(here.folder.as_fd(), base).map_err(failed("open the folder", name))?;
         // Of the descriptor, not of the name: it may be another folder by now.
         let stat = rustix::fs::fstat(&folder).map_err(failed("examine", name))?;
-        let (xattrs, opaque) = attributes(folder.as_fd(), name, self.tree, &mut self.buffer)?;
+        let (xattrs, Marks { opaque, origin }) =
+            attributes(folder.as_fd(), name, self.tree, &mut self.buffer)?;
         self.put(&described(name, Kind::Directory, &stat, xattrs))?;
         if opaque {
             let mark = [&name[..], b"/", OPAQUE].concat();
             let kind = Kind::File { size: 0, extents: None };
             self.put(&Entry { mode: 0, ..Entry::new(&mark, kind) })?;
         }
-        self.folder(&folder, name, depth + 1)
+        // overlayfs marks what it copied up with where it came from; a folder of this layer alone is not.
+        let merged = here.merged && origin && !opaque;
+        self.folder(Here { folder: &folder, depth: here.depth + 1, merged }, name)
     }
 
     fn file(&mut self, folder: &OwnedFd, base: &[u8], name: &[u8]) -> Result<(), DiffError> {
@@ -366,13 +376,21 @@ fn extents(fd: &OwnedFd, size: u64) -> Result<Vec<Extent>, Errno> {
 
 type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The portable extended attributes, sorted, and whether the folder is opaque.
+/// What overlayfs notes at a folder.
+#[derive(Default)]
+struct Marks {
+    opaque: bool,
+    /// It was copied up from a layer below.
+    origin: bool,
+}
+
+/// The portable extended attributes, sorted, and overlayfs's own.
 fn attributes(
     fd: BorrowedFd<'_>,
     name: &[u8],
     tree: Tree,
     buffer: &mut [u8],
-) -> Result<(Attributes, bool), DiffError> {
+) -> Result<(Attributes, Marks), DiffError> {
     let error = failed("read the extended attributes of", name);
     // Linux limits both the list and a value to 64 KiB (xattr(7)).
     let length = match rustix::fs::flistxattr(fd, &mut buffer[..]) {
@@ -380,11 +398,11 @@ fn attributes(
         result => result.map_err(&error)?,
     };
     if length == 0 {
-        return Ok((Vec::new(), false));
+        return Ok((Vec::new(), Marks::default()));
     }
     let list = buffer[..length].to_vec();
     let mut xattrs = Vec::new();
-    let mut opaque = false;
+    let mut marks = Marks::default();
     for attribute in list.split(|&byte| byte == 0).filter(|attribute| !attribute.is_empty()) {
         let overlay = OVERLAY_ATTRIBUTES.iter().find_map(|prefix| attribute.strip_prefix(*prefix));
         // In a tree that is seen they are some other overlay's affair.
@@ -400,15 +418,16 @@ fn attributes(
         let value = buffer[..length].to_vec();
         match overlay {
             None => xattrs.push((attribute.to_vec(), value)),
-            Some(b"opaque") => opaque |= value == b"y",
+            Some(b"opaque") => marks.opaque |= value == b"y",
+            Some(b"origin") => marks.origin = true,
             Some(b"redirect" | b"metacopy") => {
                 let attribute = attribute.escape_ascii().to_string();
                 return Err(DiffError::Overlay { name: shown(name), attribute });
             }
-            // origin, impure, nlink…: notes of overlayfs to itself.
+            // impure, nlink…: notes of overlayfs to itself.
             Some(_) => {}
         }
     }
     xattrs.sort_unstable();
-    Ok((xattrs, opaque))
+    Ok((xattrs, marks))
 }

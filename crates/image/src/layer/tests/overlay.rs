@@ -43,7 +43,7 @@ fn in_container(scratch: &Path, layers: &[&str], script: &str) -> String {
         format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
     let script = format!(
         "set -e; mount -t overlay overlay -o {options} {merged}; cd {merged}; {script}; \
-         find . -mindepth 1 \\( -type d -printf '%P/\\n' -o -type l -printf '%P->%l\\n' -o -printf '%P=' -exec cat {{}} \\; -printf '\\n' \\) | sort",
+         find . -mindepth 1 \\( -type d -printf '%P/\\n' -o -type s -printf '%P socket\\n' -o -type l -printf '%P->%l\\n' -o -printf '%P=' -exec cat {{}} \\; -printf '\\n' \\) | sort",
         merged = merged.display(),
     );
     let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
@@ -152,6 +152,21 @@ fn what_a_container_changed_is_what_its_layer_says() {
     assert_eq!(again, seen);
     let expected = ["d/", "d/y=1", "e/", "e/new=2", "hard=2", "keep=12", "n/", "n/m/", "n/m/f=2"];
     assert_eq!(again.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_a_socket_has_replaced_stays_gone() {
+    let scratch = tempfile::tempdir().unwrap();
+    apply(scratch.path(), "lower", &["a=1", "d/", "d/x=1", "d/y=1", "e/", "e/x=1"]);
+    let script = "rm a d/x e/x; rmdir e; mkdir e n; for place in a d/x e/x n/x; do perl -MSocket -e \
+                  'socket(S,AF_UNIX,SOCK_STREAM,0); bind(S,pack_sockaddr_un($ARGV[0])) or die' $place; done";
+    in_container(scratch.path(), &["lower"], script);
+    check_commit(&scratch.path().join("upper"));
+    fs::create_dir(scratch.path().join("commit")).unwrap();
+    super::commit_into(&scratch.path().join("upper"), &scratch.path().join("commit"));
+    fs::remove_dir_all(scratch.path().join("upper")).unwrap();
+    let seen = in_container(scratch.path(), &["lower", "commit"], "true");
+    assert_eq!(seen.lines().collect::<Vec<_>>(), ["d/", "d/y=1", "e/", "n/"]);
 }
 
 /// The changes that the last container has made to these layers (lowest first), as `docker diff`
