@@ -5,7 +5,6 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::layer::{Filled, fill, is_unsettled, settle};
 
@@ -112,73 +111,5 @@ fn what_a_container_has_put_in_the_way_leads_nowhere() {
         assert!(filled(&source, &target).is_some(), "{name}");
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "image");
         assert_eq!(listing(&canary), before);
-    }
-}
-
-/// A container that shares the volume swaps a folder of the copy for a link to elsewhere, as fast as it
-/// can, while the volume is filled again and again.
-#[test]
-fn a_folder_that_is_swapped_for_a_link_leads_no_copy_elsewhere() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    let (canary, source, target) = (path("canary"), path("source"), path("target"));
-    fs::create_dir(&canary).unwrap();
-    fs::write(canary.join("file"), "untouched").unwrap();
-    fs::create_dir_all(source.join("swapped")).unwrap();
-    for number in 0..40 {
-        fs::write(source.join(format!("swapped/f{number}")), "image").unwrap();
-    }
-    fs::create_dir(&target).unwrap();
-    let before = listing(&canary);
-    let (stop, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
-    let spot = target.join(".hull-copy-up/swapped");
-    let swap = || {
-        symlink(&canary, path("bait")).unwrap();
-        while !stop.load(Ordering::Relaxed) {
-            let exchange = rustix::fs::RenameFlags::EXCHANGE;
-            let here = rustix::fs::CWD;
-            if rustix::fs::renameat_with(here, &spot, here, path("bait"), exchange).is_ok() {
-                swaps.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    };
-    let race = |round: &mut dyn FnMut()| {
-        stop.store(false, Ordering::Relaxed);
-        swaps.store(0, Ordering::Relaxed);
-        std::thread::scope(|scope| {
-            let swapper = scope.spawn(swap);
-            while swaps.load(Ordering::Relaxed) < 10_000 && !swapper.is_finished() {
-                round();
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        remove(&path("bait"));
-    };
-    // The control: who goes by the path ends elsewhere now and then.
-    let mut elsewhere = 0;
-    race(&mut || {
-        fs::create_dir_all(&spot).ok();
-        fs::write(spot.join("planted"), "").ok();
-        elsewhere += u64::from(fs::remove_file(canary.join("planted")).is_ok());
-        remove(&target.join(".hull-copy-up"));
-    });
-    assert!(elsewhere > 0, "the race does not run");
-    let (mut whole, mut refused) = (0, 0);
-    race(&mut || {
-        match fill(open(&source).as_fd(), open(&target).as_fd()) {
-            Ok(_) => whole += 1,
-            Err(_) => refused += 1,
-        }
-        fs::read_dir(&target).unwrap().for_each(|entry| remove(&entry.unwrap().path()));
-    });
-    assert!(refused > 0, "no copy met the swap: {whole} were whole");
-    assert_eq!(listing(&canary), before);
-}
-
-fn remove(path: &Path) {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => drop(fs::remove_dir_all(path)),
-        Ok(_) => drop(fs::remove_file(path)),
-        Err(_) => {}
     }
 }
