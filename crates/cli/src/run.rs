@@ -38,7 +38,10 @@ async fn run(session: &Session, given: &Given) -> Result<u8, Failure> {
     if body["AttachStdin"] == true && body["Tty"] == true && !crate::terminal::stdin_is_terminal() {
         return Err(fail("the input device is not a TTY"));
     }
-    let id = create::send(session, given, &body).await.map_err(|failure| wrong(session, failure))?;
+    let id = create::send(session, given, &body).await.map_err(|failure| {
+        let code = start_code(&failure.message);
+        Failure { code, ..wrong(session, failure) }
+    })?;
     let forwarding = (!detach && given.on("sig-proxy")).then(|| Forwarding::start(&session.client, &id));
     if detach {
         let started = start(session, &id).await;
