@@ -114,14 +114,16 @@ fn wanted(mount: &Mount, settings: &Settings, shown: &Shown, recursive_read_only
                 Below::ReadOnly => true,
                 Below::ReadOnlyIfPossible => recursive_read_only && !non_recursive,
             };
+            // What is read-only on the host stays so.
             let access = match (read_only, below) {
-                (false, _) => "rw",
-                (true, false) => "ro",
-                (true, true) => "rro",
+                (false, _) => None,
+                (true, false) => Some("ro"),
+                (true, true) => Some("rro"),
             };
             // Without a user namespace the ids are the same on both sides.
             let idmap = (*idmap && settings.users.is_some()).then_some("idmap");
-            let options: Vec<_> = [bind, access, propagation].into_iter().chain(idmap).collect();
+            let options: Vec<_> =
+                [Some(bind), access, Some(propagation), idmap].into_iter().flatten().collect();
             entry(target, "bind", source, &options)
         }
         Mount::Image { name, target, .. } => entry(target, "bind", name, &["ro", "rprivate"]),
@@ -145,9 +147,9 @@ fn wanted(mount: &Mount, settings: &Settings, shown: &Shown, recursive_read_only
 /// A volume, whose files are in `folder`: with the ids that containers see in it.
 fn volume(volume: &VolumeMount, folder: Option<&PathBuf>, mapped: bool) -> Entry {
     let source = folder.map(|folder| folder.to_string_lossy()).unwrap_or_default();
-    let access = if volume.read_only { "ro" } else { "rw" };
-    let options: Vec<_> =
-        ["rbind", access, "rprivate"].into_iter().chain(mapped.then_some("idmap")).collect();
+    let access = volume.read_only.then_some("ro");
+    let idmap = mapped.then_some("idmap");
+    let options: Vec<_> = [Some("rbind"), access, Some("rprivate"), idmap].into_iter().flatten().collect();
     entry(&volume.target, "bind", &source, &options)
 }
 

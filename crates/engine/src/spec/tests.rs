@@ -446,7 +446,7 @@ fn asked_mounts_replace_ours_and_parents_come_first() {
         /sys/fs/cgroup cgroup cgroup ro,nosuid,noexec,nodev
         /dev/mqueue mqueue mqueue nosuid,noexec,nodev
         /dev/shm tmpfs shm nosuid,noexec,nodev,mode=1777,size=67108864
-        /data bind /h rbind,rw,rprivate
+        /data bind /h rbind,rprivate
         /run tmpfs tmpfs nosuid,nodev,exec,size=1m
         /etc/resolv.conf bind /c/resolv.conf rbind,rprivate
         /etc/hostname bind /c/hostname rbind,rprivate
@@ -607,9 +607,9 @@ fn a_user_namespace_maps_what_is_the_engines_and_what_was_asked_for() {
         text.lines().find(|line| line.starts_with(target)).unwrap_or_default().to_owned()
     };
     assert_eq!(of(&own_users, "/etc/hosts"), "/etc/hosts bind /c/hosts rbind,rprivate,idmap");
-    assert_eq!(of(&own_users, "/mapped"), "/mapped bind /h rbind,rw,rprivate,idmap");
-    assert_eq!(of(&own_users, "/plain"), "/plain bind /h rbind,rw,rprivate");
-    assert_eq!(of(&host_users, "/mapped"), "/mapped bind /h rbind,rw,rprivate");
+    assert_eq!(of(&own_users, "/mapped"), "/mapped bind /h rbind,rprivate,idmap");
+    assert_eq!(of(&own_users, "/plain"), "/plain bind /h rbind,rprivate");
+    assert_eq!(of(&host_users, "/mapped"), "/mapped bind /h rbind,rprivate");
     let ipc_of_the_host = Settings { ipc: IpcMode::Host, ..own_users.clone() };
     assert_eq!(of(&ipc_of_the_host, "/dev/mqueue"), "");
     let linux = compiled(&own_users, &Identity::default()).linux;
