@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -39,7 +39,8 @@ pub(crate) fn names(folder: impl AsFd) -> Result<Vec<CString>, Errno> {
 /// Levels that are walked with a descriptor each before the rest is hoisted.
 const DEPTH: usize = 64;
 
-/// Removes whatever is below `folder`, by descriptors, links not followed.
+/// Removes whatever is below `folder`, by descriptors, links not followed and mounts not entered:
+/// what somebody has mounted there is not ours, and the error is EXDEV.
 ///
 /// A container can nest folders deeper than a process can hold descriptors for, so
 /// folders far down are first moved up to `folder` itself.
@@ -78,7 +79,8 @@ fn remove(
             }
         }
     }
-    let folder = rustix::fs::openat(parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+    let here = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+    let folder = rustix::fs::openat2(parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty(), here)?;
     for inner in names(&folder)? {
         remove(top, folder.as_fd(), &inner, depth + 1, hoisted, waiting)?;
     }
