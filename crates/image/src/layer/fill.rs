@@ -88,6 +88,10 @@ pub fn fill(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Option<Fil
         let mut copy = Copy { root: part.as_fd(), linked: HashMap::new(), buffer, filled: Filled::default() };
         copy.folder(&source, &part, &mut Vec::new(), 0)?;
         let filled = copy.filled;
+        if filled.entries > 0 {
+            // A volume with names in it is not filled again: their bytes are to outlive a power cut.
+            rustix::fs::syncfs(&part).map_err(failed("sync the folder", PART.as_bytes()))?;
+        }
         let complete = rustix::fs::renameat(target, PART, target, DONE);
         complete.map_err(failed("rename the folder", PART.as_bytes()))?;
         Ok((part, filled))
@@ -109,19 +113,40 @@ fn discard(target: BorrowedFd<'_>, name: &str) -> Result<(), FillError> {
     }
 }
 
-/// Moves what was copied into place. The volume's own folder becomes like the image's last of all.
+/// Moves what was copied into place. The volume's own folder becomes like the image's before the mark
+/// goes that says so; its times are set once more, for the mark was in it.
 fn publish(target: BorrowedFd<'_>, done: &OwnedFd) -> Result<(), FillError> {
+    // Before its names go, which is a change of it.
+    let stat = rustix::fs::fstat(done).map_err(failed("examine", DONE.as_bytes()))?;
     for name in names(done).map_err(failed("read the folder", DONE.as_bytes()))? {
-        match rustix::fs::renameat_with(done, &name[..], target, &name[..], RenameFlags::NOREPLACE) {
+        match move_new(done, target, &name) {
             Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
             Err(errno) => return Err(failed("move", &name)(errno)),
         }
     }
-    let stat = rustix::fs::fstat(done).map_err(failed("examine", DONE.as_bytes()))?;
     let attributes = attributes(done.as_fd(), b".")?;
-    discard(target, DONE)?;
     let root = open_folder(target, b".").map_err(failed("open the folder", b"."))?;
-    dress(&root, &stat, &attributes, b".")
+    dress(&root, &stat, &attributes, b".")?;
+    discard(target, DONE)?;
+    rustix::fs::futimens(&root, &times(&stat)).map_err(failed("set the times of", b"."))
+}
+
+/// EEXIST: `target` has the name.
+fn move_new(from: &OwnedFd, target: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(from, name, target, name, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL) => move_unseen(from, target, name),
+        moved => moved,
+    }
+}
+
+/// The same where the file system has no flags of renameat2(2), as NFS: what is made between the look
+/// and the move is replaced, there is no better way.
+fn move_unseen(from: &OwnedFd, target: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::statat(target, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Err(Errno::EXIST),
+        Err(Errno::NOENT) => rustix::fs::renameat(from, name, target, name),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A new folder, for nobody but root as yet.
@@ -319,5 +344,30 @@ fn times(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_flags_a_name_that_is_there_is_kept_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["from", "to"] {
+            std::fs::create_dir(path(folder)).unwrap();
+            std::fs::write(path(folder).join("both"), folder).unwrap();
+        }
+        std::fs::write(path("from/new"), "from").unwrap();
+        std::os::unix::fs::symlink("nowhere", path("to/link")).unwrap();
+        std::fs::write(path("from/link"), "from").unwrap();
+        let open = |name: &str| OwnedFd::from(std::fs::File::open(path(name)).unwrap());
+        let (from, to) = (open("from"), open("to"));
+        let moved = |name: &str| move_unseen(&from, to.as_fd(), name.as_bytes());
+        assert_eq!([moved("both"), moved("link")], [Err(Errno::EXIST); 2]);
+        assert_eq!((moved("new"), moved("gone")), (Ok(()), Err(Errno::NOENT)));
+        assert_eq!(std::fs::read_to_string(path("to/both")).unwrap(), "to");
+        assert_eq!(std::fs::read_to_string(path("to/new")).unwrap(), "from");
     }
 }

@@ -52,7 +52,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 
 /// Everything a worker calls: files below its root, memory, one thread for digests.
 #[rustfmt::skip]
-const CALLS: [&str; 92] = [
+const CALLS: [&str; 93] = [
     // Files.
     "chmod", "chown", "close", "copy_file_range", "dup", "fadvise64", "fallocate", "fchmod",
     "fchmodat", "fchmodat2", "fchown", "fchownat", "fcntl", "fgetxattr", "flistxattr", "fsetxattr",
@@ -60,7 +60,7 @@ const CALLS: [&str; 92] = [
     "lgetxattr", "link", "linkat", "listxattr", "llistxattr", "lremovexattr", "lseek", "lsetxattr",
     "lstat", "mkdir", "mkdirat", "mknod", "mknodat", "newfstatat", "open", "openat", "openat2",
     "pread64", "preadv", "pwrite64", "pwritev", "read", "readlink", "readlinkat", "readv", "sendfile", "splice", "rename",
-    "renameat", "renameat2", "rmdir", "stat", "statx", "symlink", "symlinkat", "unlink", "unlinkat",
+    "renameat", "renameat2", "rmdir", "stat", "statx", "symlink", "symlinkat", "syncfs", "unlink", "unlinkat",
     "utimensat", "write", "writev",
     // The answer.
     "sendmsg",

@@ -25,13 +25,16 @@ fn everything_is_alike_in_an_empty_volume_and_nothing_is_touched_in_another() {
     fs::set_permissions(&source, fs::Permissions::from_mode(0o1751)).unwrap();
     std::os::unix::fs::chown(&source, Some(7), Some(8)).unwrap();
     let before = listing(&source);
+    let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
     // A socket means nothing without who listens.
     let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+    fs::File::open(&source).unwrap().set_modified(modified).unwrap();
     let copied = filled(&source, &target).unwrap();
     fs::remove_file(source.join("socket")).unwrap();
     assert_eq!(listing(&target), before);
     let meta = fs::metadata(&target).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1751, 7, 8));
+    assert_eq!(meta.modified().unwrap(), modified);
     assert!(copied.entries >= 10 && copied.bytes > 0, "{copied:?}");
     // What has content keeps it.
     fs::write(source.join("later"), "").unwrap();
@@ -93,6 +96,28 @@ fn an_interrupted_copy_is_undone_or_finished() {
     assert_eq!(fs::read_to_string(whole.join("other")).unwrap(), "container");
     assert_eq!(fs::metadata(&whole).unwrap().mode() & 0o7777, 0o1777);
     assert_eq!(fs::read_dir(&whole).unwrap().count(), 2);
+}
+
+/// The mark stays until the volume's own folder is like the image's: here it cannot go.
+#[test]
+fn the_volumes_own_folder_is_done_before_the_mark_goes() {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let dir = tempfile::tempdir().unwrap();
+    let complete = dir.path().join(".hull-copied-up");
+    fs::create_dir(&complete).unwrap();
+    fs::set_permissions(&complete, fs::Permissions::from_mode(0o1751)).unwrap();
+    fs::write(complete.join("file"), "image").unwrap();
+    fs::write(dir.path().join("file"), "container").unwrap();
+    let fixed = fs::File::open(complete.join("file")).unwrap();
+    let flags = ioctl_getflags(&fixed).unwrap();
+    ioctl_setflags(&fixed, flags | IFlags::IMMUTABLE).unwrap();
+    let settled = settle(open(dir.path()).as_fd());
+    let mode = fs::metadata(dir.path()).unwrap().mode() & 0o7777;
+    ioctl_setflags(&fixed, flags).unwrap();
+    assert!(settled.is_err() && is_unsettled(open(dir.path()).as_fd()));
+    assert_eq!(mode, 0o1751);
+    settle(open(dir.path()).as_fd()).unwrap();
+    assert!(!is_unsettled(open(dir.path()).as_fd()));
 }
 
 #[test]
