@@ -49,6 +49,7 @@
 //! | `engine.commit.published` | daemon: they have, no image names them |
 //! | `engine.commit.committed` | daemon: the image is durable, the container is still frozen |
 //! | `engine.commit.thawed` | daemon: it goes on, nobody was told |
+//! | `engine.users.made` | daemon: a container's user namespace is made, nothing is in it |
 //! | `engine.network.claimed` | daemon: a container's addresses are chosen, nothing is noted |
 //! | `engine.network.published` | daemon: a container's ports are bound, nothing is noted |
 //! | `engine.network.noted` | daemon: what a container gets is on record, no link is made |

@@ -157,6 +157,9 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
         // A network namespace belongs to the user namespace that it was made in: they are a pair.
         let pair = settings.users.as_ref().map(|maps| services.spawner.pair(maps)).transpose()?;
         let (user, own) = pair.map(|pair| (pair.user, pair.network)).unzip();
+        if user.is_some() {
+            hull_runtime::failpoint!("engine.users.made");
+        }
         namespaces.extend(user.map(|fd| (NamespaceKind::User, fd)));
         let plugged = plug::plug(services, record, own).inspect_err(|_| {
             // Nobody was asked for: there is nothing that could come. Left behind, it is swept.

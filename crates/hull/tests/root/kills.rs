@@ -18,7 +18,7 @@ use super::host;
 use super::machines::{container, of_host, tcp};
 
 /// Where the daemon dies, of what, and what the next one shows of the container; "" is nothing.
-const DAEMON: [(&str, Act, &str); 26] = [
+const DAEMON: [(&str, Act, &str); 29] = [
     ("engine.create.half-way", Act::Create, ""),
     ("engine.create.before-commit", Act::Create, ""),
     ("engine.create.after-commit", Act::Create, "created 0"),
@@ -29,6 +29,9 @@ const DAEMON: [(&str, Act, &str); 26] = [
     ("engine.start.before-launch", Act::Run, "created 0"),
     ("engine.start.after-launch", Act::Run, "running 0"),
     ("engine.start.started", Act::Run, "running 0"),
+    ("engine.create.before-commit", Act::RunMapped, ""),
+    ("engine.users.made", Act::RunMapped, "created 0"),
+    ("engine.start.after-launch", Act::RunMapped, "running 0"),
     ("engine.exec.before-launch", Act::Exec, "running 0"),
     ("engine.exec.after-launch", Act::Exec, "running 0"),
     ("engine.exec.started", Act::Exec, "running 0"),
@@ -69,9 +72,12 @@ const SHIM: [(&str, Act, i32, &str); 15] = [
 ];
 
 /// The same for the spawner.
-const SPAWNER: [(&str, Act, i32, &str); 4] = [
+const SPAWNER: [(&str, Act, i32, &str); 6] = [
     ("spawner.launch.before-fork", Act::Run, 125, "created 128"),
     ("spawner.launch.after-fork", Act::Run, 0, "running 0"),
+    // It makes the user namespace first.
+    ("spawner.launch.before-fork", Act::RunMapped, 125, "created 128"),
+    ("spawner.launch.after-fork", Act::RunMapped, 0, "running 0"),
     ("spawner.launch.before-fork", Act::Exec, 126, "running 0"),
     ("spawner.launch.after-fork", Act::Exec, 0, "running 0"),
 ];
@@ -387,7 +393,9 @@ fn the_daemon_may_be_killed_while_it_makes_the_host_a_router() {
 #[track_caller]
 fn ended_with(code: i32, point: &str, finished: &Finished) {
     assert_eq!(finished.code, code, "{point}: {finished}");
-    let told = [&finished.stdout, &finished.stderr].iter().any(|text| text.contains("the shim ended before"));
+    let words = ["the shim ended before", "the worker was killed at its work"];
+    let told =
+        [&finished.stdout, &finished.stderr].iter().any(|text| words.iter().any(|word| text.contains(word)));
     assert_eq!(told, matches!(code, 125 | 126), "{point}: {finished}");
 }
 

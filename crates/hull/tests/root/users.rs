@@ -196,3 +196,48 @@ fn a_daemon_can_give_every_container_users_of_its_own() {
     host.docker(&["run", "-d", "--name", "second", "busybox", "sleep", "1000"]).ok();
     assert_eq!((outside(&host, "first").0, outside(&host, "second").0), (FIRST + BLOCK, FIRST + 2 * BLOCK));
 }
+
+#[test]
+fn what_a_mapped_container_changed_has_its_own_ids_everywhere() {
+    let host = host();
+    auto(&host, "one", &["--network=none"]);
+    let write = "mkdir /made; echo inside > /made/file; chown -R 7:8 /made; rm $(which wc)";
+    host.hull(&["exec", "one", "sh", "-c", write]).ok();
+    let stat = ["stat", "-c", "%u:%g", "/made/file", "/bin"];
+    for (client, image) in CLIENTS.into_iter().zip(["by-hull", "by-docker"]) {
+        assert!(client(&host, &["diff", "one"]).ok().contains("A /made/file"));
+        client(&host, &["commit", "one", image]).ok();
+        for userns in ["--userns=host", "--userns=auto"] {
+            let run = host.hull(&[&["run", "--rm", userns, image], &stat[..]].concat());
+            assert_eq!(run.ok(), "7:8\n0:0", "{image} {userns}");
+            host.hull(&["run", "--rm", userns, image, "wc"]).fails(127, "wc");
+        }
+    }
+}
+
+#[test]
+fn files_are_copied_with_the_ids_of_the_container() {
+    let host = host();
+    auto(&host, "one", &["--network=none"]);
+    let write = "mkdir /made; echo inside > /made/file; chown -R 7:8 /made";
+    host.hull(&["exec", "one", "sh", "-c", write]).ok();
+    let file = host.folder().join("given");
+    std::fs::write(&file, "from outside").unwrap();
+    let upper = upper(&host, "one");
+    for state in ["running", "exited"] {
+        for (client, name) in CLIENTS.into_iter().zip(["by-hull", "by-docker"]) {
+            let archive = client(&host, &["cp", "one:/made/file", "-"]);
+            assert_eq!(archive.code, 0, "{state}: {archive}");
+            // uid and gid as a header of ustar has them, octal.
+            assert!(archive.stdout.contains("0000007\x000000010\x00"), "{state} {name}: {archive}");
+            let target = format!("/made/{name}-{state}");
+            client(&host, &["cp", file.to_str().unwrap(), &format!("one:{target}")]).ok();
+            assert_eq!(owner(&upper.join(&target[1..])), (0, 0), "{state} {name}");
+        }
+        if state == "running" {
+            let seen = host.hull(&["exec", "one", "stat", "-c", "%u:%g", "/made/by-hull-running"]);
+            assert_eq!(seen.ok(), "0:0");
+            host.hull(&["stop", "-t", "0", "one"]).ok();
+        }
+    }
+}

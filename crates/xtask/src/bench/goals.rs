@@ -65,6 +65,8 @@ const SHARES: &[(&str, &str, Share)] = &[
     ("network rm", "docker", AtMost(1.0 / 5.0)),
     ("names, answers to 64 at a time", "docker", AtLeast(3.0)),
     ("names, one after the other: half of them within", "docker", AtMost(1.0 / 2.0)),
+    ("run --rm true with users of its own, network none", "hull, the host's users", AtMost(1.3)),
+    ("run --rm true with users of its own, bridge", "hull, the host's users", AtMost(1.3)),
     ("500 endpoints after a flush of the tables", "hull, one network connect", AtMost(10.0)),
 ];
 

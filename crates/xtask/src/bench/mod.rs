@@ -25,6 +25,7 @@ mod port_floor;
 mod ports;
 mod sections;
 mod traffic;
+mod users;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,15 +39,16 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "copies", "mounts",
-    "ports", "names", "networks", "size",
+    "ports", "names", "networks", "users", "size",
 ];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run bridge exec life many memory logs layers copies mounts ports names networks size (all by default)
+Sections: runtime run bridge exec life many memory logs layers copies mounts ports names networks users size
+(all by default)
 
 Options:
   --samples N     samples of each measure (default 30)
@@ -172,7 +174,7 @@ fn measure_engines(
     samples: usize,
 ) -> Vec<Row> {
     type Section<'a> = (&'static str, &'a dyn Fn() -> Vec<Row>);
-    let in_order: [Section<'_>; 13] = [
+    let in_order: [Section<'_>; 14] = [
         ("memory", &|| sections::memory(engines)),
         ("run", &|| sections::run(engines, crun, fixture, samples)),
         ("bridge", &|| sections::bridge(engines, samples)),
@@ -186,6 +188,7 @@ fn measure_engines(
         ("ports", &|| ports::ports(engines, samples)),
         ("names", &|| names::names(engines, samples)),
         ("networks", &|| networks::networks(engines, samples)),
+        ("users", &|| users::users(engines, samples)),
     ];
     in_order.into_iter().filter(|(name, _)| chosen(name)).flat_map(|(_, measure)| measure()).collect()
 }

@@ -14,6 +14,8 @@ use crate::executables;
 pub(super) enum Act {
     Create,
     Run,
+    /// With users of its own.
+    RunMapped,
     Exec,
     Stop,
     /// Of a container that removes itself.
@@ -51,7 +53,7 @@ pub(super) const HOLDING: [&str; 6] = ["--network", "others", "--ip", "10.66.0.9
 impl Act {
     fn setup(self) -> Option<&'static [&'static str]> {
         match self {
-            Act::Create | Act::Run | Act::Publish => None,
+            Act::Create | Act::Run | Act::RunMapped | Act::Publish => None,
             Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune => None,
             Act::WireCreate | Act::WireRemove => None,
             Act::VolumeCreate | Act::VolumeRemove => None,
@@ -74,6 +76,7 @@ impl Act {
                 host.hull(&["commit", "victim", "victims"])
             }
             Act::Run => run(host, &["run", "-d"]),
+            Act::RunMapped => run(host, &["run", "-d", "--userns=auto"]),
             Act::Exec => host.hull(&["exec", "victim", "true"]),
             Act::Publish => run(host, &[&["run", "-d"], &HOLDING[..]].concat()),
             Act::Rename => host.hull(&["rename", "victim", "risen"]),
