@@ -53,7 +53,6 @@ const SHARES: &[(&str, &str, Share)] = &[
     ("F10 cp of one file of 200 MB out", "docker", AtMost(1.0 / 2.0)),
     ("F14 copy-up of 10,000 files into a volume", "docker", AtMost(1.0 / 3.0)),
     ("run --rm with 20 volumes, warm", "hull, with none", AtMost(1.5)),
-    ("run --rm --userns=auto, four layers, warm", "hull, with none", AtMost(1.3)),
     ("F12 published port on 127.0.0.1, one stream", "hull, own address", AtLeast(0.95)),
     ("F12 published port on 127.0.0.1, one stream", "floor", AtLeast(0.95)),
     ("F12 published port on 127.0.0.1, requests", "hull, own address", AtLeast(0.95)),

@@ -1,4 +1,4 @@
-//! F14, and what mounts and users of its own add to a start.
+//! F14, and what mounts add to a start.
 
 use anyhow::{Result, anyhow};
 
@@ -9,21 +9,12 @@ use super::sections::{WARM, clear};
 /// Volumes of a start that has many mounts.
 const MANY: usize = 20;
 
-/// A volume that is filled from an image; a start with many mounts, and one with users of its own,
-/// beside one with neither.
+/// A volume that is filled from an image; a start with many mounts beside one with none.
 pub(crate) fn mounts(engines: &[Engine], rounds: usize) -> Vec<Row> {
     let mut rows = vec![copy_up(engines, rounds.div_ceil(6).max(3))];
     clear(engines);
     if let Some(hull) = engines.iter().find(|engine| engine.name == "hull") {
-        rows.push(beside_none(hull, rounds, "run --rm with 20 volumes, warm", IMAGE, &volumes()));
-        let image = layered(hull);
-        let auto = ["--userns=auto".to_owned()];
-        rows.push(match image {
-            Ok(image) => {
-                beside_none(hull, rounds, "run --rm --userns=auto, four layers, warm", &image, &auto)
-            }
-            Err(error) => failed("run --rm --userns=auto, four layers, warm", &error),
-        });
+        rows.push(many(hull, rounds));
     }
     clear(engines);
     rows
@@ -51,34 +42,14 @@ fn copy_up(engines: &[Engine], rounds: usize) -> Row {
     interleave("F14 copy-up of 10,000 files into a volume", "ms", rounds, WARM, subjects.collect())
 }
 
-fn volumes() -> Vec<String> {
-    (0..MANY).flat_map(|number| ["-v".to_owned(), format!("bench-{number}:/mnt/{number}")]).collect()
-}
-
-/// An image of four layers.
-fn layered(engine: &Engine) -> Result<String> {
-    let mut image = IMAGE.to_owned();
-    for number in 0..3 {
-        let (name, next) = (format!("layer-{number}"), format!("bench-layered-{number}"));
-        let script = format!("echo {number} > /layer-{number}");
-        engine.line(&["run", "--name", &name, "--network", "none", &image, "/bin/sh", "-c", &script])?;
-        engine.line(&["commit", &name, &next])?;
-        image = next;
-    }
-    Ok(image)
-}
-
-/// With these flags and without, in turn.
-fn beside_none(hull: &Engine, rounds: usize, what: &str, image: &str, flags: &[String]) -> Row {
+/// With twenty volumes and with none, in turn.
+fn many(hull: &Engine, rounds: usize) -> Row {
+    let volumes: Vec<String> =
+        (0..MANY).flat_map(|number| ["-v".to_owned(), format!("bench-{number}:/mnt/{number}")]).collect();
     let run = |flags: &[String]| {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        hull.time(&[&["run", "--rm", "--network", "none"], &flags[..], &[image, "/bin/true"]].concat())
+        hull.time(&[&["run", "--rm", "--network", "none"], &flags[..], &[IMAGE, "/bin/true"]].concat())
     };
-    let subjects = vec![Subject::new("hull", || run(flags)), Subject::new("hull, with none", || run(&[]))];
-    interleave(what, "ms", rounds, WARM, subjects)
-}
-
-fn failed(what: &str, error: &anyhow::Error) -> Row {
-    let text = format!("{error:#}");
-    interleave(what, "ms", 1, WARM, vec![Subject::new("hull", move || Err(anyhow!("{text}")))])
+    let subjects = vec![Subject::new("hull", || run(&volumes)), Subject::new("hull, with none", || run(&[]))];
+    interleave("run --rm with 20 volumes, warm", "ms", rounds, WARM, subjects)
 }
