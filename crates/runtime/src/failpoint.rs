@@ -34,6 +34,7 @@
 //! | `engine.exit.committed` | daemon: the exit is durable, nobody was told |
 //! | `engine.exec.before-launch` | daemon: the exec is compiled, no shim is asked for |
 //! | `engine.exec.after-launch` | daemon: a shim was asked for |
+//! | `engine.archive.after-launch` | a worker that has a container's tree for its root was asked for |
 //! | `engine.exec.started` | daemon: the exec's shim has said started |
 //! | `engine.exec.ended` | daemon: the exec's end (or that it could not start) was heard |
 //! | `engine.remove.committed` | daemon: that it is being removed is durable, all is still there |

@@ -17,6 +17,8 @@ pub(super) enum Act {
     /// With users of its own.
     RunMapped,
     Exec,
+    /// Of a file into it.
+    Copy,
     Stop,
     /// Of a container that removes itself.
     StopGoing,
@@ -61,9 +63,13 @@ impl Act {
                 Some(&["run", "-d", "--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"])
             }
             Act::Rename => Some(&["run", "-d", "--network", "others"]),
-            Act::Exec | Act::Stop | Act::Remove | Act::Connect | Act::Disconnect | Act::Commit => {
-                Some(&["run", "-d"])
-            }
+            Act::Exec
+            | Act::Copy
+            | Act::Stop
+            | Act::Remove
+            | Act::Connect
+            | Act::Disconnect
+            | Act::Commit => Some(&["run", "-d"]),
             Act::StopGoing => Some(&["run", "-d", "--rm"]),
         }
     }
@@ -78,6 +84,7 @@ impl Act {
             Act::Run => run(host, &["run", "-d"]),
             Act::RunMapped => run(host, &["run", "-d", "--userns=auto"]),
             Act::Exec => host.hull(&["exec", "victim", "true"]),
+            Act::Copy => host.hull(&["cp", "/etc/hostname", "victim:/copied"]),
             Act::Publish => run(host, &[&["run", "-d"], &HOLDING[..]].concat()),
             Act::Rename => host.hull(&["rename", "victim", "risen"]),
             Act::Stop | Act::StopGoing | Act::Unpublish => host.hull(&["stop", "-t", "20", "victim"]),
