@@ -166,11 +166,6 @@ fn the_daemon_may_be_killed_at_every_point() {
         house.host.start_daemon();
         house.shows(point, state);
         house.clear(state);
-        if act == Act::RunMapped {
-            // A pair of namespaces waits for the next one with users of its own: it goes with its daemon.
-            house.host.kill_daemon();
-            house.host.start_daemon();
-        }
         before.returns(&house.host);
     }
     house.end();

@@ -215,11 +215,13 @@ fn devices_are_as_slow_as_asked_for() {
         assert_eq!(finished.ok(), "written");
         (begun.elapsed().as_secs_f64(), finished)
     };
+    let mut least = f64::MAX;
     for client in CLIENTS {
         for (flag, rate) in [("--device-write-bps", "1mb"), ("--device-write-iops", "16")] {
             let (slow, finished) = seconds(client, &[flag, &format!("{device}:{rate}")]);
             if throttled {
                 assert!(slow > 1.4, "{flag} {rate}: 2 MB in 32 writes took {slow:.2} s");
+                least = least.min(slow);
             } else {
                 assert!(finished.stderr.contains("does not support"), "{finished}");
             }
@@ -227,5 +229,5 @@ fn devices_are_as_slow_as_asked_for() {
     }
     // Nobody asked for it: the fastest of some, for others may use the disk.
     let fast = (0..5).map(|_| seconds(Host::hull, &[]).0).fold(f64::MAX, f64::min);
-    assert!(fast < 1.4, "without a limit it took {fast:.2} s");
+    assert!(fast < least, "without a limit it took {fast:.2} s, with one {least:.2}");
 }
