@@ -11,6 +11,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -236,9 +237,21 @@ async fn copy_out(
     unpack(answer, folder, options).await.map(Some)
 }
 
-/// The path as an absolute one that no link is at the end of; its folder is there.
+/// The path as an absolute one that no link is at the end of; its folder is there. A device, FIFO or
+/// socket is refused: a file would take its place.
 fn destination(to: &str) -> Result<String, Failure> {
     let mut path = absolute(to)?;
+    if let Ok(found) = std::fs::metadata(&path)
+        && !found.is_dir()
+        && !found.is_file()
+    {
+        let kind = found.file_type();
+        let device = kind.is_char_device() || kind.is_block_device();
+        let got = if device { "a device" } else { "an irregular file" };
+        return Err(fail(format!(
+            "invalid output path: \"{path}\" must be a directory or a regular file: got {got}"
+        )));
+    }
     for _ in 0..LINKS {
         let Ok(target) = std::fs::read_link(&path) else { break };
         let target = target.to_string_lossy().into_owned();

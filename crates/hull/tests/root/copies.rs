@@ -2,10 +2,11 @@
 //! rules of what a path means.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use hull_testkit::Host;
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::{CLIENTS, Client, host};
 
@@ -19,14 +20,7 @@ fn source(host: &Host) {
     fs::write(src.join("sub/b"), "bbb\n").unwrap();
     std::os::unix::fs::chown(src.join("sub/b"), Some(1234), Some(567)).unwrap();
     fs::hard_link(src.join("sub/b"), src.join("sub/again")).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        src.join("sub/pipe"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    mknodat(CWD, src.join("sub/pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     let time =
         fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(86_400));
     fs::File::options().write(true).open(src.join("sub/b")).unwrap().set_times(time).unwrap();
@@ -187,6 +181,12 @@ fn what_cannot_be_copied_is_refused_in_the_same_words() {
     }
     says(&host, "box", "echo there > /there; mkdir -p /tmp/a /dir; ln -s /there /lnk");
     fs::create_dir_all(host.folder().join("mixed/there")).unwrap();
+    let (node, fifo) = (host.folder().join("node"), host.folder().join("fifo"));
+    for (path, kind, device) in
+        [(&node, FileType::CharacterDevice, makedev(1, 3)), (&fifo, FileType::Fifo, 0)]
+    {
+        mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device).unwrap();
+    }
     for client in CLIENTS {
         let fails = |words: &[&str], text: &str| {
             let told = client(&host, &[&["cp"], words].concat());
@@ -206,7 +206,12 @@ fn what_cannot_be_copied_is_refused_in_the_same_words() {
         fails(&["src/a", "box:/tmp"], "cannot overwrite directory");
         fails(&["mixed/there", "box:/"], "cannot overwrite non-directory");
         fails(&["box:/dir", "src/a"], "cannot copy directory");
+        fails(&["box:/there", "node"], "/node\" must be a directory or a regular file: got a device");
     }
+    // The reference's client puts a file in its place.
+    host.hull(&["cp", "box:/there", "fifo"]).fails(1, "/fifo\" must be a directory or a regular file");
+    assert!(fs::symlink_metadata(&node).unwrap().file_type().is_char_device());
+    assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
     assert_eq!(says(&host, "box", "cat /there; ls -d /tmp/a"), "there\n/tmp/a");
 }
 
