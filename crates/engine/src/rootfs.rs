@@ -139,12 +139,12 @@ fn open_folder(at: impl std::os::fd::AsFd, name: &OsStr) -> Result<OwnedFd, Errn
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
+/// `user.overlay.opaque` is not heeded: any process of the container may set it, and overlayfs does
+/// not heed it in our mounts either.
 fn is_opaque(folder: &OwnedFd) -> bool {
     let mut value = [0u8; 8];
-    let is = |name: &str, value: &mut [u8]| {
-        matches!(rustix::fs::fgetxattr(folder, name, &mut *value), Ok(1)) && value.first() == Some(&b'y')
-    };
-    is("trusted.overlay.opaque", &mut value) || is("user.overlay.opaque", &mut value)
+    matches!(rustix::fs::fgetxattr(folder, "trusted.overlay.opaque", &mut value[..]), Ok(1))
+        && value.first() == Some(&b'y')
 }
 
 fn contents(file: OwnedFd, path: &Path, limit: u64) -> Result<Vec<u8>, LookupError> {
@@ -222,7 +222,12 @@ mod tests {
         let l = layers(2);
         l.put(1, "etc/passwd", "base");
         let etc = fs::File::open(l.paths[0].join("etc")).unwrap();
-        rustix::fs::fsetxattr(&etc, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+        let set =
+            |name: &str| rustix::fs::fsetxattr(&etc, name, b"y", rustix::fs::XattrFlags::empty()).unwrap();
+        // One of the container's own.
+        set("user.overlay.opaque");
+        assert_eq!(l.get("/etc/passwd").as_deref(), Some("base"));
+        set("trusted.overlay.opaque");
         assert_eq!(l.get("/etc/passwd"), None);
         let l = layers(2);
         l.put(1, "etc/passwd", "base");

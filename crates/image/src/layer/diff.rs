@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::apply::{ApplyError, Extraction, Mode as Applied};
 use super::stream::HashedWriter;
-use super::{OPAQUE, OVERLAY_ATTRIBUTES, WHITEOUT, is_portable, is_whiteout, shown};
+use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_whiteout, shown};
 use crate::tar::{Entry, Extent, Kind, Time, WriteError, Writer};
 
 /// What `diff` wrote.
@@ -404,7 +404,7 @@ fn attributes(
     let mut xattrs = Vec::new();
     let mut marks = Marks::default();
     for attribute in list.split(|&byte| byte == 0).filter(|attribute| !attribute.is_empty()) {
-        let overlay = OVERLAY_ATTRIBUTES.iter().find_map(|prefix| attribute.strip_prefix(*prefix));
+        let overlay = attribute.strip_prefix(OVERLAY);
         // In a tree that is seen they are some other overlay's affair.
         let ours = if overlay.is_some() { tree == Tree::Layer } else { is_portable(attribute) };
         if !ours {

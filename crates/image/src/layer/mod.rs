@@ -52,13 +52,16 @@ pub const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Prefix of aufs's own bookkeeping.
 const AUFS: &[u8] = b".wh..wh.";
 
-/// overlayfs's own attributes, for mounts by root and (`userxattr`) by users.
-const OVERLAY_ATTRIBUTES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+/// overlayfs's own attributes in our mounts.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+/// The same in mounts by users (`userxattr`), of which ours are none. Any process may set them, so
+/// they say nothing about a layer; they stay out of images, where somebody else might heed them.
+const USERS_OVERLAY: &[u8] = b"user.overlay.";
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 
 /// Whether an extended attribute is part of an image.
 fn is_portable(attribute: &[u8]) -> bool {
-    if OVERLAY_ATTRIBUTES.iter().any(|prefix| attribute.starts_with(prefix)) {
+    if attribute.starts_with(OVERLAY) || attribute.starts_with(USERS_OVERLAY) {
         return false;
     }
     attribute == b"security.capability"

@@ -169,6 +169,26 @@ fn what_a_socket_has_replaced_stays_gone() {
     assert_eq!(seen.lines().collect::<Vec<_>>(), ["d/", "d/y=1", "e/", "n/"]);
 }
 
+#[test]
+fn attributes_that_any_process_may_set_say_nothing_of_the_layer() {
+    let scratch = tempfile::tempdir().unwrap();
+    apply(scratch.path(), "lower", &["d/", "d/x=1", "e/", "e/x=1"]);
+    in_container(scratch.path(), &["lower"], "echo 2 >d/y; echo 2 >e/y");
+    for (path, name, value) in [("d", "opaque", "y"), ("e", "redirect", "/d"), ("e/y", "metacopy", "")] {
+        let path = scratch.path().join("upper").join(path);
+        set_attribute(&path, &format!("user.overlay.{name}"), value.as_bytes());
+    }
+    let seen = in_container(scratch.path(), &["lower"], "true");
+    check_commit(&scratch.path().join("upper"));
+    fs::create_dir(scratch.path().join("commit")).unwrap();
+    super::commit_into(&scratch.path().join("upper"), &scratch.path().join("commit"));
+    assert_eq!(changed(scratch.path(), &["lower"]), ["C /d", "A /d/y", "C /e", "A /e/y"]);
+    fs::remove_dir_all(scratch.path().join("upper")).unwrap();
+    assert_eq!(in_container(scratch.path(), &["lower", "commit"], "true"), seen);
+    assert!(seen.contains("d/x=1"), "{seen}");
+    assert!(!listing(&scratch.path().join("commit")).contains("overlay"), "kept in the layer");
+}
+
 /// The changes that the last container has made to these layers (lowest first), as `docker diff`
 /// prints them.
 fn changed(scratch: &Path, layers: &[&str]) -> Vec<String> {
