@@ -39,17 +39,32 @@ pub struct Change {
 pub enum ChangesError {
     #[error("cannot {action} \"{name}\" ({errno})")]
     Entry { action: &'static str, name: String, errno: Errno },
-    #[error("the names of what has changed are more than {limit} bytes long")]
-    Limit { limit: usize },
+    #[error("more has changed than can be told: more than {paths} paths, or {bytes} bytes of their names")]
+    Limit { paths: usize, bytes: usize },
 }
 
-/// Bytes of all paths that are told at most: a container can make many, and they are kept in memory.
-const LIMIT: usize = 512 << 20;
+/// How much is told at most: a container can change much, and all of it is kept in memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) paths: usize,
+    /// Of all paths.
+    pub(super) bytes: usize,
+}
+
+const LIMITS: Limits = Limits { paths: 4_000_000, bytes: 512 << 20 };
 
 /// The changes that `upper` makes to `layers` (top first), each folder before what is in it, names
 /// in the order of their bytes.
 pub fn changes(upper: BorrowedFd<'_>, layers: &[OwnedFd]) -> Result<Vec<Change>, ChangesError> {
-    let mut walk = Walk { upper, layers, found: Vec::new(), bytes: 0 };
+    list(upper, layers, LIMITS)
+}
+
+pub(super) fn list(
+    upper: BorrowedFd<'_>,
+    layers: &[OwnedFd],
+    limits: Limits,
+) -> Result<Vec<Change>, ChangesError> {
+    let mut walk = Walk { upper, layers, limits, found: Vec::new(), seen: 0, bytes: 0 };
     let root = Folder { path: Vec::new(), below: (0..layers.len()).collect(), hidden: false };
     let mut waiting = vec![root];
     while let Some(folder) = waiting.pop() {
@@ -83,7 +98,10 @@ struct Below {
 struct Walk<'a> {
     upper: BorrowedFd<'a>,
     layers: &'a [OwnedFd],
+    limits: Limits,
     found: Vec<Change>,
+    /// Names in the writable layer.
+    seen: usize,
     bytes: usize,
 }
 
@@ -95,7 +113,12 @@ impl Walk<'_> {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
             result => result.map_err(failed("open the folder"))?,
         };
-        let entries = entries(&upper).map_err(failed("read the folder"))?;
+        let most = self.limits.paths - self.seen;
+        let entries = entries(&upper, most.saturating_add(1)).map_err(failed("read the folder"))?;
+        if entries.len() > most {
+            return Err(self.limit());
+        }
+        self.seen += entries.len();
         let below = self.open_below(folder).map_err(failed("open in the layers below the folder"))?;
         let hidden = folder.hidden || (!below.is_empty() && is_opaque(&upper));
         let mut inner = Vec::new();
@@ -138,11 +161,16 @@ impl Walk<'_> {
 
     fn tell(&mut self, path: &[u8], kind: ChangeKind) -> Result<(), ChangesError> {
         self.bytes += path.len() + 1;
-        if self.bytes > LIMIT {
-            return Err(ChangesError::Limit { limit: LIMIT });
+        if self.bytes > self.limits.bytes || self.found.len() >= self.limits.paths {
+            return Err(self.limit());
         }
         self.found.push(Change { path: [b"/", path].concat(), kind });
         Ok(())
+    }
+
+    fn limit(&self) -> ChangesError {
+        let Limits { paths, bytes } = self.limits;
+        ChangesError::Limit { paths, bytes }
     }
 }
 
@@ -161,11 +189,14 @@ fn is_opaque(folder: &OwnedFd) -> bool {
     matches!(rustix::fs::fgetxattr(folder, OPAQUE_ATTRIBUTE, &mut value[..]), Ok(1)) && value[0] == b'y'
 }
 
-/// Names and kinds, as the folder itself tells them (`Unknown` on some file systems).
-fn entries(folder: &OwnedFd) -> Result<BTreeMap<Vec<u8>, FileType>, Errno> {
+/// At most so many names, and kinds, as the folder itself tells them (`Unknown` on some file systems).
+fn entries(folder: &OwnedFd, most: usize) -> Result<BTreeMap<Vec<u8>, FileType>, Errno> {
     let mut entries = BTreeMap::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
+        if entries.len() == most {
+            break;
+        }
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             entries.insert(entry.file_name().to_bytes().to_vec(), entry.file_type());
         }
@@ -219,7 +250,7 @@ fn look(below: &[(usize, OwnedFd)], name: &[u8]) -> Result<Below, Errno> {
 fn gone(below: &[(usize, OwnedFd)], held: &BTreeMap<Vec<u8>, FileType>) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names: Vec<Vec<u8>> = Vec::new();
     for (_, folder) in below {
-        names.extend(entries(folder)?.into_keys().filter(|name| !held.contains_key(name)));
+        names.extend(entries(folder, usize::MAX)?.into_keys().filter(|name| !held.contains_key(name)));
     }
     names.sort_unstable();
     names.dedup();

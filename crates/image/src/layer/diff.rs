@@ -41,7 +41,9 @@ pub enum DiffError {
     /// A `redirect` or `metacopy`: the folder means more than it holds.
     #[error("\"{name}\" carries the overlay attribute {attribute}, which an archive cannot express")]
     Overlay { name: String, attribute: String },
-    #[error("\"{name}\" has a name that would be read as a whiteout")]
+    #[error(
+        "\"{name}\" has a name that means in an image that another file is gone (.wh.*): remove or rename it"
+    )]
     Reserved { name: String },
     #[error("cannot make the layer")]
     Layer(#[from] ApplyError),

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use super::tree::{listing, set_attribute};
 use super::{Mode, apply_bytes, check_commit, diff_bytes, open};
-use crate::layer::{ChangeKind, changes};
+use crate::layer::changes::{Limits, list};
+use crate::layer::{ChangeKind, changes, diff};
 use crate::tar::{Entry, Kind, Writer};
 
 /// An archive of entries written as `name/` (folder), `name=contents` or `name->target`.
@@ -170,6 +171,15 @@ fn what_a_socket_has_replaced_stays_gone() {
 }
 
 #[test]
+fn a_name_that_would_be_a_whiteout_is_refused_by_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::create_dir(scratch.path().join("d")).unwrap();
+    fs::write(scratch.path().join("d/.wh.x"), "").unwrap();
+    let error = diff(open(scratch.path()).as_fd(), &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("\"d/.wh.x\"") && error.contains("remove or rename it"), "{error}");
+}
+
+#[test]
 fn attributes_that_any_process_may_set_say_nothing_of_the_layer() {
     let scratch = tempfile::tempdir().unwrap();
     apply(scratch.path(), "lower", &["d/", "d/x=1", "e/", "e/x=1"]);
@@ -218,6 +228,27 @@ fn what_a_container_changed_is_told() {
         "A /e/y", "C /f", "D /gone", "C /keep", "A /n", "A /n/m", "A /n/m/-", "A /n/p", "A /n-", "A /null",
     ];
     assert_eq!(changed(scratch.path(), &["base", "middle"]), expected);
+}
+
+#[test]
+fn more_changes_than_can_be_kept_are_an_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["a", "d", "d/b"] {
+        fs::create_dir(scratch.path().join(name)).unwrap();
+    }
+    let told = |paths, bytes| {
+        let limits = Limits { paths, bytes };
+        list(open(scratch.path()).as_fd(), &[], limits)
+            .map(|changes| changes.len())
+            .map_err(|e| e.to_string())
+    };
+    // "a/", "d/" and "d/b/".
+    assert_eq!(told(3, 8), Ok(3));
+    for (paths, bytes) in [(0, 8), (1, 8), (2, 8), (3, 7)] {
+        let error = told(paths, bytes).unwrap_err();
+        let expected = format!("more than {paths} paths, or {bytes} bytes of their names");
+        assert!(error.ends_with(&expected), "{error}");
+    }
 }
 
 #[test]
