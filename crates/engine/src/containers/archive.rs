@@ -36,7 +36,7 @@ use crate::{Error, Result};
 /// Bytes that a pipe holds, where the host allows it (pipe(7), `pipe-max-size`).
 const PIPE: usize = 1 << 20;
 /// How often a container may end or start between two looks at it.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 /// What is at a path in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,9 @@ use hull_oci::{Digest, Reference};
 use hull_runtime::protocol::Kind;
 use hull_runtime::shim;
 use rustix::fs::{CWD, Mode, OFlags};
+use tokio::sync::RwLockReadGuard;
 
+use super::archive::ATTEMPTS;
 use super::handle::{Command, Handle};
 use super::phase::Phase;
 use super::services::Services;
@@ -78,9 +80,7 @@ pub(crate) async fn commit(services: &Arc<Services>, key: &str, commit: Commit) 
     changes::apply(&mut config, &commit.changes)?;
     lay_beneath(&mut config, &commit.own);
     let _turn = handle.committing.lock().await;
-    let frozen = if commit.pause { freeze(services, &handle).await? } else { None };
-    // Of one that does not run: neither a copy into it nor its start may write to the layer now.
-    let still = handle.layer.read().await;
+    let (frozen, still) = settle(services, &handle, commit.pause).await?;
     hull_runtime::failpoint!("engine.commit.frozen");
     let made = services
         .images
@@ -137,6 +137,34 @@ fn lay_beneath(config: &mut RunConfig, own: &RunConfig) {
         config.stop_signal.clone_from(&own.stop_signal);
     }
     config.stop_timeout = config.stop_timeout.or(own.stop_timeout);
+}
+
+/// Sees to it that nobody writes to the layer: a container that runs is frozen if `pause` says so, one
+/// that does not can neither be copied into nor started while the guard is held.
+///
+/// The guard is not held while it is frozen: a start that waits for the guard would not hear of it.
+async fn settle<'a>(
+    services: &Arc<Services>,
+    handle: &'a Arc<Handle>,
+    pause: bool,
+) -> Result<(Option<PathBuf>, RwLockReadGuard<'a, ()>)> {
+    for _ in 0..ATTEMPTS {
+        let frozen = if pause { freeze(services, handle).await? } else { None };
+        let still = handle.layer.read().await;
+        let moves = matches!(handle.view().phase, Phase::Starting { .. } | Phase::Running(_));
+        if !(pause && moves) {
+            return Ok((frozen, still));
+        }
+        // It was started, or thawed, since it was looked at.
+        drop(still);
+        if let Some(marker) = frozen {
+            thaw(handle, &marker).await;
+        }
+        let mut view = handle.view.clone();
+        let begun = view.wait_for(|view| !matches!(view.phase, Phase::Starting { .. })).await;
+        begun.map_err(|_| Error::ShuttingDown)?;
+    }
+    Err(Error::Conflict(format!("container {} starts and ends all the time", handle.id)))
 }
 
 fn marker(services: &Services, id: &str) -> PathBuf {

@@ -1,8 +1,12 @@
 //! The writable layer of a container: what `diff` tells of it, what `commit` makes of it; and `export`.
 
-use std::time::Instant;
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use hull_runtime::failpoint::VARIABLE;
 use hull_testkit::{Host, patience};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::{CLIENTS, host};
 
@@ -15,10 +19,10 @@ fn diff_tells_what_a_container_has_changed() {
     let host = host();
     let tree = host.folder().join("tree");
     for folder in ["etc", "d/s"] {
-        std::fs::create_dir_all(tree.join(folder)).unwrap();
+        fs::create_dir_all(tree.join(folder)).unwrap();
     }
     for file in ["etc/mark", "gone", "d/x", "d/s/y", "d/s/z"] {
-        std::fs::write(tree.join(file), "1").unwrap();
+        fs::write(tree.join(file), "1").unwrap();
     }
     let add = |name: &str| format!("{}:/{name}", tree.join(name).display());
     let added = ["etc", "gone", "d"].map(add);
@@ -207,6 +211,34 @@ fn a_running_container_is_frozen_while_it_is_committed_unless_that_is_not_wanted
         of_image(&host, "busybox", "{{len .RootFS.Layers}}")
     );
     assert_eq!(host.hull(&["run", "--rm", "a:1", "echo", "fine"]).ok(), "fine");
+}
+
+#[test]
+fn a_commit_waits_for_a_start_that_is_under_way_and_freezes_what_it_made() {
+    let mut host = host();
+    host.hull(&["create", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    host.stop_daemon();
+    let (armed, fifo) = (host.folder().join("armed"), host.folder().join("pause"));
+    host.set_environment(VARIABLE, Some(&armed.display().to_string()));
+    host.start_daemon();
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fs::write(&armed, format!("engine.start.before-launch pause {}", fifo.display())).unwrap();
+    let since = host.printed(&["date", "+%s.%N"]);
+    let begun = |words: &[&str]| host.hull_command(words).stdout(Stdio::null()).spawn().unwrap();
+    let start = begun(&["start", "box"]);
+    // Opened when the point is passed.
+    let pause = fs::File::options().write(true).open(&fifo).unwrap();
+    let mut commit = begun(&["commit", "box", "a:1"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(commit.try_wait().unwrap().is_none(), "committed while it was being started");
+    drop(pause);
+    for child in [start, commit] {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    let until = host.printed(&["date", "+%s.%N"]);
+    let words = ["events", "--since", since.trim(), "--until", until.trim(), "--format", "{{.Action}}"];
+    let actions = host.hull(&words).ok().replace('\n', " ");
+    assert!(actions.ends_with("start pause create tag commit unpause"), "{actions}");
 }
 
 /// What GNU tar lists of an archive, sorted.
