@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hull_testkit::{Baseline, Host, patience};
-use rustix::fs::{RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, RenameFlags, renameat_with, unlinkat};
 
 use super::host;
 
@@ -51,6 +51,11 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
     fs::write(volume.join("a/file"), "in the volume").unwrap();
     fs::write(canary.join("file"), "on the host").unwrap();
     symlink(&canary, volume.join("b")).unwrap();
+    // The same again, for who writes without care.
+    let careless = host.folder().join("careless");
+    fs::create_dir_all(volume.join("c/sub")).unwrap();
+    fs::create_dir_all(careless.join("sub")).unwrap();
+    symlink(&careless, volume.join("d")).unwrap();
     let bind = format!("{}:/v", volume.display());
     for (name, verb) in [("runs", &["run", "-d"][..]), ("rests", &["create"])] {
         host.hull(&[verb, &["--name", name, "-v", &bind, "busybox", "sleep", "10000"]].concat()).ok();
@@ -74,25 +79,31 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
 
     let (stop, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut seen, mut host_seen) = ([0u32; 3], false);
+    // Of what was put: in the volume, and elsewhere.
+    let mut put = [0u32; 2];
+    let real = fs::File::open(volume.join("a/sub")).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             let folder = fs::File::open(&volume).unwrap();
             while !stop.load(Ordering::Relaxed) {
                 renameat_with(&folder, "a", &folder, "b", RenameFlags::EXCHANGE).unwrap();
+                renameat_with(&folder, "c", &folder, "d", RenameFlags::EXCHANGE).unwrap();
                 swaps.fetch_add(1, Ordering::Relaxed);
             }
         });
         let begin = Instant::now();
         // The control: who resolves the path on the host is led to the canary now and then.
-        while !host_seen {
-            host_seen = fs::read_to_string(volume.join("a/file")).is_ok_and(|text| text == "on the host");
+        while !host_seen || !careless.join("sub/planted").exists() {
+            fs::write(volume.join("c/sub/planted"), "planted").unwrap();
+            host_seen |= fs::read_to_string(volume.join("a/file")).is_ok_and(|text| text == "on the host");
             assert!(begin.elapsed() < patience(20), "the race does not run");
         }
-        let enough = |seen: &[u32; 3]| {
-            swaps.load(Ordering::Relaxed) >= SWAPS && seen.iter().take(2).all(|count| *count > 3)
+        let enough = |seen: &[u32; 3], put: &[u32; 2]| {
+            swaps.load(Ordering::Relaxed) >= SWAPS && seen.iter().take(2).chain(put).all(|count| *count > 3)
         };
-        while !enough(&seen) {
-            assert!(begin.elapsed() < patience(50), "{seen:?} after {} swaps", swaps.load(Ordering::Relaxed));
+        while !enough(&seen, &put) {
+            let swaps = swaps.load(Ordering::Relaxed);
+            assert!(begin.elapsed() < patience(50), "{seen:?}, {put:?} after {swaps} swaps");
             for name in ["runs", "rests"] {
                 let request = |method: &str, path: &str, body: &[u8]| {
                     host.request(method, &format!("/v1.51/containers/{name}/archive?path={path}"), body)
@@ -104,13 +115,22 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
                     seen[1] += u32::from(text.contains("in the container"));
                     seen[2] += 1;
                 }
-                request("PUT", "/v", &into_parent);
-                request("PUT", "/v/a/sub", &into_folder);
+                for (path, archive) in [("/v", &into_parent), ("/v/a/sub", &into_folder)] {
+                    let status = request("PUT", path, archive).status;
+                    let landed = unlinkat(&real, "planted", AtFlags::empty()).is_ok();
+                    put[0] += u32::from(landed);
+                    put[1] += u32::from(status == 200 && !landed);
+                }
             }
         }
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(snapshot(&canary), before, "a copy reached the host");
+    // Elsewhere is where the link leads in the container.
+    for name in ["runs", "rests"] {
+        let path = format!("{name}:{}/sub/planted", canary.display());
+        host.hull(&["cp", &path, &format!("planted-{name}")]).ok();
+    }
     host.hull(&["exec", "runs", "true"]).ok();
 }
 
