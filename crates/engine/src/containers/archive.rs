@@ -140,6 +140,8 @@ impl Incoming {
                 return Err(Error::Conflict(format!("container {} is being removed", self.handle.id)));
             }
         };
+        // What it has mounted is there until it has gone.
+        self.working.gone().await;
         drop(self.source);
         match outcome {
             Outcome::Unpacked => Ok(()),

@@ -135,6 +135,16 @@ impl Working {
             }
         }
     }
+
+    /// Waits until the worker, which has had its last word, has ended and its mounts have gone.
+    pub(crate) async fn gone(&self) {
+        while let Ok(mut guard) = self.job.readable().await {
+            if self.job.get_ref().0.reaped() {
+                return;
+            }
+            guard.clear_ready();
+        }
+    }
 }
 
 impl Spawner {

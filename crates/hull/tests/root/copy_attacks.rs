@@ -257,6 +257,12 @@ fn a_start_waits_for_a_copy_and_a_removal_ends_it() {
     assert_eq!(end(copy).0, 0);
     assert!(start.wait_with_output().unwrap().status.success());
     until("the list", || host.hull(&["logs", "box"]).ok() == "first\nsecond");
+    // A copy that has ended has nothing mounted any more.
+    host.hull(&["create", "--name", "rests", "busybox"]).ok();
+    for _ in 0..20 {
+        host.hull(&["cp", "piece-first", "rests:/tmp"]).ok();
+        assert_eq!(workers(&host), [0; 0]);
+    }
     // A copy into a container that runs holds nothing up but the next start.
     for running in [true, false] {
         host.hull(&["rm", "-f", "box"]).ok();

@@ -355,6 +355,18 @@ impl Job {
             }
         }
     }
+
+    /// Whether the worker has ended and left nothing; takes whatever it has said. The last copy of its
+    /// socket is the spawner's, which is closed when the worker is reaped.
+    pub fn reaped(&self) -> bool {
+        loop {
+            match protocol::receive::<Outcome>(&self.socket) {
+                Ok(Received::Message(..)) => {}
+                Ok(Received::Nothing) => return false,
+                Ok(Received::Closed) | Err(_) => return true,
+            }
+        }
+    }
 }
 
 /// A control socket: the requester's end does not block.
