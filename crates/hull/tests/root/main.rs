@@ -8,6 +8,7 @@ mod churn;
 mod commands;
 mod copies;
 mod copy_attacks;
+mod data;
 mod datagrams;
 mod exec;
 mod explain;
