@@ -58,6 +58,9 @@ pub enum Error {
     /// What the host could not do for a network; the complete sentence. 500 in the reference.
     #[error("{0}")]
     Network(String),
+    /// What the host could not do for a volume; the complete sentence. 500 in the reference.
+    #[error("{0}")]
+    Volume(String),
     /// Several ids begin with the prefix.
     #[error("multiple IDs found with provided prefix: {0}")]
     AmbiguousId(String),
@@ -163,6 +166,7 @@ impl Error {
             | Error::Ps(_)
             | Error::Network(_)
             | Error::Archive(_)
+            | Error::Volume(_)
             | Error::Io { .. }
             | Error::System { .. }
             | Error::Database { .. }

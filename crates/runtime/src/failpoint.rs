@@ -51,6 +51,10 @@
 //! | `engine.commit.committed` | daemon: the image is durable, the container is still frozen |
 //! | `engine.commit.thawed` | daemon: it goes on, nobody was told |
 //! | `engine.users.made` | daemon: a container's user namespace is made, nothing is in it |
+//! | `engine.volume.claimed` | daemon: the folders of a container's new volumes are made, no record names them |
+//! | `engine.volume.releasing` | daemon: a volume goes with its container, all is still there |
+//! | `engine.volume.mounted` | daemon: a volume's file system is mounted for a container that is about to start |
+//! | `engine.volume.unmounting` | daemon: nobody who runs has it any more, it is still mounted |
 //! | `engine.network.claimed` | daemon: a container's addresses are chosen, nothing is noted |
 //! | `engine.network.published` | daemon: a container's ports are bound, nothing is noted |
 //! | `engine.network.noted` | daemon: what a container gets is on record, no link is made |

@@ -31,6 +31,7 @@ use super::spawner::Working;
 use super::view::View;
 use super::{files, launch, mounts};
 use crate::spec;
+use crate::volumes::Held;
 use crate::{Error, Result};
 
 /// Bytes that a pipe holds, where the host allows it (pipe(7), `pipe-max-size`).
@@ -79,7 +80,7 @@ impl Asked {
 /// Where a worker is to look; what it holds keeps others away.
 enum Source {
     Running { process: Arc<OwnedFd>, _shared: Option<OwnedRwLockReadGuard<()>> },
-    Stopped { tree: Box<Tree>, _alone: Option<OwnedRwLockWriteGuard<()>> },
+    Stopped { tree: Box<Tree>, _alone: Option<OwnedRwLockWriteGuard<()>>, _held: Held },
 }
 
 impl Source {
@@ -287,8 +288,8 @@ async fn look(services: &Arc<Services>, handle: &Handle) -> Result<Source> {
     match handle.process() {
         Some(process) => Ok(Source::Running { process, _shared: None }),
         None => {
-            let tree = tree(services, handle.view(), false).await?;
-            Ok(Source::Stopped { tree: Box::new(tree), _alone: None })
+            let (tree, _held) = tree(services, handle.view(), false).await?;
+            Ok(Source::Stopped { tree: Box::new(tree), _alone: None, _held })
         }
     }
 }
@@ -316,18 +317,19 @@ async fn reach(services: &Arc<Services>, handle: &Handle) -> Result<Source> {
             }
             Phase::Running(_) | Phase::Paused(_) => {}
             Phase::Created | Phase::Exited(_) | Phase::Restarting { .. } => {
-                let tree = tree(services, view, true).await?;
-                return Ok(Source::Stopped { tree: Box::new(tree), _alone: Some(alone) });
+                let (tree, _held) = tree(services, view, true).await?;
+                return Ok(Source::Stopped { tree: Box::new(tree), _alone: Some(alone), _held });
             }
         }
     }
     Err(Error::Archive(format!("container {} starts and ends all the time", handle.id)))
 }
 
-async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Result<Tree> {
+async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Result<(Tree, Held)> {
     let shared = Arc::clone(services);
     let make = move || {
         mounts::make_sources(&view.settings)?;
+        let held = shared.volumes.hold(&view.id)?;
         if writable && view.settings.auto_remove {
             let forgotten = shared.images.snapshots().forget_volatile(&view.id);
             forgotten.map_err(|source| Error::Snapshot { source })?;
@@ -346,7 +348,8 @@ async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Resu
             let source = Path::new(&mount.source);
             !ours.iter().any(|own| own.as_path() == source) || source.exists()
         });
-        Ok(Tree { mounts, sources, read_only: view.settings.read_only, writable, ..bare(&view) })
+        let tree = Tree { mounts, sources, read_only: view.settings.read_only, writable, ..bare(&view) };
+        Ok((tree, held))
     };
     services.blocking(make).await
 }

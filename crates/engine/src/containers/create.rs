@@ -108,7 +108,7 @@ async fn make_files(
             files::make(&shared.config.data_root, &id)?;
             hull_runtime::failpoint!("engine.create.half-way");
             shared.images.prepare(&id, &image)?;
-            match fill::volumes(&shared, &settings, &image) {
+            match fill::volumes(&shared, &id, &settings, &image) {
                 Ok(()) => Ok(lease),
                 Err(error) => Err(unmade(&shared, &id, error)),
             }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hull_image::layer;
 use hull_runtime::bundle::Source;
 use hull_sys::root::open_beneath;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::files;
@@ -38,11 +38,16 @@ impl Turns {
 ///
 /// # Errors
 /// The image has a file where a folder is to be; or there is no room. The volume is as it was then.
-pub(super) fn volumes(services: &Services, settings: &Settings, image: &Image) -> Result<()> {
+pub(super) fn volumes(services: &Services, id: &str, settings: &Settings, image: &Image) -> Result<()> {
+    // What is a file system of its own is filled itself, not the folder below it.
+    let _held = services.volumes.hold(id)?;
     for volume in settings.mounts.iter().filter_map(Mount::volume) {
         let turn = services.filling.of(&volume.name);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let root = open(&services.volumes.folder(&volume.name))?;
+        if rustix::fs::fstatvfs(&root).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+            continue;
+        }
         if volume.copy {
             copy(services, volume, image, &root)?;
         } else if layer::is_unsettled(root.as_fd()) {

@@ -134,6 +134,7 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     let settings = &record.settings;
     mounts::make_sources(settings)?;
     mounts::check_propagation(settings)?;
+    services.volumes.mount(&record.id, &record.id)?;
     files::write_etc(&services.config, &record.id, settings, &networks::default_gateways(services))?;
     if settings.auto_remove {
         // Of an earlier run: a restart.

@@ -13,9 +13,10 @@ use rustix::fs::{Mode, OFlags};
 use super::services::Services;
 use super::settings::{ImageRef, Mount, Settings, VolumeMount};
 use super::view::Record;
+use crate::events::Kind;
 use crate::spec::{self, Shown};
 use crate::store::Change;
-use crate::volumes::{Create, Wish};
+use crate::volumes::{self, Create, Wish};
 use crate::{Error, Result};
 
 /// Takes over what `--volumes-from` names, and finds the images that are to be mounted. What it
@@ -112,6 +113,20 @@ pub(super) async fn claim(services: &Services, record: &mut Record) -> Result<Ve
 pub(super) fn adopt(services: &Services, record: &Record) {
     let volumes = record.settings.mounts.iter().filter_map(Mount::volume);
     services.volumes.adopt(&record.id, volumes.map(|volume| (volume.name.as_str(), volume.own)));
+}
+
+/// Says of each volume that a run of the container has it (`mount`), or has it no more (`unmount`).
+pub(super) fn publish(services: &Services, record: &Record, action: &str) {
+    for volume in record.settings.mounts.iter().filter_map(Mount::volume) {
+        let mut attributes = vec![("container", record.id.clone()), ("driver", volumes::DRIVER.to_owned())];
+        if action == "mount" {
+            attributes.push(("destination", volume.target.clone()));
+            attributes.push(("propagation", String::new()));
+            attributes.push(("read/write", (!volume.read_only).to_string()));
+        }
+        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        services.events.publish(Kind::Volume, action, &volume.name, attributes);
+    }
 }
 
 /// Where the files of a container's volumes are, by name.

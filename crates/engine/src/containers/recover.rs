@@ -59,22 +59,24 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     while let Some(one) = observing.join_next().await {
         observed.extend(one.ok());
     }
+    let mut living = Vec::new();
     for (record, found) in &observed {
         // Of a run that ended with the last daemon, or was never begun: before anybody starts, who
         // may want the same address or port.
         let lives = matches!(found.observed, Some(Observed::Alive { .. }));
+        living.extend(Some(record.id.clone()).filter(|_| lives));
         if !lives && matches!(record.life.phase, Phase::Created | Phase::Exited(_) | Phase::Restarting { .. })
         {
             unplug::unplug_later(services, &record.id).await;
         }
     }
     let shared = Arc::clone(services);
-    services
-        .blocking(move || {
-            fill::settle(&shared);
-            Ok(())
-        })
-        .await?;
+    let settled = services.blocking(move || {
+        fill::settle(&shared);
+        shared.volumes.reconcile(&living);
+        Ok(())
+    });
+    settled.await?;
     let links = Arc::new(services.blocking(adopt::links).await?);
     let mut resuming = JoinSet::new();
     for (record, found) in observed {

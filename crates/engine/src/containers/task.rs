@@ -213,6 +213,7 @@ impl Task {
         for (wanted, stream) in std::mem::take(&mut self.streams) {
             self.join(wanted, stream, &[]);
         }
+        mounts::publish(&self.services, &self.record, "mount");
         self.publish_places(&self.services.networks.places(&self.record.id), "connect");
         self.publish("start", &[]);
         for reply in self.waiting.starts.drain(..) {
@@ -246,6 +247,7 @@ impl Task {
             _ => 128,
         };
         unplug::unplug_later(&self.services, &self.record.id).await;
+        self.services.volumes.rest(&self.record.id).await;
         self.record.failure = Some(Failure { message: error.to_string(), code });
         self.streams.clear();
         self.start_error = Some(error);
@@ -411,6 +413,8 @@ impl Task {
         let nanos = exit.at.saturating_sub(self.record.started.unwrap_or(exit.at)).max(0);
         let (code, seconds) = (exit.code.to_string(), (nanos / 1_000_000_000).to_string());
         self.give_up_places().await;
+        self.services.volumes.rest(&self.record.id).await;
+        mounts::publish(&self.services, &self.record, "unmount");
         if exit.oom {
             self.publish("oom", &[]);
         }

@@ -5,12 +5,12 @@
 //! of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::files::{Files, Found};
 use super::record::{Create, Volume};
-use super::{Entry, Inner, View, Volumes, row};
+use super::{Entry, Inner, View, Volumes, mounted, row};
 use crate::events::{Events, Kind};
 use crate::store::{Change, Store};
 use crate::{Error, Result};
@@ -79,7 +79,7 @@ impl Volumes {
         let name = volume.name.clone();
         if let Err(error) = made {
             // What may be there of it is marked as new: else the next daemon removes it.
-            let undone = self.blocking(move |files| files.discard(&name)).await;
+            let undone = self.blocking(move |files| files.undo(&name)).await;
             undone.ok().flatten().into_iter().for_each(|trash| self.free(trash));
             return Err(error);
         }
@@ -141,20 +141,21 @@ impl Volumes {
     /// Takes a volume away that nobody has; it is there, or wholly gone. In the turn of the caller.
     pub(super) async fn erase(&self, volume: &Volume) -> Result<()> {
         let name = volume.name.clone();
+        let durable = self.table().get(&volume.name).is_some_and(|entry| entry.durable);
         let trash = self
             .blocking(move |files| {
                 let folder = files.folder(&name);
-                match mounted_below(&folder) {
+                match mounted::below(&folder) {
                     Some(place) => Err(Error::Conflict(format!(
                         "remove {name}: something is mounted at {}: unmount it first",
                         place.display()
                     ))),
-                    None => files.discard(&name),
+                    None if durable => files.discard(&name),
+                    None => files.undo(&name),
                 }
             })
             .await?;
         hull_runtime::failpoint!("engine.volume-remove.discarded");
-        let durable = self.table().get(&volume.name).is_some_and(|entry| entry.durable);
         if durable {
             let gone = self.0.store.commit(vec![Change::DeleteVolume { name: volume.name.clone() }]).await;
             if let Err(error) = gone {
@@ -185,14 +186,6 @@ impl Volumes {
             }
         });
     }
-}
-
-/// What of a volume's folder somebody has mounted something at: that is not to be removed with it.
-fn mounted_below(folder: &Path) -> Option<PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let places = table.lines().filter_map(|line| line.split(' ').nth(4));
-    // Names of volumes have none of the characters that are escaped here (proc(5)).
-    places.map(PathBuf::from).find(|place| place.starts_with(folder))
 }
 
 /// What is to be done about what a killed daemon has left; see [`super::files`].

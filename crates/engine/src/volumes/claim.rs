@@ -39,6 +39,7 @@ impl Volumes {
         let (volumes, new) = reserved?;
         let made = self.blocking(move |files| new.iter().try_for_each(|name| files.make(name))).await;
         let rows = made.and_then(|()| self.rows(container));
+        hull_runtime::failpoint!("engine.volume.claimed");
         match rows {
             Ok(rows) => Ok(Claim { volumes, rows }),
             Err(error) => {
@@ -94,6 +95,7 @@ impl Volumes {
         let mut outcome = Ok(());
         let going = leave(&mut self.table(), container, with_own);
         for (volume, own) in going {
+            hull_runtime::failpoint!("engine.volume.releasing");
             if let Err(error) = self.erase(&volume).await {
                 if let Some(entry) = self.table().get_mut(&volume.name) {
                     entry.users.insert(container.to_owned(), own);

@@ -60,12 +60,15 @@ impl Files {
         self.folder(name).join("_data")
     }
 
-    /// Makes the folder of a volume that has no row yet.
+    /// Makes the folder of a volume that has no row yet. One that somebody has put there meanwhile is
+    /// theirs: it is not marked as new.
     pub(super) fn make(&self, name: &str) -> Result<()> {
         let (folder, data) = (self.folder(name), self.data(name));
-        private_dir(&folder)?;
-        let new = folder.join(NEW);
-        fs::File::create(&new).map_err(failed("create", &new))?;
+        if !folder.exists() {
+            private_dir(&folder)?;
+            let new = folder.join(NEW);
+            fs::File::create(&new).map_err(failed("create", &new))?;
+        }
         match fs::DirBuilder::new().mode(0o755).create(&data) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -82,6 +85,11 @@ impl Files {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &new)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Takes out of sight what is marked as new; see [`Files::discard`].
+    pub(super) fn undo(&self, name: &str) -> Result<Option<PathBuf>> {
+        if self.folder(name).join(NEW).exists() { self.discard(name) } else { Ok(None) }
     }
 
     /// Takes it out of sight, at once. Gives what [`Files::empty`] removes; nothing there is no

@@ -6,6 +6,7 @@
 //! files     the folders
 //! claim     a container has its volumes, from its creation to its removal
 //! change    volumes are found again, created, removed, pruned
+//! mounted   volumes that are file systems of their own, while containers that run have them
 //! ```
 //!
 //! Records are in memory, asked under a short lock, and written through the store. Which container
@@ -17,6 +18,7 @@
 mod change;
 mod claim;
 mod files;
+mod mounted;
 mod options;
 mod record;
 
@@ -30,9 +32,11 @@ use crate::{Error, Result};
 
 pub use change::Pruned;
 pub use claim::Claim;
+pub(crate) use mounted::Held;
 pub use record::{ANONYMOUS, Create, DRIVER, Volume, Wish};
 
 use files::Files;
+use mounted::Mounted;
 
 /// All volumes; cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,6 +59,7 @@ struct Entry {
     durable: bool,
     /// The containers that have it, by id, and whether it is their own (see [`Wish::own`]).
     users: BTreeMap<String, bool>,
+    mounted: Mounted,
 }
 
 /// A volume at one moment.
@@ -123,7 +128,7 @@ impl Volumes {
 
 impl Entry {
     fn new(volume: Volume, durable: bool) -> Entry {
-        Entry { volume: Arc::new(volume), durable, users: BTreeMap::new() }
+        Entry { volume: Arc::new(volume), durable, users: BTreeMap::new(), mounted: Mounted::default() }
     }
 
     fn view(&self) -> View {

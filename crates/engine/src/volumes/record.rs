@@ -71,11 +71,6 @@ impl Create {
         self.check_driver(&name)?;
         let checked = check_name(&name).and_then(|()| options::check(&self.options));
         checked.map_err(|reason| Error::Invalid(format!("create {name}: {reason}")))?;
-        if !self.options.is_empty() {
-            return Err(Error::NotImplemented(format!(
-                "create {name}: options of the driver {DRIVER} come in a later build"
-            )));
-        }
         Ok(Volume { name, created: now, options: self.options.clone(), labels })
     }
 

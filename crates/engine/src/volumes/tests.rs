@@ -1,5 +1,7 @@
 //! What is created is found again; what a killed daemon left half-done is finished or undone.
 
+use std::path::Path;
+
 use super::*;
 use crate::store::Writer;
 use crate::volumes::Wish;
@@ -96,6 +98,22 @@ async fn who_has_a_volume_keeps_it_from_going() {
     house.volumes().claim("c2", &[Wish { volume: named("more"), own: false }]).await.unwrap();
     house.volumes().release("c2", false).await.unwrap();
     assert_eq!((house.names(), house.folders()), (vec!["data".to_owned()], vec!["data".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_puts_there_meanwhile_is_theirs() {
+    let mut house = House::new();
+    let data = house.dir.path().join("volumes/theirs/_data");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("file"), "x").unwrap();
+    // A creation that comes to nothing takes nothing of it along.
+    house.volumes().claim("c1", &[Wish { volume: named("theirs"), own: false }]).await.unwrap();
+    house.volumes().release("c1", false).await.unwrap();
+    assert!(data.join("file").exists());
+    house.volumes().create(&named("theirs")).await.unwrap();
+    assert!(data.join("file").exists());
+    house.again(|_| {});
+    assert_eq!(house.names(), ["theirs"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Volumes by themselves, through both clients and by hand.
 
+mod mounted;
+
 use super::{CLIENTS, host};
 
 /// Names of all volumes, one a line.
@@ -39,8 +41,8 @@ fn volumes_are_made_shown_and_removed_as_the_reference_does_it() {
             format!("v2 local local {} {{\"a\":\"b\",\"c\":\"\"}} null", data.display())
         );
         assert_eq!(
-            run(&["ls", "--format", "{{.Name}} {{.Labels}} {{.Links}}", "-f", "label=a"]).ok(),
-            "v2 a=b,c= N/A"
+            run(&["ls", "--format", "{{.Name}} {{.Links}} {{.Label \"a\"}}", "-f", "label=a"]).ok(),
+            "v2 N/A b"
         );
         for (words, text) in [
             (
@@ -188,4 +190,40 @@ fn volumes_outlive_the_daemon_and_are_told_of() {
     ]);
     assert_eq!(said.ok(), "destroy data local\ndestroy theirs local\nprune  <no value>");
     assert!(host.docker(&["info", "-f", "{{json .Plugins.Volume}}"]).ok().contains("local"));
+}
+
+#[test]
+fn a_volume_without_a_name_goes_with_its_last_container() {
+    let host = host();
+    let volumes = || host.hull(&LIST).ok().lines().count();
+    for client in CLIENTS {
+        let run =
+            |words: &[&str]| client(&host, &[&["run"], words, &["busybox", "true"]].concat()).ok().to_owned();
+        run(&["--rm", "-v", "/a", "-v", "named:/b"]);
+        assert_eq!(host.hull(&LIST).ok(), "named");
+        run(&["--name", "one", "-v", "/a"]);
+        let own =
+            host.hull(&["volume", "ls", "-q", "-f", "label=com.docker.volume.anonymous"]).ok().to_owned();
+        run(&["--name", "two", "--volumes-from", "one"]);
+        run(&["--name", "three", "-v", &format!("{own}:/x")]);
+        let in_use = client(&host, &["volume", "rm", &own]);
+        let ids = |name: &str| host.hull(&["inspect", "-f", "{{.Id}}", name]).ok().to_owned();
+        for name in ["one", "two", "three"] {
+            in_use.fails(1, &ids(name));
+        }
+        assert_eq!(client(&host, &["volume", "ls", "-q", "-f", "dangling=true"]).ok(), "named");
+        client(&host, &["rm", "-v", "three"]).ok();
+        client(&host, &["rm", "-v", "one"]).ok();
+        assert_eq!(volumes(), 2, "another has it still");
+        client(&host, &["rm", "-v", "two"]).ok();
+        assert_eq!(volumes(), 1);
+        // Whoever has named it keeps it.
+        run(&["--name", "one", "-v", "/a"]);
+        let own =
+            host.hull(&["volume", "ls", "-q", "-f", "label=com.docker.volume.anonymous"]).ok().to_owned();
+        client(&host, &["rm", "one"]).ok();
+        run(&["--rm", "-v", &format!("{own}:/x")]);
+        assert_eq!(volumes(), 2);
+        client(&host, &["volume", "rm", &own, "named"]).ok();
+    }
 }

@@ -45,6 +45,11 @@ pub(super) enum Act {
     VolumeRemove,
     /// Of a running container, to the image `victims`.
     Commit,
+    /// With three volumes: `victims`, one without a name, and `ram`, which is to be mounted.
+    VolumeRun,
+    VolumeStop,
+    /// With its own volumes.
+    VolumeTake,
 }
 
 const WIRE: [&str; 6] = ["network", "create", "-d", "macvlan", "--internal", "victims"];
@@ -52,13 +57,16 @@ const WIRE: [&str; 6] = ["network", "create", "-d", "macvlan", "--internal", "vi
 /// What a container has that is to be had only once.
 pub(super) const HOLDING: [&str; 6] = ["--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"];
 
+const VOLUMES: [&str; 8] = ["run", "-d", "-v", "victims:/a", "-v", "/b", "-v", "ram:/c"];
+
 impl Act {
     fn setup(self) -> Option<&'static [&'static str]> {
         match self {
             Act::Create | Act::Run | Act::RunMapped | Act::Publish => None,
             Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune => None,
             Act::WireCreate | Act::WireRemove => None,
-            Act::VolumeCreate | Act::VolumeRemove => None,
+            Act::VolumeCreate | Act::VolumeRemove | Act::VolumeRun => None,
+            Act::VolumeStop | Act::VolumeTake => Some(&VOLUMES),
             Act::Unpublish | Act::PortMove | Act::PortReturn => {
                 Some(&["run", "-d", "--network", "others", "--ip", "10.66.0.9", "-p", "8066:80"])
             }
@@ -87,10 +95,14 @@ impl Act {
             Act::Copy => host.hull(&["cp", "/etc/hostname", "victim:/copied"]),
             Act::Publish => run(host, &[&["run", "-d"], &HOLDING[..]].concat()),
             Act::Rename => host.hull(&["rename", "victim", "risen"]),
-            Act::Stop | Act::StopGoing | Act::Unpublish => host.hull(&["stop", "-t", "20", "victim"]),
+            Act::Stop | Act::StopGoing | Act::Unpublish | Act::VolumeStop => {
+                host.hull(&["stop", "-t", "20", "victim"])
+            }
             Act::Remove => host.hull(&["rm", "-f", "victim"]),
             Act::VolumeCreate => host.hull(&["volume", "create", "victims"]),
             Act::VolumeRemove => host.hull(&["volume", "rm", "victims"]),
+            Act::VolumeRun => run(host, &VOLUMES),
+            Act::VolumeTake => host.hull(&["rm", "-f", "-v", "victim"]),
             Act::NetworkCreate => host.hull(&["network", "create", "victims"]),
             Act::NetworkRemove | Act::WireRemove => host.hull(&["network", "rm", "victims"]),
             Act::WireCreate => host.hull(&WIRE),

@@ -1,40 +1,73 @@
-//! The daemon is killed while volumes come and go.
+//! The daemon is killed while volumes come and go, alone and with their containers.
 
-use hull_testkit::Host;
+use hull_testkit::{Baseline, Host};
 
 use super::covered;
 use super::house::{Act, House};
 
-/// Where it dies, of what, and whether the next daemon has the volume.
-pub(super) const POINTS: [(&str, Act, bool); 4] = [
-    ("engine.volume-create.made", Act::VolumeCreate, false),
-    ("engine.volume-create.committed", Act::VolumeCreate, true),
-    ("engine.volume-remove.discarded", Act::VolumeRemove, false),
-    ("engine.volume-remove.row-gone", Act::VolumeRemove, false),
+/// Where it dies, of what, what the next daemon shows of the container, and which volumes it has:
+/// `ram` was there before, `?` has no name.
+pub(super) const POINTS: [(&str, Act, &str, &[&str]); 14] = [
+    ("engine.volume-create.made", Act::VolumeCreate, "", &["ram"]),
+    ("engine.volume-create.committed", Act::VolumeCreate, "", &["ram", "victims"]),
+    ("engine.volume-remove.discarded", Act::VolumeRemove, "", &["ram"]),
+    ("engine.volume-remove.row-gone", Act::VolumeRemove, "", &["ram"]),
+    // What was not acknowledged leaves nothing, but what was there.
+    ("engine.volume.claimed", Act::VolumeRun, "", &["ram"]),
+    ("engine.create.before-commit", Act::VolumeRun, "", &["ram"]),
+    ("engine.create.after-commit", Act::VolumeRun, "created 0", &["?", "ram", "victims"]),
+    ("engine.volume.mounted", Act::VolumeRun, "", &["ram"]),
+    ("engine.start.after-launch", Act::VolumeRun, "running 0", &["?", "ram", "victims"]),
+    ("engine.volume.unmounting", Act::VolumeStop, "exited 5", &["?", "ram", "victims"]),
+    // Its own go with it, the others stay.
+    ("engine.remove.committed", Act::VolumeTake, "", &["ram", "victims"]),
+    ("engine.volume.releasing", Act::VolumeTake, "", &["ram", "victims"]),
+    ("engine.volume-remove.discarded", Act::VolumeTake, "", &["ram", "victims"]),
+    ("engine.volume-remove.row-gone", Act::VolumeTake, "", &["ram", "victims"]),
 ];
 
 /// Names of volumes, and what is in their folder.
 fn volumes(host: &Host) -> [Vec<String>; 2] {
-    let listed = host.hull(&["volume", "ls", "-q"]).ok().lines().map(str::to_owned).collect();
+    let mark = |name: &str| if name.len() == 64 { "?".to_owned() } else { name.to_owned() };
+    let listed: Vec<String> = host.hull(&["volume", "ls", "-q"]).ok().lines().map(mark).collect();
     let entries = std::fs::read_dir(host.data_root().join("volumes")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    [listed, names.filter(|name| name != ".trash").collect()]
+    let names = names.filter(|name| name != ".trash").map(|name| mark(&name)).collect();
+    [listed, names].map(|mut names: Vec<String>| {
+        names.sort();
+        names
+    })
+}
+
+/// The file system of `ram` is there to be seen on the host.
+fn mounted(host: &Host) -> bool {
+    host.printed(&["cat", "/proc/mounts"]).contains("/volumes/ram/_data tmpfs ")
 }
 
 #[test]
 fn the_daemon_may_be_killed_while_volumes_come_and_go() {
     let mut house = House::new();
-    for (point, act, there) in POINTS {
-        covered(point, act, if there { "there" } else { "gone" });
-        let finished = house.die_at(point, act);
-        assert!(finished.code != 0, "{point}: {finished}");
+    house.host.hull(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "ram"]).ok();
+    let before = Baseline::of(&house.host);
+    for (point, act, state, expected) in POINTS {
+        covered(point, act, state);
+        // What happens behind the scenes may come after the answer.
+        house.die_at(point, act);
         assert_eq!(house.host.await_daemon(), 137, "{point}");
         house.host.start_daemon();
-        house.shows(point, "");
-        let expected = if there { vec!["victims".to_owned()] } else { Vec::new() };
-        assert_eq!(volumes(&house.host), [expected.clone(), expected], "{point}");
+        house.shows(point, state);
+        assert_eq!(volumes(&house.host), [expected, expected], "{point}");
+        assert_eq!(mounted(&house.host), state.starts_with("running"), "{point}");
+        if expected.contains(&"victims") && !state.is_empty() {
+            house.host.hull(&["volume", "rm", "victims"]).fails(1, "volume is in use");
+        }
+        house.clear(state);
+        assert!(!mounted(&house.host), "{point}");
+        house.host.hull(&["volume", "prune", "-f"]).ok();
         house.host.hull(&["volume", "rm", "-f", "victims"]).ok();
-        house.clear("");
+        assert_eq!(volumes(&house.host), [["ram"]; 2], "{point}");
+        before.returns(&house.host);
     }
+    house.host.hull(&["volume", "rm", "ram"]).ok();
     house.end();
 }
