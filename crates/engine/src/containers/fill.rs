@@ -75,9 +75,10 @@ fn copy(services: &Services, volume: &VolumeMount, image: &Image, root: &OwnedFd
     }
 }
 
-/// Ends what the last daemon was about when it was killed.
+/// Ends what the last daemon was about when it was killed; not in file systems of their own, whose
+/// server may not answer: the next container that is made with such a volume does it.
 pub(super) fn settle(services: &Services) {
-    for view in services.volumes.views() {
+    for view in services.volumes.views().into_iter().filter(|view| view.volume.options.is_empty()) {
         let settled = open(&services.volumes.data(&view.volume)).and_then(|root| {
             match layer::is_unsettled(root.as_fd()) {
                 true => services.spawner.fill(None, root.as_fd()).map_err(failed(&view.volume.name)),

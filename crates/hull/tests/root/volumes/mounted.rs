@@ -185,6 +185,29 @@ fn what_the_last_daemon_has_mounted_stays_for_who_lives_and_goes_with_who_died()
     host.hull(&["volume", "rm", "kept", "left"]).ok();
 }
 
+/// A server that is gone keeps no daemon from starting.
+#[test]
+fn a_daemon_that_starts_looks_into_no_file_system_of_a_volume() {
+    let mut host = host();
+    let folder = host.folder().join("shared");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("f"), "x").unwrap();
+    let device = format!("device={}", folder.display());
+    host.hull(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "site"]).ok();
+    run(&host, "one", "site:/v");
+    let interrupted = folder.join(".hull-copy-up");
+    std::fs::create_dir(&interrupted).unwrap();
+    host.kill_daemon();
+    host.start_daemon();
+    assert_eq!(inside(&host, "one", "cat /v/f").ok(), "x");
+    assert!(interrupted.exists());
+    // Whoever is made with it does.
+    host.hull(&["create", "--name", "two", "-v", "site:/v", "busybox", "true"]).ok();
+    assert!(!interrupted.exists());
+    host.hull(&["rm", "-f", "one", "two"]).ok();
+    host.hull(&["volume", "rm", "site"]).ok();
+}
+
 #[test]
 fn who_has_a_volume_is_told_of() {
     let host = host();
