@@ -448,7 +448,11 @@ impl Task {
         let path = services.cgroup_path(&self.record);
         let remains = self.services.blocking(move || take_apart(&services, &id, &path)).await?;
         let with_own = self.record.take_volumes || self.record.settings.auto_remove;
-        self.services.volumes.release(&self.record.id, with_own).await?;
+        if let Err(error) = self.services.volumes.release(&self.record.id, with_own).await {
+            // The container goes all the same; the volume is nobody's then, and `volume rm` says why.
+            tracing::warn!(container = %self.record.id, %error, "a container's own volume stays");
+            self.services.volumes.release(&self.record.id, false).await?;
+        }
         hull_runtime::failpoint!("engine.remove.before-row");
         self.services.store.commit(vec![Change::DeleteContainer { id: self.record.id.clone() }]).await?;
         hull_runtime::failpoint!("engine.remove.row-gone");

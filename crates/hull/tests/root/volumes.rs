@@ -227,3 +227,20 @@ fn a_volume_without_a_name_goes_with_its_last_container() {
         client(&host, &["volume", "rm", &own, "named"]).ok();
     }
 }
+
+#[test]
+fn a_container_goes_although_its_volume_cannot() {
+    let host = host();
+    for client in CLIENTS {
+        host.hull(&["run", "--name", "box", "-v", "/a", "busybox", "true"]).ok();
+        let own = host.hull(&LIST).ok().to_owned();
+        let place = host.data_root().join("volumes").join(&own).join("_data");
+        let place = place.to_str().unwrap();
+        host.printed(&["mount", "-t", "tmpfs", "tmpfs", place]);
+        client(&host, &["rm", "-v", "box"]).ok();
+        assert_eq!(host.hull(&["ps", "-aq"]).ok(), "");
+        client(&host, &["volume", "rm", &own]).fails(1, "something is mounted at");
+        host.printed(&["umount", place]);
+        client(&host, &["volume", "rm", &own]).ok();
+    }
+}
