@@ -145,7 +145,7 @@ impl Volumes {
         let trash = self
             .blocking(move |files| {
                 let folder = files.folder(&name);
-                match mounted::below(&folder) {
+                match mounted::below(&folder)? {
                     Some(place) => Err(Error::Conflict(format!(
                         "remove {name}: something is mounted at {}: unmount it first",
                         place.display()
@@ -217,7 +217,13 @@ impl Settlement {
     fn perform(self, files: &Files, records: &mut BTreeMap<String, Volume>) -> Result<Vec<Change>> {
         let mut changes = Vec::new();
         for name in &self.remove {
-            files.discard(name)?;
+            match mounted::clear(&files.folder(name), &files.data(name)) {
+                Ok(()) => drop(files.discard(name)?),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(volume = name, error, "what a killed daemon has left of a volume stays");
+                }
+            }
         }
         for name in &self.forget {
             records.remove(name);

@@ -7,7 +7,10 @@
 //! unmounts the rest.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::ToSocketAddrs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -62,7 +65,7 @@ impl Volumes {
     pub(crate) fn mount(&self, container: &str, user: &str) -> Result<()> {
         for (plan, data, mounted) in self.file_systems(|entry| entry.users.contains_key(container)) {
             let mut users = mounted.users();
-            if users.is_empty() && !is_mounted(&data) {
+            if users.is_empty() && !is_mounted(&data)? {
                 mount(&plan, &data)?;
                 hull_runtime::failpoint!("engine.volume.mounted");
             }
@@ -104,8 +107,16 @@ impl Volumes {
             }
         }
         for (_, data, mounted) in self.file_systems(|_| true) {
-            if mounted.users().is_empty() && is_mounted(&data) {
-                unmount(&data);
+            if !mounted.users().is_empty() {
+                continue;
+            }
+            match is_mounted(&data) {
+                Ok(true) => unmount(&data),
+                Ok(false) => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(path = %data.display(), error, "a volume may still be mounted");
+                }
             }
         }
     }
@@ -131,7 +142,7 @@ fn mount(plan: &Plan, data: &Path) -> Result<()> {
             doing.push_str(&format!(", flags: {:#x}", flags.bits()));
         }
         if !options.is_empty() {
-            doing.push_str(&format!(", data: {options}"));
+            doing.push_str(&format!(", data: {}", options));
         }
         Error::Volume(format!(
             "error while mounting volume '{}': failed to mount local volume: {doing}: {reason}",
@@ -182,34 +193,58 @@ fn unmount(data: &Path) {
     }
 }
 
-fn is_mounted(data: &Path) -> bool {
-    let data = resolved(data);
-    places().any(|place| place == data)
+/// Whether something is mounted at a volume's `_data`. That itself is not looked at: a server that is
+/// gone would not answer.
+fn is_mounted(data: &Path) -> Result<bool> {
+    let (Some(folder), Some(name)) = (data.parent(), data.file_name()) else { return Ok(false) };
+    let Some(folder) = resolved(folder)? else { return Ok(false) };
+    let data = folder.join(name);
+    Ok(places()?.contains(&data))
 }
 
 /// What of a volume's folder somebody has mounted something at.
-pub(super) fn below(folder: &Path) -> Option<PathBuf> {
-    let folder = resolved(folder);
-    places().find(|place| place.starts_with(&folder))
+pub(super) fn below(folder: &Path) -> Result<Option<PathBuf>> {
+    let Some(folder) = resolved(folder)? else { return Ok(None) };
+    Ok(places()?.into_iter().find(|place| place.starts_with(&folder)))
 }
 
-/// As the kernel's table has it; the data root may be reached through links.
-fn resolved(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+/// Unmounts what a killed daemon has mounted at `data`; what it shows is not the volume's own.
+///
+/// # Errors
+/// Something is still mounted below the volume's folder `folder`: nothing in it may be removed.
+pub(super) fn clear(folder: &Path, data: &Path) -> Result<()> {
+    if is_mounted(data)? {
+        unmount(data);
+    }
+    match below(folder)? {
+        None => Ok(()),
+        Some(place) => Err(Error::Volume(format!("something is mounted at {}", place.display()))),
+    }
+}
+
+/// As the kernel's table has it; the data root may be reached through links. `None`: it is not there.
+fn resolved(path: &Path) -> Result<Option<PathBuf>> {
+    match path.canonicalize() {
+        Ok(resolved) => Ok(Some(resolved)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { call: "realpath", path: path.to_owned(), source }),
+    }
 }
 
 /// All mount points of this process's namespace (proc_pid_mountinfo(5)).
-fn places() -> impl Iterator<Item = PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let places: Vec<PathBuf> =
-        table.lines().filter_map(|line| line.split(' ').nth(4)).map(|text| unescape(text).into()).collect();
-    places.into_iter()
+fn places() -> Result<Vec<PathBuf>> {
+    let path = Path::new("/proc/self/mountinfo");
+    let table =
+        std::fs::read(path).map_err(|source| Error::Io { call: "read", path: path.to_owned(), source })?;
+    let places =
+        table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    Ok(places.map(unescape).collect())
 }
 
 /// Spaces and the like stand there as `\040`.
-fn unescape(text: &str) -> String {
+fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, more)) = rest.split_first() {
         let octal = more.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
@@ -223,7 +258,7 @@ fn unescape(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    OsString::from_vec(bytes).into()
 }
 
 /// The sentence as the reference writes it.
@@ -240,9 +275,18 @@ mod tests {
     #[test]
     fn paths_of_the_kernels_table_are_read_as_they_are() {
         for (text, path) in [("/a", "/a"), ("/a\\040b\\134c", "/a b\\c"), ("/\\0", "/\\0"), ("/é", "/é")] {
-            assert_eq!(unescape(text), path);
+            assert_eq!(unescape(text.as_bytes()), Path::new(path));
         }
-        assert!(places().any(|place| place == Path::new("/proc")));
+        assert!(places().unwrap().contains(&PathBuf::from("/proc")));
+        let way = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/", way.path().join("root")).unwrap();
+        let odd = way.path().join("root");
+        assert_eq!(below(&odd.join("proc")).unwrap(), Some("/proc".into()), "by another way");
+        assert!(is_mounted(&odd.join("proc")).unwrap() && !is_mounted(&odd.join("etc")).unwrap());
+        assert!(!is_mounted(Path::new("/nosuch/_data")).unwrap());
+        // What cannot be told is not "nothing".
+        std::os::unix::fs::symlink("loop", way.path().join("loop")).unwrap();
+        assert!(below(&way.path().join("loop")).is_err() && is_mounted(&way.path().join("loop/x")).is_err());
     }
 
     #[test]

@@ -71,3 +71,32 @@ fn the_daemon_may_be_killed_while_volumes_come_and_go() {
     house.host.hull(&["volume", "rm", "ram"]).ok();
     house.end();
 }
+
+#[test]
+fn what_a_new_volume_binds_outlives_a_kill() {
+    let mut house = House::new();
+    let canary = house.host.folder().join("canary");
+    std::fs::create_dir(&canary).unwrap();
+    std::fs::write(canary.join("file"), "theirs").unwrap();
+    let options = format!("volume-opt=type=none,volume-opt=o=bind,volume-opt=device={}", canary.display());
+    let mount = format!("type=volume,src=victims,dst=/d,{options}");
+    house.arm("engine.volume.mounted");
+    house.host.hull(&["run", "-d", "--mount", &mount, "busybox", "true"]);
+    assert_eq!(house.host.await_daemon(), 137);
+    let is_mounted = |host: &Host| host.printed(&["cat", "/proc/mounts"]).contains("/volumes/victims/_data");
+    assert!(is_mounted(&house.host), "it did not die in between");
+    house.host.start_daemon();
+    assert!(!is_mounted(&house.host));
+    assert_eq!(volumes(&house.host), [[""; 0]; 2]);
+    // What is thrown away, is so behind the scenes.
+    let trash = house.host.data_root().join("volumes/.trash");
+    let start = std::time::Instant::now();
+    while std::fs::read_dir(&trash).unwrap().next().is_some() {
+        assert!(start.elapsed() < hull_testkit::patience(20), "the trash is not emptied");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(std::fs::read_to_string(canary.join("file")).unwrap(), "theirs");
+    house.shows("engine.volume.mounted", "");
+    house.clear("");
+    house.end();
+}
