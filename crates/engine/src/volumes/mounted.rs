@@ -142,7 +142,7 @@ fn mount(plan: &Plan, data: &Path) -> Result<()> {
             doing.push_str(&format!(", flags: {:#x}", flags.bits()));
         }
         if !options.is_empty() {
-            doing.push_str(&format!(", data: {}", options));
+            doing.push_str(&format!(", data: {}", without_secrets(options)));
         }
         Error::Volume(format!(
             "error while mounting volume '{}': failed to mount local volume: {doing}: {reason}",
@@ -261,6 +261,17 @@ fn unescape(text: &[u8]) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
+/// Options as they may be told and kept in records: without the passwords of a CIFS server.
+fn without_secrets(options: &str) -> String {
+    let hide = |word: &str| match word.split_once('=') {
+        Some((key, _)) if matches!(key.to_ascii_lowercase().as_str(), "password" | "pass" | "password2") => {
+            format!("{key}=********")
+        }
+        _ => word.to_owned(),
+    };
+    options.split(',').map(hide).collect::<Vec<_>>().join(",")
+}
+
 /// The sentence as the reference writes it.
 fn reason(errno: rustix::io::Errno) -> String {
     let text = hull_sys::error::describe(errno);
@@ -287,6 +298,22 @@ mod tests {
         // What cannot be told is not "nothing".
         std::os::unix::fs::symlink("loop", way.path().join("loop")).unwrap();
         assert!(below(&way.path().join("loop")).is_err() && is_mounted(&way.path().join("loop/x")).is_err());
+    }
+
+    #[test]
+    fn passwords_are_told_to_nobody() {
+        let plan = Plan {
+            kind: "nosuchfs".to_owned(),
+            device: "//nas/share".to_owned(),
+            flags: MountFlags::empty(),
+            options: "username=me,password=secret,pass=secret,password2=secret,vers=3".to_owned(),
+        };
+        let text = mount(&plan, Path::new("/nosuch")).unwrap_err().to_string();
+        assert!(
+            text.contains("username=me,password=********,pass=********,password2=********,vers=3:"),
+            "{text}"
+        );
+        assert!(!text.contains("secret"), "{text}");
     }
 
     #[test]
