@@ -63,8 +63,11 @@ impl Volumes {
     /// [`Error::Invalid`] and [`Error::NotFound`] in the reference's words, [`Error::Io`].
     pub async fn create(&self, asked: &Create) -> Result<Arc<Volume>> {
         let _turn = self.0.turn.lock().await;
-        if let Some(known) = asked.name.as_ref().and_then(|name| self.known(name)) {
+        if let Some((known, durable)) = asked.name.as_ref().and_then(|name| self.known(name)) {
             asked.check_driver(&known.name)?;
+            if !durable {
+                self.keep(&known).await?;
+            }
             return Ok(known);
         }
         let volume = asked.record(hull_sys::time::now())?;
@@ -92,9 +95,24 @@ impl Volumes {
         Ok(volume)
     }
 
-    /// Also one that is only claimed yet.
-    fn known(&self, name: &str) -> Option<Arc<Volume>> {
-        self.table().get(name).map(|entry| Arc::clone(&entry.volume))
+    /// Also one that is only claimed yet, and so not durable.
+    fn known(&self, name: &str) -> Option<(Arc<Volume>, bool)> {
+        self.table().get(name).map(|entry| (Arc::clone(&entry.volume), entry.durable))
+    }
+
+    /// Makes one durable that a container has only claimed, whatever becomes of that container.
+    async fn keep(&self, volume: &Volume) -> Result<()> {
+        self.0.store.commit(vec![row(volume)?]).await?;
+        let mut made = false;
+        if let Some(entry) = self.table().get_mut(&volume.name) {
+            // Not if the container has been quicker.
+            made = !std::mem::replace(&mut entry.durable, true);
+        }
+        if made {
+            self.publish("create", &volume.name);
+        }
+        let name = volume.name.clone();
+        self.blocking(move |files| files.finish(&name)).await
     }
 
     /// # Errors

@@ -101,6 +101,19 @@ async fn who_has_a_volume_keeps_it_from_going() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_stays_whatever_becomes_of_who_claimed_it_first() {
+    let mut house = House::new();
+    let wishes = [Wish { volume: named("data"), own: false }];
+    let claim = house.volumes().claim("c1", &wishes).await.unwrap();
+    let made = house.volumes().create(&named("data")).await.unwrap();
+    assert_eq!((&made, &house.volumes().find("data").unwrap()), (&claim.volumes[0], &made));
+    house.volumes().release("c1", false).await.unwrap();
+    assert_eq!((house.names(), house.folders()), (vec!["data".to_owned()], vec!["data".to_owned()]));
+    house.again(|root| assert!(!root.join("data/new").exists()));
+    assert_eq!((house.names(), house.folders()), (vec!["data".to_owned()], vec!["data".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_puts_there_meanwhile_is_theirs() {
     let mut house = House::new();
     let data = house.dir.path().join("volumes/theirs/_data");
