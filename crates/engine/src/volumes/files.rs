@@ -64,14 +64,18 @@ impl Files {
     /// theirs: it is not marked as new.
     pub(super) fn make(&self, name: &str) -> Result<()> {
         let (folder, data) = (self.folder(name), self.data(name));
-        if !folder.exists() {
-            private_dir(&folder)?;
-            let new = folder.join(NEW);
-            fs::File::create(&new).map_err(failed("create", &new))?;
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => {
+                let new = folder.join(NEW);
+                fs::File::create(&new).map_err(failed("create", &new))?;
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("mkdir", &folder)(error)),
         }
         match fs::DirBuilder::new().mode(0o755).create(&data) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            // Theirs, with the mode that it has.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
             Err(error) => return Err(failed("mkdir", &data)(error)),
         }
         // What containers see, whatever the umask.

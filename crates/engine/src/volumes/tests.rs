@@ -1,5 +1,6 @@
 //! What is created is found again; what a killed daemon left half-done is finished or undone.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
@@ -119,12 +120,14 @@ async fn what_somebody_puts_there_meanwhile_is_theirs() {
     let data = house.dir.path().join("volumes/theirs/_data");
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(data.join("file"), "x").unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o2750)).unwrap();
     // A creation that comes to nothing takes nothing of it along.
     house.volumes().claim("c1", &[Wish { volume: named("theirs"), own: false }]).await.unwrap();
     house.volumes().release("c1", false).await.unwrap();
     assert!(data.join("file").exists());
     house.volumes().create(&named("theirs")).await.unwrap();
     assert!(data.join("file").exists());
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o7777, 0o2750);
     house.again(|_| {});
     assert_eq!(house.names(), ["theirs"]);
 }
