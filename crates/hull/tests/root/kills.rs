@@ -181,7 +181,9 @@ fn the_daemon_may_be_killed_while_a_container_is_committed() {
         };
         ["blobs/sha256", "layers", "ingest"].map(names)
     };
-    let before = stored(&house.host);
+    let mut before = stored(&house.host);
+    // What is being freed by now is not there in the end.
+    before[2].clear();
     for (point, there) in COMMIT {
         covered(point, Act::Commit, if there { "there" } else { "gone" });
         let finished = house.die_at(point, Act::Commit);
