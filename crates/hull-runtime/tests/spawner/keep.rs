@@ -45,9 +45,9 @@ fn what_came_with_the_launch_or_later_is_given_to_every_daemon_and_closed_at_the
     started(&third);
     kill(pid);
     exited(&third);
-    // Free before the exit was told.
+    // Free by then, but for copies that tests beside this one have for a moment when they fork.
     ours.set_nonblocking(true).unwrap();
-    assert_eq!(ours.read(&mut text).unwrap(), 0);
+    until("nobody has it open", || matches!(ours.read(&mut text), Ok(0)));
     assert_eq!(all(&house).len(), 0);
 }
 
