@@ -21,13 +21,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("oci", &[]),
     ("sys", &[]),
     ("template", &[]),
+    ("context", &["oci"]),
     ("image", &["oci", "sys"]),
     ("runtime", &["oci", "sys", "image"]),
     ("network", &["sys"]),
-    ("engine", &["oci", "sys", "template", "image", "runtime", "network"]),
+    ("builder", &["oci", "context", "image"]),
+    ("engine", &["oci", "sys", "template", "context", "image", "runtime", "network", "builder"]),
     ("api", &["oci"]),
-    ("cli", &["api", "template", "oci", "image"]),
-    ("daemon", &["oci", "sys", "template", "image", "runtime", "network", "engine", "api"]),
+    ("cli", &["api", "template", "context", "oci", "image"]),
+    (
+        "daemon",
+        &["oci", "sys", "template", "context", "image", "runtime", "network", "builder", "engine", "api"],
+    ),
     ("hull", &["cli", "daemon"]),
     ("hull-runtime", &["oci", "sys", "runtime"]),
     ("testkit", &[]),
@@ -35,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay free of an async runtime and of HTTP.
-const WITHOUT_ASYNC: &[&str] = &["oci", "sys", "template", "image", "runtime", "network"];
+const WITHOUT_ASYNC: &[&str] = &["oci", "sys", "template", "context", "image", "runtime", "network"];
 const ASYNC: &[&str] = &["tokio", "hyper", "axum", "futures-util"];
 
 /// Checks everything; the error lists every breach.

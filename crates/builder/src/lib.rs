@@ -1,0 +1,17 @@
+//! A Dockerfile and a context become an image, and nothing is done twice.
+//!
+//! ```text
+//! bytes ──dockerfile──► instructions ──plan──► graph of vertices ──solve──► layers and a configuration
+//!                       (with spans)            (each an operation          │
+//!                                                and what it builds on)     ├─ Executor: images, RUN, COPY (the engine)
+//!                                                                           └─ Cache: what was done before (the engine)
+//! ```
+//!
+//! Everything here decides; whatever touches the host is behind [`Executor`] and [`Cache`], which the
+//! engine implements. It knows no HTTP: progress goes up as plain [`Progress`] values.
+
+pub mod executor;
+pub mod progress;
+
+pub use executor::{Base, Cache, Copy, Executor, Failure, Known, Layer, Run, Source, Wanted};
+pub use progress::Progress;
