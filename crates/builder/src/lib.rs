@@ -10,6 +10,7 @@
 //! Everything here decides; whatever touches the host is behind [`Executor`] and [`Cache`], which the
 //! engine implements. It knows no HTTP: progress goes up as plain [`Progress`] values.
 
+pub mod dockerfile;
 pub mod executor;
 pub mod progress;
 
