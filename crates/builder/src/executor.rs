@@ -61,6 +61,8 @@ pub enum Source {
     Context(String),
     /// A file system made of layers, lowest first: another stage, or an image.
     Layers(Vec<Layer>),
+    /// Files that the Dockerfile itself holds (here-documents): names and bytes.
+    Inline(Vec<(String, Vec<u8>)>),
 }
 
 /// A process that changes a file system (RUN).
@@ -77,17 +79,38 @@ pub struct Run {
     // mounts, network, security: with the language
 }
 
+/// Which files of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Paths below the source's root, with wildcards. Without any nothing is copied: the destination
+    /// is a folder that is made (WORKDIR).
+    pub patterns: Vec<String>,
+    /// `--exclude`, as in an ignore file.
+    pub exclude: Vec<String>,
+    /// `--parents`: what stands after a pattern's `/./`, or all of it, is kept below the destination.
+    pub parents: bool,
+}
+
 /// Files that are copied into a file system (COPY, ADD), or a folder that is made (WORKDIR).
 #[derive(Debug, Clone)]
 pub struct Copy {
     /// Lowest first.
     pub below: Vec<Layer>,
     pub source: Source,
-    /// Patterns below the source's root.
-    pub patterns: Vec<String>,
+    pub selection: Selection,
     /// Absolute; with a `/` at its end it is a folder.
     pub destination: String,
-    // owner, mode, exclusions, parents, unpacking: with the language
+    /// `--chown`, or whose a folder is that is made: names mean those of the file system below.
+    /// Without it all is root's.
+    pub owner: Option<String>,
+    /// `--chmod`: permission bits.
+    pub mode: Option<u32>,
+    /// Local archives are unpacked (ADD).
+    pub unpack: bool,
+    /// `--link`: links of the file system below are not followed.
+    pub link: bool,
+    /// Nothing is newer than this (SOURCE_DATE_EPOCH; seconds since the epoch).
+    pub newest: Option<i64>,
 }
 
 /// What the host does for a build. `layer` in the answers is `None` where nothing has changed.
@@ -103,12 +126,12 @@ pub trait Executor: Send + Sync + 'static {
 
     fn copy(&self, copy: Copy) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
 
-    /// The digest of what `patterns` mean in `source`: names, kinds, modes, link targets, contents;
+    /// The digest of what `selection` means in `source`: names, kinds, modes, link targets, contents;
     /// no times, no owners.
     fn fingerprint(
         &self,
         source: Source,
-        patterns: Vec<String>,
+        selection: Selection,
     ) -> impl Future<Output = Result<Digest, Failure>> + Send;
 }
 
@@ -123,5 +146,12 @@ pub struct Known {
 pub trait Cache: Send + Sync + 'static {
     /// Only what can be used: the layers below it, too, are there.
     fn find(&self, key: &Digest) -> impl Future<Output = Option<Known>> + Send;
-    fn keep(&self, key: Digest, known: Known, description: String) -> impl Future<Output = ()> + Send;
+    /// `below`: what `known.layer` stands on, lowest first.
+    fn keep(
+        &self,
+        key: Digest,
+        known: Known,
+        below: Vec<Layer>,
+        description: String,
+    ) -> impl Future<Output = ()> + Send;
 }
