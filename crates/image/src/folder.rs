@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{
+    AtFlags, Dir, FileType, IFlags, Mode, OFlags, ResolveFlags, ioctl_getflags, ioctl_setflags,
+};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -21,6 +23,21 @@ pub(crate) fn open_or_make(parent: impl AsFd, name: &str) -> Result<OwnedFd, Err
     match rustix::fs::mkdirat(&parent, name, PRIVATE) {
         Ok(()) | Err(Errno::EXIST) => open(parent, name),
         Err(errno) => Err(errno),
+    }
+}
+
+/// Says that the folders in this one have nothing to do with each other (chattr(1), `T`), so that
+/// ext4 puts each into a part of the disk of its own instead of beside the last one. Otherwise a new
+/// layer fills up the gaps that one removed just now has left; where ext4 has no journal it does not
+/// even do that, for inodes of the last minutes are not used again, but looks at all of them for each
+/// new file.
+///
+/// File systems without that flag do without.
+pub fn keep_apart(folder: impl AsFd) {
+    if let Ok(flags) = ioctl_getflags(&folder)
+        && !flags.contains(IFlags::TOPDIR)
+    {
+        let _ = ioctl_setflags(&folder, flags | IFlags::TOPDIR);
     }
 }
 
@@ -118,6 +135,18 @@ pub fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_kept_apart_where_the_file_system_can() {
+        let [ours, control] = [0, 1].map(|_| tempfile::tempdir().unwrap());
+        let [ours, control] = [&ours, &control].map(|folder| std::fs::File::open(folder.path()).unwrap());
+        let apart = |folder| ioctl_getflags(folder).map(|flags| flags.contains(IFlags::TOPDIR));
+        let can = ioctl_getflags(&control).and_then(|flags| ioctl_setflags(&control, flags | IFlags::TOPDIR));
+        keep_apart(&ours);
+        assert_eq!(apart(&ours).unwrap_or(false), can.is_ok());
+        keep_apart(&ours);
+        assert_eq!(apart(&ours), apart(&control));
+    }
 
     #[test]
     fn a_tree_deeper_than_descriptors_last_is_emptied() {

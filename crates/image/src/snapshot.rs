@@ -94,6 +94,10 @@ impl Snapshots {
             .map_err(failed("open", "."))?;
         let part = |name: &str| folder::open_or_make(&fd, name).map_err(failed("open", name));
         let (layers, active, ingest) = (part("layers")?, part("active")?, part("ingest")?);
+        // Where layers are filled; `layers` only gets them by rename.
+        for filled in [&active, &ingest] {
+            folder::keep_apart(filled);
+        }
         let path = std::path::absolute(root).map_err(|source| SnapshotError::Io {
             action: "find",
             name: root.display().to_string(),

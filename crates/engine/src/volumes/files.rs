@@ -49,6 +49,7 @@ impl Files {
     pub(super) fn open(root: PathBuf) -> Result<Files> {
         private_dir(&root)?;
         private_dir(&root.join(TRASH))?;
+        folder::keep_apart(fs::File::open(&root).map_err(failed("open", &root))?);
         Ok(Files(root))
     }
 
