@@ -1,7 +1,12 @@
 //! What a build needs of the host: images, processes, files and a memory.
 //!
-//! The engine implements both traits; tests implement them with operations that only count. All
-//! futures may be dropped at any time: that ends what they do, and leaves nothing.
+//! The engine implements both traits; tests implement them with operations that only count. One
+//! [`Executor`] serves one build: it knows that build's contexts, secrets, agents, limits and host
+//! names. One [`Cache`] serves all. All futures may be dropped at any time: that ends what they do,
+//! and leaves nothing.
+//!
+//! All paths are the Dockerfile's: `/` parts them, and an absolute one begins at the root of a
+//! file system or of a context.
 
 use std::future::Future;
 
@@ -16,6 +21,22 @@ pub struct Layer {
     pub diff_id: Digest,
     /// Sum of the sizes of its files (bytes).
     pub size: u64,
+}
+
+/// A file system: what a base image has, and what each step on top of it changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// The base image's layers, lowest first.
+    pub base: Vec<Layer>,
+    /// One for each step since, lowest first; `None` where a step changed nothing.
+    pub changes: Vec<Option<Layer>>,
+}
+
+impl Stack {
+    /// All of its layers, lowest first.
+    pub fn layers(&self) -> Vec<Layer> {
+        self.base.iter().chain(self.changes.iter().flatten()).cloned().collect()
+    }
 }
 
 /// Why an operation of the host did not do what a step needs.
@@ -35,8 +56,8 @@ pub enum Failure {
     Host(String),
 }
 
-/// An image that a stage begins with.
-#[derive(Debug, Clone)]
+/// An image that a stage begins with, or that files come from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wanted {
     pub reference: Reference,
     pub platform: Option<Platform>,
@@ -59,61 +80,153 @@ pub struct Base {
 pub enum Source {
     /// A context of this build by its name; the main one is `""`.
     Context(String),
-    /// A file system made of layers, lowest first: another stage, or an image.
+    /// A file system made of layers, lowest first: another stage, or an image. None: `scratch`.
     Layers(Vec<Layer>),
-    /// Files that the Dockerfile itself holds (here-documents): names and bytes.
+    /// Files that the Dockerfile itself holds (here-documents): names and bytes. Their mode is 0644.
     Inline(Vec<(String, Vec<u8>)>),
+    /// One file at an http or https address; its name is the last part of the address' path. With a
+    /// checksum anything else is refused. Its mode is 0600, its time what the server says.
+    Url { address: String, checksum: Option<Digest> },
+    /// A git repository, as an address with `#reference:folder`.
+    Git { address: String, checksum: Option<String>, keep_git_dir: bool },
+}
+
+/// Which files of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Paths below the source's root, with wildcards, as `hull_context::select` reads them; of a
+    /// folder its content is meant. Of [`Source::Inline`], [`Source::Url`] and [`Source::Git`] all is
+    /// meant, and there are none.
+    pub patterns: Vec<String>,
+    /// `--exclude`, as in an ignore file, below what a pattern means.
+    pub exclude: Vec<String>,
+    /// `--parents`: what stands after a pattern's `/./`, or all of it, is kept below the destination.
+    pub parents: bool,
 }
 
 /// A process that changes a file system (RUN).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// Lowest first.
     pub below: Vec<Layer>,
     pub arguments: Vec<String>,
     /// `NAME=value`.
     pub environment: Vec<String>,
+    /// As USER says it; empty is root.
     pub user: String,
-    /// Absolute.
+    /// Absolute; made if it is missing.
     pub folder: String,
-    // mounts, network, security: with the language
+    pub mounts: Vec<Mount>,
+    pub network: Network,
+    /// Privileged (`--security=insecure`): refuse, if this build may not.
+    pub insecure: bool,
+    /// CDI devices, `vendor.example/class=name`, and whether the step fails without it.
+    pub devices: Vec<(String, bool)>,
+    /// Nothing in its layer is newer than this (SOURCE_DATE_EPOCH; seconds since the epoch).
+    pub newest: Option<i64>,
 }
 
-/// Which files of a source.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Paths below the source's root, with wildcards. Without any nothing is copied: the destination
-    /// is a folder that is made (WORKDIR).
-    pub patterns: Vec<String>,
-    /// `--exclude`, as in an ignore file.
-    pub exclude: Vec<String>,
-    /// `--parents`: what stands after a pattern's `/./`, or all of it, is kept below the destination.
-    pub parents: bool,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Network {
+    /// Whatever the build was told.
+    #[default]
+    Default,
+    None,
+    Host,
 }
 
-/// Files that are copied into a file system (COPY, ADD), or a folder that is made (WORKDIR).
-#[derive(Debug, Clone)]
+/// What a RUN sees and its layer does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute.
+    pub target: String,
+    pub kind: MountKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountKind {
+    /// A folder or file of a context, a stage or an image. What is written to it is thrown away.
+    Bind { source: Source, path: String, writable: bool },
+    /// A folder that outlives the build, named `id`. What is new begins as `path` of `source`.
+    Cache {
+        id: String,
+        source: Option<Source>,
+        path: String,
+        sharing: Sharing,
+        writable: bool,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// In bytes; `None` is unlimited.
+    Tmpfs { size: Option<u64> },
+    /// A file with a secret of this build.
+    Secret { id: String, required: bool, mode: u32, uid: u32, gid: u32 },
+    /// An environment variable with a secret of this build; `target` is its name.
+    SecretVariable { id: String, required: bool },
+    /// The socket of an agent; the process finds it by `SSH_AUTH_SOCK`.
+    Ssh { id: String, required: bool, mode: u32, uid: u32, gid: u32 },
+    /// A file that stands in the Dockerfile.
+    Inline { contents: Vec<u8>, mode: u32 },
+}
+
+/// Who uses a cache mount at the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sharing {
+    #[default]
+    Shared,
+    /// Who comes while it is used gets another one.
+    Private,
+    /// Who comes while it is used waits.
+    Locked,
+}
+
+/// Files that are copied into a file system (COPY, ADD).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
     /// Lowest first.
     pub below: Vec<Layer>,
-    pub source: Source,
-    pub selection: Selection,
-    /// Absolute; with a `/` at its end it is a folder.
+    /// At least one.
+    pub files: Vec<(Source, Selection)>,
+    /// Absolute; with a `/` at its end it is a folder. A folder, too, where more than one file comes.
     pub destination: String,
-    /// `--chown`, or whose a folder is that is made: names mean those of the file system below.
-    /// Without it all is root's.
+    /// `--chown`: `user[:group]`, by names of the file system below or by numbers; `None` is root.
     pub owner: Option<String>,
-    /// `--chmod`: permission bits.
-    pub mode: Option<u32>,
-    /// Local archives are unpacked (ADD).
-    pub unpack: bool,
+    /// `--chmod`: octal digits, or symbolic as in chmod(1); `None` leaves the files' own.
+    pub mode: Option<String>,
     /// `--link`: links of the file system below are not followed.
     pub link: bool,
+    /// Archives become what is in them.
+    pub unpack: Unpack,
     /// Nothing is newer than this (SOURCE_DATE_EPOCH; seconds since the epoch).
     pub newest: Option<i64>,
 }
 
-/// What the host does for a build. `layer` in the answers is `None` where nothing has changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unpack {
+    /// COPY, or ADD --unpack=false.
+    #[default]
+    Never,
+    /// ADD: those of contexts, not those of addresses.
+    Local,
+    /// ADD --unpack.
+    Always,
+}
+
+/// A folder that is made, with its parents (WORKDIR). One that exists is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// Lowest first.
+    pub below: Vec<Layer>,
+    /// Absolute.
+    pub path: String,
+    /// Whose it becomes, as USER says it; empty is root. Its mode is 0755.
+    pub user: String,
+    /// Nothing is newer than this (SOURCE_DATE_EPOCH; seconds since the epoch).
+    pub newest: Option<i64>,
+}
+
+/// What the host does for one build. `layer` in the answers is `None` where nothing has changed.
 pub trait Executor: Send + Sync + 'static {
     fn image(&self, wanted: Wanted) -> impl Future<Output = Result<Base, Failure>> + Send;
 
@@ -126,8 +239,10 @@ pub trait Executor: Send + Sync + 'static {
 
     fn copy(&self, copy: Copy) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
 
-    /// The digest of what `selection` means in `source`: names, kinds, modes, link targets, contents;
-    /// no times, no owners.
+    fn folder(&self, folder: Folder) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
+
+    /// The digest of what `selection` means in `source`, by `hull_context::fingerprint`: names, kinds,
+    /// modes, link targets, contents; no times, no owners. Never asked for [`Source::Inline`].
     fn fingerprint(
         &self,
         source: Source,
@@ -138,20 +253,18 @@ pub trait Executor: Send + Sync + 'static {
 /// A step that was done before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// What it changed, if anything.
-    pub layer: Option<Layer>,
+    /// What names it to the steps above it. It is often the key that it was found by, but one step
+    /// is found by several: by its definition, and by the contents it copied.
+    pub key: Digest,
+    /// All that it is: `stack.changes` ends with what it changed itself.
+    pub stack: Stack,
 }
 
 /// What earlier builds did. Shared by all builds; outlives the daemon.
 pub trait Cache: Send + Sync + 'static {
-    /// Only what can be used: the layers below it, too, are there.
+    /// Only what can be used: all layers of its stack are there, and stay as long as this build.
     fn find(&self, key: &Digest) -> impl Future<Output = Option<Known>> + Send;
-    /// `below`: what `known.layer` stands on, lowest first.
-    fn keep(
-        &self,
-        key: Digest,
-        known: Known,
-        below: Vec<Layer>,
-        description: String,
-    ) -> impl Future<Output = ()> + Send;
+
+    /// Replaces what was kept under `key`. `description` is the step as a person knows it.
+    fn keep(&self, key: Digest, known: Known, description: String) -> impl Future<Output = ()> + Send;
 }

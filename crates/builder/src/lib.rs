@@ -14,5 +14,5 @@ pub mod dockerfile;
 pub mod executor;
 pub mod progress;
 
-pub use executor::{Base, Cache, Copy, Executor, Failure, Known, Layer, Run, Selection, Source, Wanted};
+pub use executor::{Base, Cache, Executor, Failure, Known, Layer, Selection, Source, Stack, Wanted};
 pub use progress::Progress;
