@@ -476,6 +476,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     }
     let lock = lock(&root)?;
     files::private_dir(&root.join("containers"))?;
+    files::keep_apart(&root.join("containers"))?;
     files::private_dir(&files::trash(&root))?;
     files::private_dir(&root.join("image"))?;
     files::make_init_layer(&root)?;

@@ -53,6 +53,12 @@ pub(crate) fn private_dir(path: &Path) -> Result<()> {
     }
 }
 
+/// See [`hull_image::folder::keep_apart`].
+pub(crate) fn keep_apart(path: &Path) -> Result<()> {
+    hull_image::folder::keep_apart(fs::File::open(path).map_err(failed("open", path))?);
+    Ok(())
+}
+
 /// Makes the folder and what is in it; an older one of the same id (none was acknowledged) goes.
 pub(crate) fn make(data_root: &Path, id: &str) -> Result<()> {
     remove(data_root, id)?;

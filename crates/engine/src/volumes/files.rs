@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use hull_image::folder;
 
 use crate::containers::create::random;
-use crate::containers::files::private_dir;
+use crate::containers::files::{keep_apart, private_dir};
 use crate::{Error, Result};
 
 const TRASH: &str = ".trash";
@@ -49,7 +49,7 @@ impl Files {
     pub(super) fn open(root: PathBuf) -> Result<Files> {
         private_dir(&root)?;
         private_dir(&root.join(TRASH))?;
-        folder::keep_apart(fs::File::open(&root).map_err(failed("open", &root))?);
+        keep_apart(&root)?;
         Ok(Files(root))
     }
 
