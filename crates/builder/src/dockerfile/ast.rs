@@ -15,6 +15,8 @@ pub struct Dockerfile {
     /// What takes the special meaning from the next character: `\` or, by directive, a backtick.
     pub escape: char,
     pub instructions: Vec<Instruction>,
+    /// Empty lines between continued ones, of which a check warns.
+    pub blanks: Vec<Span>,
 }
 
 /// `# name=value` at the top: `syntax`, `escape` or `check`.
@@ -52,8 +54,7 @@ pub enum Kind {
     User(Word),
     Workdir(Word),
     Arg(Vec<Arg>),
-    /// What is to be done in a build on top of the image. Neither ONBUILD nor FROM nor MAINTAINER.
-    Onbuild(Box<Instruction>),
+    Onbuild(Onbuild),
     Stopsignal(Word),
     Healthcheck(Healthcheck),
     Shell(Vec<Word>),
@@ -106,7 +107,7 @@ pub enum Program {
     Script(Heredoc),
 }
 
-/// `--mount` as it is written: its values may hold variables.
+/// `--mount` as it is written; [`resolve`](super::mount::resolve) tells what it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountFlag {
     pub span: Span,
@@ -216,6 +217,15 @@ pub struct Heredoc {
     pub content: Word,
     /// COPY and ADD replace variables in it: the name was not quoted.
     pub expand: bool,
+}
+
+/// What is to be done in a build on top of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Onbuild {
+    /// For the image's configuration: without line continuations, with here-documents.
+    pub text: String,
+    /// Neither ONBUILD nor FROM nor MAINTAINER.
+    pub trigger: Box<Instruction>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
