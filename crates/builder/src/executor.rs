@@ -7,35 +7,50 @@
 //!
 //! All paths are the Dockerfile's: `/` parts them, and an absolute one begins at the root of a
 //! file system or of a context.
+//!
+//! An operation names file systems by `L`: for the executor those are layers, lowest first; in the
+//! [graph](crate::graph) they are the vertices that will make them, and in a key the keys of those. What is
+//! serialised is what an operation's key is made of.
 
 use std::future::Future;
 
 use hull_oci::image::Config;
 use hull_oci::{Digest, Platform, Reference};
+use serde::{Deserialize, Serialize};
 
 use crate::progress::Stream;
 
 /// One layer of a file system: what it changes of those below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     pub diff_id: Digest,
     /// Sum of the sizes of its files (bytes).
     pub size: u64,
 }
 
+/// What one step changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `None`: nothing.
+    pub layer: Option<Layer>,
+    /// When it was done, in RFC 3339; it becomes the image's history.
+    pub created: String,
+}
+
 /// A file system: what a base image has, and what each step on top of it changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stack {
     /// The base image's layers, lowest first.
     pub base: Vec<Layer>,
-    /// One for each step since, lowest first; `None` where a step changed nothing.
-    pub changes: Vec<Option<Layer>>,
+    /// One for each step since, lowest first.
+    pub changes: Vec<Change>,
 }
 
 impl Stack {
     /// All of its layers, lowest first.
     pub fn layers(&self) -> Vec<Layer> {
-        self.base.iter().chain(self.changes.iter().flatten()).cloned().collect()
+        let changes = self.changes.iter().filter_map(|change| change.layer.as_ref());
+        self.base.iter().chain(changes).cloned().collect()
     }
 }
 
@@ -76,12 +91,12 @@ pub struct Base {
 }
 
 /// Where files come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Source<L = Vec<Layer>> {
     /// A context of this build by its name; the main one is `""`.
     Context(String),
-    /// A file system made of layers, lowest first: another stage, or an image. None: `scratch`.
-    Layers(Vec<Layer>),
+    /// A file system: another stage, or an image.
+    Layers(L),
     /// Files that the Dockerfile itself holds (here-documents): names and bytes. Their mode is 0644.
     Inline(Vec<(String, Vec<u8>)>),
     /// One file at an http or https address; its name is the last part of the address' path. With a
@@ -92,7 +107,7 @@ pub enum Source {
 }
 
 /// Which files of a source.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
     /// Paths below the source's root, with wildcards, as `hull_context::select` reads them; of a
     /// folder its content is meant. Of [`Source::Inline`], [`Source::Url`] and [`Source::Git`] all is
@@ -105,18 +120,20 @@ pub struct Selection {
 }
 
 /// A process that changes a file system (RUN).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    /// Lowest first.
-    pub below: Vec<Layer>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Run<L = Vec<Layer>> {
+    pub below: L,
     pub arguments: Vec<String>,
     /// `NAME=value`.
     pub environment: Vec<String>,
+    /// More of them, which do not count for the key: proxies that no ARG names.
+    #[serde(skip)]
+    pub proxies: Vec<String>,
     /// As USER says it; empty is root.
     pub user: String,
     /// Absolute; made if it is missing.
     pub folder: String,
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<Mount<L>>,
     pub network: Network,
     /// Privileged (`--security=insecure`): refuse, if this build may not.
     pub insecure: bool,
@@ -126,7 +143,7 @@ pub struct Run {
     pub newest: Option<i64>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum Network {
     /// Whatever the build was told.
     #[default]
@@ -136,21 +153,21 @@ pub enum Network {
 }
 
 /// What a RUN sees and its layer does not have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount<L = Vec<Layer>> {
     /// Absolute.
     pub target: String,
-    pub kind: MountKind,
+    pub kind: MountKind<L>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MountKind {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum MountKind<L = Vec<Layer>> {
     /// A folder or file of a context, a stage or an image. What is written to it is thrown away.
-    Bind { source: Source, path: String, writable: bool },
+    Bind { source: Source<L>, path: String, writable: bool },
     /// A folder that outlives the build, named `id`. What is new begins as `path` of `source`.
     Cache {
         id: String,
-        source: Option<Source>,
+        source: Option<Source<L>>,
         path: String,
         sharing: Sharing,
         writable: bool,
@@ -171,7 +188,7 @@ pub enum MountKind {
 }
 
 /// Who uses a cache mount at the same time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum Sharing {
     #[default]
     Shared,
@@ -182,12 +199,11 @@ pub enum Sharing {
 }
 
 /// Files that are copied into a file system (COPY, ADD).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
-    /// Lowest first.
-    pub below: Vec<Layer>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Copy<L = Vec<Layer>> {
+    pub below: L,
     /// At least one.
-    pub files: Vec<(Source, Selection)>,
+    pub files: Vec<(Source<L>, Selection)>,
     /// Absolute; with a `/` at its end it is a folder. A folder, too, where more than one file comes.
     pub destination: String,
     /// `--chown`: `user[:group]`, by names of the file system below or by numbers; `None` is root.
@@ -202,7 +218,7 @@ pub struct Copy {
     pub newest: Option<i64>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum Unpack {
     /// COPY, or ADD --unpack=false.
     #[default]
@@ -214,10 +230,9 @@ pub enum Unpack {
 }
 
 /// A folder that is made, with its parents (WORKDIR). One that exists is left as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folder {
-    /// Lowest first.
-    pub below: Vec<Layer>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Folder<L = Vec<Layer>> {
+    pub below: L,
     /// Absolute.
     pub path: String,
     /// Whose it becomes, as USER says it; empty is root. Its mode is 0755.
@@ -253,8 +268,8 @@ pub trait Executor: Send + Sync + 'static {
 /// A step that was done before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// What names it to the steps above it. It is often the key that it was found by, but one step
-    /// is found by several: by its definition, and by the contents it copied.
+    /// What names it to the steps above it: mostly the key that it was found by, but one step is found
+    /// by several.
     pub key: Digest,
     /// All that it is: `stack.changes` ends with what it changed itself.
     pub stack: Stack,

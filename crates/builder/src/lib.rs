@@ -12,6 +12,7 @@
 
 pub mod dockerfile;
 pub mod executor;
+pub mod graph;
 pub mod progress;
 
 pub use executor::{Base, Cache, Executor, Failure, Known, Layer, Selection, Source, Stack, Wanted};
