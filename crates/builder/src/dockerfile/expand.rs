@@ -474,7 +474,11 @@ impl<'a> Expander<'a> {
             (_, all) => pattern.replace(&value, &replacement, all, MAX_VALUE),
         };
         edited.ok_or_else(|| {
-            self.problem(start, "the pattern takes too long for this value", "use a shorter value or pattern")
+            self.problem(
+                start,
+                "the pattern takes too long for this value, or the result is too long",
+                "use a shorter value or pattern",
+            )
         })
     }
 

@@ -6,6 +6,7 @@
 //! The grammar is that of `docker/dockerfile:1` (docs.docker.com/reference/dockerfile).
 
 pub mod ast;
+pub mod check;
 pub mod expand;
 mod flags;
 mod instruction;

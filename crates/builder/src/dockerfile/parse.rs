@@ -1,6 +1,7 @@
 //! A file becomes a [`Dockerfile`], or all that is wrong with it.
 
 use super::ast::{Dockerfile, Instruction, Kind};
+use super::check::Settings;
 use super::span::{Problem, Span};
 use super::{instruction, lines};
 
@@ -52,12 +53,15 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile, Vec<Problem>> {
         let end = read.lines.last().map_or(Span::default(), |line| line.span);
         problems.push(Problem::new(end, "dockerfile contains no stages to build", "add FROM IMAGE"));
     }
+    let file =
+        Dockerfile { directives: read.directives, escape: read.escape, instructions, blanks: read.blanks };
+    problems.extend(Settings::of(&file).err());
     if !problems.is_empty() {
         problems.sort();
         problems.truncate(MAX_PROBLEMS);
         return Err(problems);
     }
-    Ok(Dockerfile { directives: read.directives, escape: read.escape, instructions, blanks: read.blanks })
+    Ok(file)
 }
 
 /// Reads an ONBUILD trigger as an image's configuration keeps it (config.md `OnBuild`).

@@ -3,8 +3,8 @@
 //! A pattern is run as a set of states over the value, so that its time is bounded by their product, and
 //! the products that one expansion may take have a limit.
 
-/// Steps of one expansion. A tenth of a second or so.
-const MAX_STEPS: usize = 1 << 24;
+/// Steps of one expansion: some milliseconds, as a file may have ten thousand of them.
+const MAX_STEPS: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
@@ -36,7 +36,7 @@ impl Pattern {
     /// How many characters of the beginning match: the fewest, or the most. `Err` if it takes too long.
     fn matched(&self, text: &[char], longest: bool, steps: &mut usize) -> Result<Option<usize>, ()> {
         let accepting = self.0.len();
-        let mut states = vec![false; accepting + 1];
+        let (mut states, mut next) = (vec![false; accepting + 1], vec![false; accepting + 1]);
         states[0] = true;
         let mut found = None;
         for length in 0..=text.len() {
@@ -55,7 +55,7 @@ impl Pattern {
                 }
             }
             let Some(&c) = text.get(length) else { break };
-            let mut next = vec![false; accepting + 1];
+            next.fill(false);
             for (index, token) in self.0.iter().enumerate().filter(|(index, _)| states[*index]) {
                 match token {
                     Token::Many => next[index] = true,
@@ -66,7 +66,7 @@ impl Pattern {
             if !next.contains(&true) {
                 break;
             }
-            states = next;
+            std::mem::swap(&mut states, &mut next);
         }
         Ok(found)
     }

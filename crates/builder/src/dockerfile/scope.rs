@@ -79,6 +79,10 @@ impl Global {
         self.declared.contains_key(name)
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.declared.keys().map(String::as_str)
+    }
+
     /// An ARG before the first FROM.
     pub fn declare(&mut self, arg: &Arg, escape: char) -> Result<(), Problem> {
         let name = expand::word(&arg.name, escape, &|name| self.get(name))?;

@@ -21,6 +21,12 @@ pub(crate) fn dockerfile(text: &str, file: &Dockerfile) -> String {
     dump.out
 }
 
+pub(crate) fn instruction(text: &str, instruction: &Instruction) -> String {
+    let mut dump = Dump { text, out: String::new() };
+    dump.instruction(instruction);
+    dump.out + "\n"
+}
+
 struct Dump<'a> {
     text: &'a str,
     out: String,

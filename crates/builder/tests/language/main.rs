@@ -16,5 +16,7 @@
 //! outcome that it can have fails, and so does a file without a rule.
 
 mod cases;
+mod checks;
 mod dump;
+mod expansion;
 mod grammar;
