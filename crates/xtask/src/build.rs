@@ -44,11 +44,21 @@ fn runtime(target: &std::path::Path) -> Result<PathBuf> {
         "--target",
         &triple,
     ]);
-    if has_static_libc() {
-        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    }
+    command.env("CARGO_ENCODED_RUSTFLAGS", runtime_flags(has_static_libc()).join("\x1f"));
     execute(&mut command)?;
     Ok(target.join(triple).join("runtime/hull-runtime"))
+}
+
+/// Nothing in `hull-runtime` unwinds (`panic = "abort"`), so it is linked without what unwinding
+/// needs: the linker script says which.
+fn runtime_flags(static_libc: bool) -> Vec<String> {
+    let script = root().join("crates/hull-runtime/unwind.ld");
+    let mut flags =
+        vec!["-Clink-arg=-Wl,--no-eh-frame-hdr".to_owned(), format!("-Clink-arg=-T{}", script.display())];
+    if static_libc {
+        flags.push("-Ctarget-feature=+crt-static".to_owned());
+    }
+    flags
 }
 
 /// Asks the C compiler where its static C library is; without one it answers with the bare name.
