@@ -100,7 +100,7 @@ const ARENAS: u8 = 2;
 type LogHandle = tracing_subscriber::reload::Handle<LevelFilter, tracing_subscriber::Registry>;
 
 fn run(line: &CommandLine, options: &Options) -> anyhow::Result<()> {
-    hull_sys::offspring::share_arenas(ARENAS);
+    hull_sys::memory::share_arenas(ARENAS);
     let log = start_log(options);
     let open_files = open_files::raise();
     // Every file made from here on is root's alone unless it says otherwise.
@@ -150,8 +150,6 @@ async fn serve_until_told(
     for address in &options.listen {
         tracing::info!(?address, "listening");
     }
-    // Finding everything again took more than what is to come.
-    hull_sys::offspring::trim_heap();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, StatusCode};
+use hull_sys::memory;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +30,9 @@ use crate::routes;
 const CONNECTIONS: usize = 4096;
 /// Time for a request's head to arrive.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+/// After so long without a new client, the memory that serving the last ones took is given back;
+/// so is what the start took.
+const QUIET: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_LIMIT: usize = 64 << 10;
 
@@ -77,6 +81,7 @@ pub(crate) async fn accept(
     places: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut touched = true;
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
@@ -87,7 +92,14 @@ pub(crate) async fn accept(
         let socket = tokio::select! {
             socket = listener.accept() => socket,
             _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(QUIET), if touched => {
+                touched = false;
+                memory::trim_heap();
+                memory::release_code();
+                continue;
+            }
         };
+        touched = true;
         match socket {
             Ok(socket) => {
                 let server = Arc::clone(&server);

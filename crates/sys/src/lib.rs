@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod datagram6;
 pub mod error;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod offspring;

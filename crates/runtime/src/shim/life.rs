@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
-use hull_sys::offspring::trim_heap;
+use hull_sys::memory::trim_heap;
 use hull_sys::process::{self, Ended};
 use hull_sys::signal::SignalFd;
 use hull_sys::{Errno, time};

@@ -27,7 +27,7 @@ mod start;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use hull_sys::offspring::{trim_heap, trim_stack};
+use hull_sys::memory::{trim_heap, trim_stack};
 use hull_sys::process::Ended;
 use hull_sys::{socket, time};
 use rustix::net::{SocketFlags, SocketType};

@@ -19,6 +19,8 @@ pub(crate) const WARM: Duration = Duration::ZERO;
 /// Containers at once, and workers, of F6.
 const MANY: usize = 50;
 const WORKERS: usize = 8;
+/// How long an engine has had nothing to do when its memory is looked at.
+const SETTLING: Duration = Duration::from_secs(10);
 /// Containers over which memory is averaged.
 const HELD: usize = 10;
 
@@ -212,12 +214,14 @@ pub(crate) fn memory(engines: &[Engine]) -> Vec<Row> {
     let (mut idle, mut each, mut kernel) = (Vec::new(), Vec::new(), Vec::new());
     for engine in engines {
         let held = || -> Result<(f64, f64, f64)> {
+            // Idle is who has had nothing to do for a while.
+            std::thread::sleep(SETTLING);
             let before = memory::pss(engine.processes)?;
             let available = memory::available()?;
             for _ in 0..HELD {
                 sleeper(engine)?;
             }
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(SETTLING);
             #[expect(clippy::cast_precision_loss, reason = "ten")]
             let share = |kib: f64| kib / 1024.0 / HELD as f64;
             let after = memory::pss(engine.processes)?;
