@@ -35,6 +35,8 @@ pub struct Config {
     /// Whose ids containers' users have that say nothing of it: empty for the host's, `auto`,
     /// `default`, or `user[:group]` of the host.
     pub userns_remap: String,
+    /// Bytes that the builds' cache may take before the least recently used is forgotten.
+    pub build_cache_bytes: u64,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -56,6 +58,7 @@ impl Default for Config {
             init: false,
             network: Defaults::default(),
             userns_remap: String::new(),
+            build_cache_bytes: 20 << 30,
             stop_timeout: 10,
         }
     }

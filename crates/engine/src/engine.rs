@@ -14,6 +14,7 @@ use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
+use crate::builds::{self, Build, Builds, Cached, Context, Forget, Limits};
 use crate::containers::archive::{self, Extract, Incoming, Outgoing, PathStat};
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
@@ -72,6 +73,7 @@ impl Engine {
     /// where there is none, spawner and forwarder are sent away.
     pub async fn close(self) {
         let services = &self.0.services;
+        services.builds.close().await;
         for handle in services.registry.all() {
             // One that has ended by itself has written its last word already.
             if handle.commands.send(Command::Close).await.is_ok() {
@@ -404,6 +406,26 @@ impl Engine {
         archive::write(&self.0.services, key, path, extract).await
     }
 
+    /// A build's context: the archive that is read from `source`, plain or compressed, unpacked.
+    pub async fn build_context(&self, source: OwnedFd) -> Result<Context> {
+        builds::receive(&self.0.services, source).await
+    }
+
+    /// What one build has of the host.
+    pub fn build(&self, limits: Limits, context: Option<Context>) -> Build {
+        Build::new(&self.0.services, limits, context)
+    }
+
+    /// Steps that builds remember, the one that was used last first.
+    pub fn build_cache(&self) -> Vec<Cached> {
+        self.0.services.builds.memory.list()
+    }
+
+    /// Forgets some of them; gives those.
+    pub async fn forget_builds(&self, wanted: &Forget) -> Result<Vec<Cached>> {
+        builds::forget(&self.0.services, wanted).await
+    }
+
     /// Gives the exec's id.
     pub async fn exec_create(&self, key: &str, settings: ExecSettings) -> Result<String> {
         let handle = self.0.services.registry.find(key)?;
@@ -493,14 +515,8 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let registry = Arc::new(Registry::default());
     let spawner = Arc::new(Spawner::open(config.runtime.clone(), config.exec_root.clone())?);
     let events = Events::default();
-    let setup = Setup {
-        store: store.clone(),
-        events: events.clone(),
-        root: root.join("image"),
-        unpack: unpack_by(&spawner),
-        pack: pack_by(&spawner),
-        uses: uses_of(&registry),
-    };
+    let memory = builds::memory(&rows)?;
+    let setup = images_setup((&store, &events, &root), (&spawner, &registry), &memory);
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
     let freeing = tokio::sync::Mutex::default();
@@ -519,6 +535,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         networks,
         wiring,
         volumes,
+        builds: Builds::new(memory),
         filling: Default::default(),
         registry,
         users,
@@ -530,6 +547,23 @@ fn open_blocking(config: Config) -> Result<Opened> {
     adopt::adopt(&services)?;
     change::reconcile(&services)?;
     Ok(Opened { services, lock, containers: rows.containers })
+}
+
+/// What the images' room works with.
+fn images_setup(
+    (store, events, root): (&Store, &Events, &Path),
+    (spawner, registry): (&Arc<Spawner>, &Arc<Registry>),
+    memory: &Arc<builds::Memory>,
+) -> Setup {
+    Setup {
+        store: store.clone(),
+        events: events.clone(),
+        root: root.join("image"),
+        unpack: unpack_by(spawner),
+        pack: pack_by(spawner),
+        uses: uses_of(registry),
+        kept: builds::kept(memory),
+    }
 }
 
 /// The 40 bits that make this host's unique local addresses its own (RFC 4193, 3.2.2): the same

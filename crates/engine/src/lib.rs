@@ -3,6 +3,7 @@
 //! Knows no HTTP, no Docker JSON and no command line: commands flow down as values
 //! ([`containers::settings::Create`]), events and exits flow up.
 
+pub mod builds;
 pub mod capture;
 mod config;
 pub mod containers;

@@ -216,6 +216,16 @@ impl Snapshots {
         }
     }
 
+    /// Publishes the writable layer `key`, which nobody has mounted any more, as the layer; what it
+    /// had beside is left, to be discarded. If the same layer is there already, that one stays.
+    pub fn adopt(&self, key: &str, layer: &Layer) -> Result<()> {
+        let staging = self.stage()?;
+        let active = folder::open(&self.active, key).map_err(failed("open", key))?;
+        // The empty folder there is replaced.
+        rustix::fs::renameat(&active, "upper", &staging.folder, "diff").map_err(failed("adopt", key))?;
+        staging.commit(layer)
+    }
+
     /// Removes a writable layer; one that is not there is gone already.
     pub fn remove(&self, key: &str) -> Result<()> {
         let trash = self.discard_writable(key)?;

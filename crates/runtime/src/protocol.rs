@@ -167,8 +167,10 @@ pub(crate) enum Role {
     /// The pidfd of a process whose files become a worker's root; with `below` all that it has mounted
     /// in them, too.
     Mounts { below: bool },
-    /// A [`crate::bundle::Source`] in a sealed memfd: what a worker fills its folder with.
+    /// A [`crate::bundle::Source`] in a sealed memfd: what a worker fills its folder with, or copies from.
     Source,
+    /// The folder that a worker copies from.
+    SourceFolder,
     /// To be kept under this name.
     Keep(String),
     /// The listening socket that the forwarder takes connections from.
@@ -190,7 +192,7 @@ pub enum Work {
     /// Undo its compression alone, into one file.
     ApplyStream,
     /// Pack the folder, an overlay upper one, into the archive as an image layer, and make that
-    /// layer's own folder in the same pass.
+    /// layer's own folder in the same pass, if there is a place for it.
     Commit,
     /// Copy what an image has at a place into the folder, if that is empty; without that place, end
     /// what an interrupted copy has left.
@@ -203,6 +205,37 @@ pub enum Work {
     /// Unpack the archive into the folder at the path, all links of which are followed, as
     /// [`hull_image::layer::Unpack`] says.
     Unpack { path: String, keep_kinds: bool, owner: Option<(u32, u32)> },
+    /// Copy files of the source into the root.
+    Copy(Copy),
+    /// Make the folder at the path, with its parents, for this user and group.
+    MakeFolder { path: String, owner: (u32, u32), newest: Option<i64> },
+    /// Say the digest of what is selected in the root.
+    Fingerprint(Selection),
+}
+
+/// Which files of a tree, as `hull_context::select` reads it; no pattern is everything in its root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    pub patterns: Vec<String>,
+    pub exclude: Vec<String>,
+    pub parents: bool,
+}
+
+/// Files that are copied into a worker's root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    pub selection: Selection,
+    /// Absolute; with a `/` at its end it is a folder.
+    pub destination: String,
+    /// It is a folder in any case: more than one file comes.
+    pub several: bool,
+    pub owner: Option<(u32, u32)>,
+    /// As in chmod(1).
+    pub mode: Option<String>,
+    /// Archives are unpacked.
+    pub unpack: bool,
+    /// Nothing is newer (seconds since the epoch).
+    pub newest: Option<i64>,
 }
 
 /// A place in a worker's root.
@@ -347,6 +380,11 @@ pub enum Outcome {
     Filled {
         entries: u64,
         bytes: u64,
+    },
+    /// The files were copied, the folder is there.
+    Made,
+    Fingerprint {
+        digest: Digest,
     },
     /// What is at the place is no folder.
     NoFolder,

@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("template", &[]),
     ("context", &["oci"]),
     ("image", &["oci", "sys"]),
-    ("runtime", &["oci", "sys", "image"]),
+    ("runtime", &["oci", "sys", "context", "image"]),
     ("network", &["sys"]),
     ("builder", &["oci", "context", "image"]),
     ("engine", &["oci", "sys", "template", "context", "image", "runtime", "network", "builder"]),

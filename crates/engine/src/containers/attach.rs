@@ -26,7 +26,7 @@ fn failed(source: std::io::Error) -> Error {
 }
 
 /// The client's end and the shim's; neither blocks.
-pub(super) fn pair() -> Result<(UnixStream, OwnedFd)> {
+pub(crate) fn pair() -> Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
     ours.set_nonblocking(true).map_err(failed)?;
     theirs.set_nonblocking(true).map_err(failed)?;

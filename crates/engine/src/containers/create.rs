@@ -175,7 +175,7 @@ fn merge(settings: &mut Settings, image: &RunConfig) {
     }
 }
 
-fn fill_defaults(services: &Services, settings: &mut Settings, id: &str) {
+pub(crate) fn fill_defaults(services: &Services, settings: &mut Settings, id: &str) {
     let config = &services.config;
     if settings.hostname.is_empty() {
         let shares = settings.network == NetworkMode::Host || settings.uts_host;
@@ -206,7 +206,7 @@ fn fill_defaults(services: &Services, settings: &mut Settings, id: &str) {
 }
 
 /// Other containers by their ids.
-fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
+pub(crate) fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
     let id_of = |key: &str| match services.registry.find(key) {
         Ok(handle) => Ok(handle.id.clone()),
         Err(error) => Err(Error::Invalid(format!("could not get container for {key}: {error}"))),
@@ -230,7 +230,7 @@ fn resolve_sharing(services: &Services, settings: &mut Settings) -> Result<()> {
 
 /// The wishes for networks, checked against those that exist by now. One that does not exist yet
 /// may come before the start.
-fn join_networks(services: &Services, settings: &mut Settings, joins: &[Join]) -> Result<()> {
+pub(crate) fn join_networks(services: &Services, settings: &mut Settings, joins: &[Join]) -> Result<()> {
     let mut attachments: Vec<Attachment> = Vec::new();
     for (index, join) in joins.iter().enumerate() {
         let found = services.networks.find(&join.network).ok();

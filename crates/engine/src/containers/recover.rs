@@ -179,7 +179,7 @@ async fn first_word(services: &Arc<Services>, record: &Record, link: Link) -> Fo
 }
 
 /// Ends whatever is in a container's cgroup, and removes it.
-pub(super) async fn kill_cgroup(services: &Arc<Services>, path: String) {
+pub(crate) async fn kill_cgroup(services: &Arc<Services>, path: String) {
     let shared = Arc::clone(services);
     let killed = services
         .blocking(move || {

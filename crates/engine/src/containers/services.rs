@@ -13,6 +13,7 @@ use super::registry::Registry;
 use super::settings::Settings;
 use super::spawner::Spawner;
 use super::view::{Record, View};
+use crate::builds::Builds;
 use crate::events::{Events, Kind};
 use crate::host::HostFacts;
 use crate::images::Images;
@@ -34,6 +35,7 @@ pub(crate) struct Services {
     pub(crate) networks: Networks,
     pub(crate) wiring: Wiring,
     pub(crate) volumes: Volumes,
+    pub(crate) builds: Builds,
     pub(crate) filling: Turns,
     pub(crate) registry: Arc<Registry>,
     pub(crate) users: Users,

@@ -9,7 +9,7 @@ use hull_image::layer::Mode;
 use hull_runtime::bundle::Source;
 use hull_runtime::protocol::{self, Outcome, Work};
 use hull_runtime::shim::Connection;
-use hull_runtime::spawner::{Client, Error as SpawnerError, Job, Launch, View};
+use hull_runtime::spawner::{Client, Error as SpawnerError, Files, Job, Launch, View};
 use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 use tokio::io::unix::AsyncFd;
@@ -82,6 +82,19 @@ impl Spawner {
         files: View<'_>,
     ) -> Result<Working> {
         let job = self.request(|client| client.work(work.clone(), archive, files)).await?;
+        let failed =
+            |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
+        Ok(Working { job: watch(job).map_err(failed)? })
+    }
+
+    /// Asks for a worker that copies files into a tree.
+    pub(crate) async fn copy(
+        self: &Arc<Self>,
+        copy: protocol::Copy,
+        source: Files<'_>,
+        files: View<'_>,
+    ) -> Result<Working> {
+        let job = self.request(|client| client.copy(copy.clone(), source, files)).await?;
         let failed =
             |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
         Ok(Working { job: watch(job).map_err(failed)? })
@@ -187,13 +200,13 @@ impl Spawner {
         }
     }
 
-    /// Has one pack a writable layer into an archive and make a layer's folder of it. Blocks as
-    /// [`Self::unpack`] does.
+    /// Has one pack a writable layer into an archive, and make a layer's folder of it if one is given.
+    /// Blocks as [`Self::unpack`] does.
     pub(crate) fn pack(
         &self,
         upper: BorrowedFd<'_>,
         archive: BorrowedFd<'_>,
-        layer: BorrowedFd<'_>,
+        layer: Option<BorrowedFd<'_>>,
     ) -> std::result::Result<Packed, String> {
         let client = self.client_blocking().map_err(|error| chain(&error))?;
         let job = client.commit(upper, archive, layer).map_err(|error| chain(&error))?;

@@ -10,7 +10,7 @@ use hull_oci::{Digest, Reference};
 use rustix::io::Errno;
 
 use super::add::{Stored, chain};
-use super::{Image, ImageError, Images, Inner, blocking, failed};
+use super::{EMPTY, Image, ImageError, Images, Inner, blocking, failed};
 use crate::{Error, Result};
 
 /// An image to be made of a container.
@@ -62,7 +62,7 @@ impl Inner {
         let upper = self.snapshots.writable(container).map_err(failed)?;
         let ingest = self.content.ingest().map_err(failed)?;
         let staging = self.snapshots.stage().map_err(failed)?;
-        let packed = (self.pack)(upper.as_fd(), ingest.file(), staging.diff.as_fd())
+        let packed = (self.pack)(upper.as_fd(), ingest.file(), Some(staging.diff.as_fd()))
             .map_err(|reason| failed(ImageError::Pack { container: container.to_owned(), reason }))?;
         hull_runtime::failpoint!("engine.commit.packed");
         self.check_whole(container, &upper)?;
@@ -111,9 +111,6 @@ impl Inner {
         }
     }
 }
-
-/// Bytes of an archive without entries.
-const EMPTY: usize = 1024;
 
 /// The layers of an image that is here, lowest first.
 fn layers(image: &Image) -> Vec<Stored> {

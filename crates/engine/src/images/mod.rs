@@ -11,6 +11,7 @@
 //! collection of whatever nothing names any more.
 
 mod add;
+mod build;
 mod capture;
 pub mod changes;
 mod commit;
@@ -44,6 +45,7 @@ use crate::events::{Events, Kind};
 use crate::store::{Change, Rows, Store};
 use crate::{Error, Result};
 
+pub use build::Part;
 pub use commit::Commit;
 pub use import::Import;
 pub use list::{ListFilters, Listed};
@@ -118,13 +120,19 @@ pub struct Packed {
     pub size: u64,
 }
 
-/// Packs a writable layer (first) into an archive (second) and makes a layer's folder of it (third),
-/// in a jail; blocks. The error is one line for people.
+/// Packs a writable layer (first) into an archive (second) and makes a layer's folder of it (third, if
+/// one is to be made), in a jail; blocks. The error is one line for people.
 pub type Pack = Arc<
-    dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Packed, String>
+    dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>, Option<BorrowedFd<'_>>) -> std::result::Result<Packed, String>
         + Send
         + Sync,
 >;
+
+/// Bytes of an archive without entries.
+const EMPTY: usize = 1024;
+
+/// Chain ids of the layers that the builds' memory names.
+pub type Kept = Arc<dyn Fn() -> Vec<Digest> + Send + Sync>;
 
 /// All containers there are, in any phase.
 pub type Uses = Arc<dyn Fn() -> Vec<Use> + Send + Sync>;
@@ -138,6 +146,7 @@ pub struct Setup {
     pub unpack: Unpack,
     pub pack: Pack,
     pub uses: Uses,
+    pub kept: Kept,
 }
 
 /// What goes wrong with images and is not the caller's fault alone.
@@ -205,6 +214,7 @@ struct Inner {
     unpack: Unpack,
     pack: Pack,
     uses: Uses,
+    kept: Kept,
     state: RwLock<State>,
     /// Held while images or names change, over commit and memory together.
     changes: Mutex<()>,
@@ -251,6 +261,7 @@ impl Images {
             unpack: setup.unpack,
             pack: setup.pack,
             uses: setup.uses,
+            kept: setup.kept,
             state: RwLock::new(state),
             changes: Mutex::new(()),
         })))
@@ -271,6 +282,11 @@ impl Images {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.read().images.len()
+    }
+
+    /// All of them, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<Image>> {
+        self.0.read().images.values().cloned().collect()
     }
 
     /// The names of an image, sorted.
@@ -386,7 +402,7 @@ impl Inner {
         self.events.publish(Kind::Image, action, &id.to_string(), attributes);
     }
 
-    /// What must not be collected: all that images and containers name.
+    /// What must not be collected: all that images, containers and the builds' memory name.
     fn roots(&self) -> Roots {
         let mut roots = Roots::default();
         for image in self.read().images.values() {
@@ -397,6 +413,7 @@ impl Inner {
         for used in (self.uses)() {
             roots.layers.extend(used.layers.last().cloned());
         }
+        roots.layers.extend((self.kept)());
         roots
     }
 }

@@ -36,10 +36,14 @@ fn unpack_here(
 fn pack_here(
     upper: BorrowedFd<'_>,
     archive: BorrowedFd<'_>,
-    folder: BorrowedFd<'_>,
+    folder: Option<BorrowedFd<'_>>,
 ) -> Result<Packed, String> {
     let mut archive = File::from(archive.try_clone_to_owned().unwrap());
-    let packed = layer::commit(upper, &mut archive, folder).map_err(|error| error.to_string())?;
+    let packed = match folder {
+        Some(folder) => layer::commit(upper, &mut archive, folder),
+        None => layer::diff(upper, &mut archive),
+    };
+    let packed = packed.map_err(|error| error.to_string())?;
     Ok(Packed { diff_id: packed.diff_id, archive_size: packed.archive_size, size: packed.size })
 }
 
@@ -59,6 +63,7 @@ fn open(folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
         unpack: Arc::new(unpack_here),
         pack: Arc::new(pack_here),
         uses: Arc::new(move || uses.lock().unwrap().clone()),
+        kept: Arc::new(Vec::new),
     };
     Images::open(setup, &rows).unwrap()
 }

@@ -67,6 +67,14 @@ pub enum Change {
     DeleteVolume {
         name: String,
     },
+    /// `key` is a step's, of a build.
+    PutBuild {
+        key: String,
+        record: String,
+    },
+    DeleteBuild {
+        key: String,
+    },
 }
 
 /// Everything that was in the database at start.
@@ -80,6 +88,8 @@ pub struct Rows {
     pub networks: Vec<(String, String)>,
     /// Name and record.
     pub volumes: Vec<(String, String)>,
+    /// Key and record.
+    pub builds: Vec<(String, String)>,
 }
 
 /// The way to the writer; cheap to clone.
@@ -198,6 +208,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Rows> {
         names: pairs("SELECT name, image FROM image_name ORDER BY name")?,
         networks: pairs("SELECT id, record FROM network ORDER BY id")?,
         volumes: pairs("SELECT name, record FROM volume ORDER BY name")?,
+        builds: pairs("SELECT key, record FROM build ORDER BY key")?,
     })
 }
 
@@ -265,6 +276,11 @@ fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
             &[name, record],
         ),
         Change::DeleteVolume { name } => run("DELETE FROM volume WHERE name = ?1", &[name]),
+        Change::PutBuild { key, record } => run(
+            "INSERT INTO build (key, record) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET record = ?2",
+            &[key, record],
+        ),
+        Change::DeleteBuild { key } => run("DELETE FROM build WHERE key = ?1", &[key]),
     }
 }
 

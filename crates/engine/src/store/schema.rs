@@ -24,6 +24,9 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE volume (name TEXT PRIMARY KEY NOT NULL, record TEXT NOT NULL) STRICT;
 ",
+    "
+    CREATE TABLE build (key TEXT PRIMARY KEY NOT NULL, record TEXT NOT NULL) STRICT;
+",
 ];
 
 /// The version that this build writes.

@@ -126,9 +126,13 @@ impl Host {
     }
 
     pub(crate) async fn try_create(&self, name: Option<&str>, settings: Settings) -> Result<String> {
+        self.create_of(IMAGE, name, settings).await
+    }
+
+    async fn create_of(&self, image: &str, name: Option<&str>, settings: Settings) -> Result<String> {
         let request = Create {
             name: name.map(str::to_owned),
-            image: IMAGE.to_owned(),
+            image: image.to_owned(),
             settings,
             networks: Vec::new(),
             request: "{}".to_owned(),
@@ -154,8 +158,14 @@ impl Host {
 
     /// Attaches, starts, reads to the end: the exit code and what came out, heads and all.
     pub(crate) async fn output(&self, settings: Settings) -> (i32, String) {
+        self.output_of(IMAGE, settings).await
+    }
+
+    /// The same of another image.
+    pub(crate) async fn output_of(&self, image: &str, settings: Settings) -> (i32, String) {
         let tty = settings.tty;
-        let id = Box::pin(self.create(settings)).await;
+        let id = Box::pin(self.create_of(image, None, settings)).await;
+        let id = id.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let attach = Attach { stdout: true, stderr: true, stream: true, ..Attach::default() };
         let attached = within(self.engine().attach(&id, attach)).await.unwrap();
         let waiting = within(self.engine().wait(&id, Condition::NextExit)).await.unwrap();

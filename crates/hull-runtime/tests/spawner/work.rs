@@ -36,7 +36,7 @@ fn a_folder_packed_and_unpacked_is_the_same_folder() {
     let layer = house.dir.path().join("layer");
     std::fs::create_dir(&layer).unwrap();
     let (upper, folder) = (File::open(&from).unwrap(), File::open(&layer).unwrap());
-    let packed = outcome(&house.client.commit(upper.as_fd(), archive.as_fd(), folder.as_fd()).unwrap());
+    let packed = outcome(&house.client.commit(upper.as_fd(), archive.as_fd(), Some(folder.as_fd())).unwrap());
     let Outcome::Committed { diff_id, archive_size, .. } = packed else {
         panic!("{packed:?}");
     };

@@ -32,8 +32,10 @@
 
 mod apply;
 mod changes;
+mod copy;
 mod diff;
 mod fill;
+mod mode;
 mod parents;
 mod stream;
 
@@ -42,8 +44,10 @@ mod tests;
 
 pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
+pub use copy::{CopyError, Copying, Dress};
 pub use diff::{DiffError, Diffed, commit, diff, pack};
 pub use fill::{FillError, Filled, fill, is_unsettled, settle};
+pub use mode::ModeChange;
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.
 pub const WHITEOUT: &[u8] = b".wh.";

@@ -65,6 +65,7 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             | Role::Layer
             | Role::Mounts { .. }
             | Role::Source
+            | Role::SourceFolder
             | Role::Relay
             | Role::Service => {}
         }

@@ -85,6 +85,15 @@ pub enum View<'a> {
     Stopped(&'a Tree),
 }
 
+/// What a worker copies from.
+#[derive(Debug, Clone, Copy)]
+pub enum Files<'a> {
+    /// A folder of the host.
+    Folder(BorrowedFd<'a>),
+    /// Of layers.
+    Layers(&'a Source),
+}
+
 /// A connection to the spawner; never blocks after it was made. Its descriptor becomes readable
 /// when the spawner has died: then only a new [`Client::adopt_or_start`] helps.
 #[derive(Debug)]
@@ -234,14 +243,14 @@ impl Client {
     }
 
     /// Has a worker pack the folder `upper` into `archive`, and make the layer's own folder of it in
-    /// `layer`, which is empty.
+    /// `layer`, which is empty, if there is one.
     pub fn commit(
         &self,
         upper: BorrowedFd<'_>,
         archive: BorrowedFd<'_>,
-        layer: BorrowedFd<'_>,
+        layer: Option<BorrowedFd<'_>>,
     ) -> Result<Job, Error> {
-        self.work_with(Work::Commit, Some(archive), View::Folder(upper), Some(layer))
+        self.work_with(Work::Commit, Some(archive), View::Folder(upper), layer)
     }
 
     fn work_with(
@@ -273,6 +282,36 @@ impl Client {
         roles.push(role);
         fds.push(fd);
         protocol::send(&self.socket, &ToSpawner::Worker { work, roles }, &fds)?;
+        Ok(Job { socket: ours })
+    }
+
+    /// Has a worker copy files of `source` into what `view` shows. It is killed when the job is dropped.
+    pub fn copy(&self, copy: protocol::Copy, source: Files<'_>, view: View<'_>) -> Result<Job, Error> {
+        let (ours, theirs) = control()?;
+        let (mut roles, mut fds) = (vec![Role::Control], vec![theirs.as_fd()]);
+        let (layers, tree);
+        match source {
+            Files::Folder(folder) => {
+                roles.push(Role::SourceFolder);
+                fds.push(folder);
+            }
+            Files::Layers(source) => {
+                layers = document(source)?;
+                roles.push(Role::Source);
+                fds.push(layers.as_fd());
+            }
+        }
+        let (role, fd) = match view {
+            View::Folder(folder) => (Role::Folder, folder),
+            View::Running { process, below } => (Role::Mounts { below }, process),
+            View::Stopped(files) => {
+                tree = document(files)?;
+                (Role::Document, tree.as_fd())
+            }
+        };
+        roles.push(role);
+        fds.push(fd);
+        protocol::send(&self.socket, &ToSpawner::Worker { work: Work::Copy(copy), roles }, &fds)?;
         Ok(Job { socket: ours })
     }
 

@@ -19,6 +19,7 @@
 //!
 //! It says one thing, the [`Outcome`], and ends. The spawner kills it when its requester goes.
 
+mod build;
 mod place;
 mod view;
 
@@ -78,7 +79,11 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
         match role {
             Role::Control => control = Some(fd),
             Role::Archive => archive = Some(fd),
-            Role::Source => source = Some(fd),
+            Role::Source => source = Some(source_folder(&fd)),
+            // As with the layer's folder.
+            Role::SourceFolder => {
+                source = Some(mount::copy_of(&fd, false).map(tree::Part::Folder).map_err(JailError::from));
+            }
             Role::Folder => view = Some(View::Folder(fd)),
             Role::Layer => layer = Some(fd),
             Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
@@ -92,12 +97,13 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
     // A mount of its own has no way out of it either. Copied before this process leaves the namespace
     // that it is in (open_tree(2)).
     let layer = layer.map(|fd| mount::copy_of(&fd, false)).transpose().map_err(JailError::from);
-    let source = source.map(|fd| source_folder(&fd)).transpose();
+    let source = source.transpose();
     let outcome = match (layer, source, view) {
         (.., None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
         (Err(error), ..) | (_, Err(error), _) => failed(&error),
         (Ok(layer), Ok(source), Some(view)) => match enter_view(view) {
             Ok(root) if work == Work::Fill => fill(source, &root),
+            Ok(root) if matches!(work, Work::Copy(_)) => build(&work, source, &root),
             Ok(root) => perform(&work, archive, (&root, layer), &control),
             Err(JailError::Ended) => Outcome::Ended,
             Err(error) => failed(&error),
@@ -187,6 +193,23 @@ fn fill(source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
     }
 }
 
+/// A step of a build.
+fn build(work: &Work, source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
+    let done = match (work, source) {
+        (Work::Copy(copy), Some(tree::Part::Folder(source))) => {
+            build::copy(&source, root, copy).map(|()| Outcome::Made)
+        }
+        (Work::MakeFolder { path, owner, newest }, _) => {
+            build::folder(root, path, *owner, *newest).map(|()| Outcome::Made)
+        }
+        (Work::Fingerprint(selection), _) => {
+            build::fingerprint(root, selection).map(|digest| Outcome::Fingerprint { digest })
+        }
+        _ => return Outcome::Failed { message: "the work came without a source of its files".to_owned() },
+    };
+    done.unwrap_or_else(|error| error.outcome())
+}
+
 fn profile() -> Seccomp {
     let allow = || "SCMP_ACT_ALLOW".to_owned();
     // A thread, but no namespace (the CLONE_NEW… bits of clone(2)).
@@ -234,6 +257,7 @@ fn perform(
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
         }
         (Work::Fill, _) => fill(None, root),
+        (Work::Copy(_) | Work::MakeFolder { .. } | Work::Fingerprint(_), _) => build(work, None, root),
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
         (Work::Pack { place, name }, Some(archive)) => {
             let tell = |found| protocol::send(control, &Outcome::Found(found), &[]);
@@ -247,10 +271,11 @@ fn perform(
             unpacked.map_or_else(|error| error.outcome(), |()| Outcome::Unpacked)
         }
         (Work::Commit, Some(mut archive)) => {
-            let Some(folder) = layer else {
-                return Outcome::Failed { message: "the work came without the layer's folder".to_owned() };
+            let packed = match layer {
+                Some(folder) => layer::commit(root.as_fd(), &mut archive, folder.as_fd()),
+                None => layer::diff(root.as_fd(), &mut archive),
             };
-            match layer::commit(root.as_fd(), &mut archive, folder.as_fd()) {
+            match packed {
                 Ok(layer::Diffed { diff_id, archive_size, size }) => {
                     Outcome::Committed { diff_id, archive_size, size }
                 }

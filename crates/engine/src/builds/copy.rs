@@ -1,0 +1,304 @@
+//! COPY, ADD and WORKDIR: a worker changes the file system that a step stands on. And the contexts that
+//! files come from.
+//!
+//! The worker's root is the tree itself, with the step's site on top: a link on the way to the
+//! destination means what it means in a container of that image. What it copies from is a descriptor, and
+//! nothing of the host is in sight.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hull_builder::executor::{Copy, Folder, Mount as Wanted, MountKind, Selection, Source, Unpack};
+use hull_builder::{Failure, Layer};
+use hull_oci::Digest;
+use hull_oci::image::chain_ids;
+use hull_runtime::bundle::{Rootfs, Source as Shown, Tree, Upper};
+use hull_runtime::protocol::{self, Outcome, Work};
+use hull_runtime::spawner::{Files, View};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::site::Site;
+use super::{Build, Context, diff_ids, failure};
+use crate::containers::files;
+use crate::containers::services::Services;
+use crate::containers::settings::{Below, ImageRef, Mount};
+use crate::containers::spawner::Working;
+use crate::spec::identity;
+use crate::{Error, Result, rootfs};
+
+/// Bytes of the image's passwd or group file that are read at most.
+const USERS_LIMIT: u64 = 4 << 20;
+
+/// Unpacks what is read from `source` into a folder of its own.
+pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result<Context> {
+    let site = Site::make(services, &[]).await?;
+    let folder = open(&site.rootfs.upper)?;
+    let view = View::Folder(folder.as_fd());
+    let working = services.spawner.work(Work::ApplyPlain, Some(source.as_fd()), view).await?;
+    drop(source);
+    match working.next().await {
+        Outcome::Applied { .. } => Ok(Context(site)),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn open(folder: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, folder, flags, Mode::empty()).map_err(|errno| Error::Io {
+        call: "open",
+        path: folder.to_owned(),
+        source: errno.into(),
+    })
+}
+
+fn unexpected(outcome: Outcome) -> Error {
+    match outcome {
+        Outcome::Failed { message } | Outcome::Unfit { message } => Error::Archive(message),
+        other => Error::Archive(format!("a worker answered {other:?}")),
+    }
+}
+
+/// Where a worker finds files.
+enum Found {
+    Folder {
+        fd: OwnedFd,
+        /// Made for this source, and gone with it.
+        _own: Option<Site>,
+    },
+    /// Top layer first.
+    Layers(Vec<PathBuf>),
+}
+
+impl Build {
+    pub(super) async fn copy_files(&self, copy: Copy) -> std::result::Result<Option<Layer>, Failure> {
+        let below = diff_ids(&copy.below);
+        let site = Site::make(&self.0.services, &below).await.map_err(failure)?;
+        let owner = match &copy.owner {
+            Some(owner) => Some(self.owner(&below, owner).await.map_err(failure)?),
+            None => None,
+        };
+        let several = copy.files.len() > 1 || copy.files.iter().any(|(_, chosen)| chosen.patterns.len() > 1);
+        let beneath = if copy.link { &[][..] } else { &below[..] };
+        for (source, selection) in copy.files {
+            let unpack = match (copy.unpack, &source) {
+                (Unpack::Never, _) => false,
+                (Unpack::Always, _) => true,
+                (Unpack::Local, Source::Context(_)) => true,
+                (Unpack::Local, _) => false,
+            };
+            let work = protocol::Copy {
+                selection: plain(selection),
+                destination: copy.destination.clone(),
+                several,
+                owner,
+                mode: copy.mode.clone(),
+                unpack,
+                newest: copy.newest,
+            };
+            let found = self.find(source).await?;
+            self.change(&site, beneath, Job::Copy(work, &found)).await?;
+        }
+        self.keep_site(&site, &below).await.map_err(failure)
+    }
+
+    pub(super) async fn make_folder(&self, folder: Folder) -> std::result::Result<Option<Layer>, Failure> {
+        let below = diff_ids(&folder.below);
+        let site = Site::make(&self.0.services, &below).await.map_err(failure)?;
+        let owner = match folder.user.as_str() {
+            "" => (0, 0),
+            user => self.user(&below, user).await.map_err(failure)?,
+        };
+        let work = Work::MakeFolder { path: folder.path, owner, newest: folder.newest };
+        self.change(&site, &below, Job::Make(work)).await?;
+        self.keep_site(&site, &below).await.map_err(failure)
+    }
+
+    pub(super) async fn look_at(
+        &self,
+        source: Source,
+        selection: Selection,
+    ) -> std::result::Result<Digest, Failure> {
+        let found = self.find(source).await?;
+        let work = Work::Fingerprint(plain(selection));
+        let tree;
+        let view = match &found {
+            Found::Folder { fd, .. } => View::Folder(fd.as_fd()),
+            Found::Layers(lower) => {
+                let rootfs = Rootfs::Overlay { lower: lower.clone(), upper: None };
+                tree = plain_tree(rootfs, false);
+                View::Stopped(&tree)
+            }
+        };
+        let working = self.0.services.spawner.work(work, None, view).await.map_err(failure)?;
+        match ended(working).await? {
+            Outcome::Fingerprint { digest } => Ok(digest),
+            other => Err(failure(unexpected(other))),
+        }
+    }
+
+    /// Has a worker change what is seen with the site on top of `below`, and waits until it has gone.
+    async fn change(&self, site: &Site, below: &[Digest], job: Job<'_>) -> std::result::Result<(), Failure> {
+        let spawner = &self.0.services.spawner;
+        let (folder, tree);
+        let view = if below.is_empty() {
+            folder = open(&site.rootfs.upper).map_err(failure)?;
+            View::Folder(folder.as_fd())
+        } else {
+            let Site { rootfs, .. } = site;
+            let upper = Upper { upper: rootfs.upper.clone(), work: rootfs.work.clone(), volatile: true };
+            let rootfs = Rootfs::Overlay { lower: rootfs.lower.clone(), upper: Some(upper) };
+            tree = plain_tree(rootfs, true);
+            // A second worker of one step finds the mark of the first one's mount.
+            let forgotten = self.0.services.images.snapshots().forget_volatile(&site.id);
+            forgotten.map_err(|source| failure(Error::Snapshot { source }))?;
+            View::Stopped(&tree)
+        };
+        let working = match job {
+            Job::Make(work) => spawner.work(work, None, view).await,
+            Job::Copy(copy, Found::Folder { fd: source, .. }) => {
+                spawner.copy(copy, Files::Folder(source.as_fd()), view).await
+            }
+            Job::Copy(copy, Found::Layers(lower)) => {
+                let source = Shown::Layers { lower: lower.clone(), path: PathBuf::from("/") };
+                spawner.copy(copy, Files::Layers(&source), view).await
+            }
+        };
+        match ended(working.map_err(failure)?).await? {
+            Outcome::Made => Ok(()),
+            other => Err(failure(unexpected(other))),
+        }
+    }
+
+    async fn find(&self, source: Source) -> std::result::Result<Found, Failure> {
+        match source {
+            Source::Context(name) => {
+                let missing = || Failure::Missing(format!("no build context named \"{name}\""));
+                let context = self.0.contexts.get(&name).ok_or_else(missing)?;
+                Ok(Found::Folder { fd: open(&context.rootfs.upper).map_err(failure)?, _own: None })
+            }
+            Source::Layers(layers) if layers.is_empty() => self.empty(&[]).await.map_err(failure),
+            Source::Layers(layers) => Ok(Found::Layers(self.lower(&diff_ids(&layers)))),
+            Source::Inline(files) => self.empty(&files).await.map_err(failure),
+            Source::Url { .. } | Source::Git { .. } => {
+                Err(Failure::Invalid("ADD of addresses and repositories comes in a later build".to_owned()))
+            }
+        }
+    }
+
+    /// The folders of layers, top first.
+    fn lower(&self, below: &[Digest]) -> Vec<PathBuf> {
+        let snapshots = self.0.services.images.snapshots();
+        chain_ids(below).iter().rev().map(|chain| snapshots.diff(chain)).collect()
+    }
+
+    /// A folder with these files alone, until it is dropped.
+    async fn empty(&self, files: &[(String, Vec<u8>)]) -> Result<Found> {
+        let site = Site::make(&self.0.services, &[]).await?;
+        for (name, bytes) in files {
+            if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
+                return Err(Error::Invalid(format!("{name:?} cannot be the name of a file")));
+            }
+            write(&site.rootfs.upper.join(name), bytes, 0o644)?;
+        }
+        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, _own: Some(site) })
+    }
+
+    /// `user[:group]` as USER has it.
+    async fn user(&self, below: &[Digest], user: &str) -> Result<(u32, u32)> {
+        let (layers, user) = (self.lower(below), user.to_owned());
+        let find = move || {
+            let text = |path: &str| match rootfs::read(&layers, Path::new(path), USERS_LIMIT) {
+                Ok(bytes) => Ok(bytes.unwrap_or_default()),
+                Err(error) => Err(Error::Invalid(error.to_string())),
+            };
+            let found = identity::resolve(&user, &[], &text("/etc/passwd")?, &text("/etc/group")?);
+            found.map(|found| (found.uid, found.gid)).map_err(|error| Error::Invalid(error.message))
+        };
+        self.0.services.blocking(find).await
+    }
+
+    /// The same as `--chown` has it: a user alone is the group of that number, too.
+    async fn owner(&self, below: &[Digest], owner: &str) -> Result<(u32, u32)> {
+        let (uid, gid) = self.user(below, owner).await?;
+        Ok(if owner.contains(':') { (uid, gid) } else { (uid, uid) })
+    }
+
+    /// What a RUN sees and its layer does not have, as mounts of a container.
+    pub(super) async fn mounts(
+        &self,
+        site: &Site,
+        wanted: Vec<Wanted>,
+    ) -> std::result::Result<Vec<Mount>, Failure> {
+        let mut mounts = Vec::new();
+        for (index, Wanted { target, kind }) in wanted.into_iter().enumerate() {
+            mounts.push(match kind {
+                MountKind::Tmpfs { size } => {
+                    let options = size.map(|size| format!("size={size}")).into_iter().collect();
+                    Mount::Tmpfs { target, options }
+                }
+                MountKind::Bind { source: Source::Layers(layers), path, writable: false } => {
+                    let layers = diff_ids(&layers);
+                    let found = ImageRef { id: Digest::sha256(b""), name: String::new(), layers };
+                    Mount::Image { name: String::new(), found: Some(found), target, subpath: path }
+                }
+                MountKind::Inline { contents, mode } => {
+                    let file = site.folder().join(format!("mount-{index}"));
+                    write(&file, &contents, mode).map_err(failure)?;
+                    Mount::Bind {
+                        source: file.to_string_lossy().into_owned(),
+                        target,
+                        read_only: true,
+                        propagation: "rprivate".to_owned(),
+                        create_source: false,
+                        non_recursive: true,
+                        below: Below::default(),
+                        mode: String::new(),
+                        idmap: true,
+                    }
+                }
+                _ => {
+                    return Err(Failure::Invalid(format!(
+                        "RUN --mount of this kind (at {target}) comes in a later build"
+                    )));
+                }
+            });
+        }
+        Ok(mounts)
+    }
+}
+
+/// What a worker is to do with the tree.
+enum Job<'a> {
+    Make(Work),
+    Copy(protocol::Copy, &'a Found),
+}
+
+fn plain(selection: Selection) -> protocol::Selection {
+    let Selection { patterns, exclude, parents } = selection;
+    protocol::Selection { patterns, exclude, parents }
+}
+
+fn plain_tree(rootfs: Rootfs, writable: bool) -> Tree {
+    Tree { rootfs, mounts: Vec::new(), sources: Default::default(), read_only: false, writable }
+}
+
+/// The worker's last word, when all that it had mounted has gone.
+async fn ended(working: Working) -> std::result::Result<Outcome, Failure> {
+    let outcome = working.next().await;
+    working.gone().await;
+    match outcome {
+        Outcome::Unfit { message } => Err(Failure::Invalid(message)),
+        Outcome::Failed { message } => Err(Failure::Host(message)),
+        outcome => Ok(outcome),
+    }
+}
+
+/// A file of a container's or a context's, whatever the umask.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    files::write(path, "")?;
+    let failed = |call| move |source| Error::Io { call, path: path.to_owned(), source };
+    std::fs::write(path, bytes).map_err(failed("write"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed("chmod"))
+}

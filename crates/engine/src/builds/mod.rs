@@ -1,0 +1,257 @@
+//! The host's side of builds: what `hull_builder` needs done, done.
+//!
+//! A [`Build`] is what one build has of the host while it goes on: its contexts, a hold on the layers
+//! that it uses and makes, its limits. Every step of it works at a [`site`], a writable layer that
+//! becomes the next one by a rename.
+//!
+//! | step | who does it |
+//! |---|---|
+//! | RUN | [`run`]: a container without a record |
+//! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes |
+//! | FROM | the images' room |
+//!
+//! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers.
+
+mod cache;
+mod copy;
+mod run;
+mod site;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
+use hull_builder::progress::Stream;
+use hull_builder::{Cache, Executor, Failure, Known, Layer};
+use hull_image::lease::Lease;
+use hull_oci::image::Config;
+use hull_oci::{Digest, Reference};
+use tokio::sync::watch;
+
+use crate::containers::services::Services;
+use crate::containers::settings::NetworkMode;
+use crate::images::{Image, Part};
+use crate::store::Rows;
+use crate::{Class, Error, Result, chain};
+
+pub use cache::{Cached, Forget};
+pub(crate) use cache::{Memory, kept};
+pub use run::Limits;
+use site::Site;
+
+/// What all builds share.
+#[derive(Debug)]
+pub(crate) struct Builds {
+    pub(crate) memory: Arc<Memory>,
+    /// Each process of a build has a receiver.
+    closing: watch::Sender<bool>,
+}
+
+impl Builds {
+    pub(crate) fn new(memory: Arc<Memory>) -> Builds {
+        Builds { memory, closing: watch::Sender::new(false) }
+    }
+
+    fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Ends what builds are running, and waits until it has gone.
+    pub(crate) async fn close(&self) {
+        self.closing.send_replace(true);
+        self.closing.closed().await;
+    }
+}
+
+/// The builds' memory, as the database has it.
+pub(crate) fn memory(rows: &Rows) -> Result<Arc<Memory>> {
+    Memory::open(rows).map(Arc::new)
+}
+
+/// What one build has of the host. Cheap to clone; it goes with the last clone.
+#[derive(Debug, Clone)]
+pub struct Build(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    services: Arc<Services>,
+    limits: Limits,
+    /// By name; the main one is `""`.
+    contexts: BTreeMap<String, Site>,
+    /// On every layer that it has seen.
+    lease: Arc<Lease>,
+}
+
+impl Build {
+    pub(crate) fn new(services: &Arc<Services>, limits: Limits, context: Option<Context>) -> Build {
+        let contexts = context.map(|Context(site)| (String::new(), site)).into_iter().collect();
+        let lease = Arc::new(services.images.lease());
+        Build(Arc::new(Inner { services: Arc::clone(services), limits, contexts, lease }))
+    }
+
+    /// Makes an image of what was built, and names it.
+    pub async fn finish(
+        &self,
+        config: Config,
+        names: Vec<Reference>,
+        parent: Option<Digest>,
+    ) -> Result<Arc<Image>> {
+        self.0.services.images.add_built(&self.0.lease, config, names, parent).await
+    }
+
+    /// What was written at the site becomes a layer.
+    async fn keep_site(&self, site: &Site, below: &[Digest]) -> Result<Option<Layer>> {
+        let kept = self.0.services.images.keep_layer(&self.0.lease, &site.id, below).await?;
+        Ok(kept.map(|Part { diff_id, size }| Layer { diff_id, size }))
+    }
+}
+
+/// A build's context, as a folder of its own until it is dropped.
+#[derive(Debug)]
+pub struct Context(Site);
+
+pub(crate) use copy::receive;
+
+fn diff_ids(layers: &[Layer]) -> Vec<Digest> {
+    layers.iter().map(|layer| layer.diff_id.clone()).collect()
+}
+
+fn failure(error: Error) -> Failure {
+    match error.class() {
+        Class::NotFound => Failure::Missing(chain(&error)),
+        Class::Invalid | Class::Forbidden | Class::NotImplemented | Class::Conflict => {
+            Failure::Invalid(chain(&error))
+        }
+        Class::NotModified | Class::Unavailable | Class::Internal => Failure::Host(chain(&error)),
+    }
+}
+
+impl Executor for Build {
+    async fn image(&self, wanted: Wanted) -> std::result::Result<Base, Failure> {
+        let images = &self.0.services.images;
+        let image = images.resolve(&wanted.reference.to_string()).map_err(failure)?;
+        if let Some(platform) = &wanted.platform
+            && platform.rank(&image.config.platform()).is_none()
+        {
+            return Err(Failure::Missing(format!(
+                "image {} is here for {}, not for {platform}",
+                wanted.reference.familiar(),
+                image.config.platform()
+            )));
+        }
+        let ids = image.config.rootfs.diff_ids.clone();
+        if !images.hold_layers(&self.0.lease, &ids).await.map_err(failure)? {
+            return Err(failure(Error::NoSuchImage(wanted.reference.familiar())));
+        }
+        let sizes = image.layer_sizes.iter().copied().chain(std::iter::repeat(0));
+        let layers = ids.into_iter().zip(sizes).map(|(diff_id, size)| Layer { diff_id, size }).collect();
+        Ok(Base { id: image.id.clone(), config: image.config.clone(), layers })
+    }
+
+    async fn run(
+        &self,
+        run: Run,
+        output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
+    ) -> std::result::Result<Option<Layer>, Failure> {
+        let network = match run.network {
+            Network::Default => self.0.limits.network.clone(),
+            Network::None => NetworkMode::None,
+            Network::Host => NetworkMode::Host,
+        };
+        if run.insecure {
+            return Err(Failure::Invalid("RUN --security=insecure is not allowed by this daemon".to_owned()));
+        }
+        if !run.devices.is_empty() {
+            return Err(Failure::Invalid("RUN --device comes in a later build".to_owned()));
+        }
+        let below = diff_ids(&run.below);
+        let site = Arc::new(Site::make(&self.0.services, &below).await.map_err(failure)?);
+        let mounts = self.mounts(&site, run.mounts).await?;
+        let process = run::Process {
+            arguments: run.arguments,
+            environment: run.environment.into_iter().chain(run.proxies).collect(),
+            user: run.user,
+            folder: run.folder,
+            network,
+            mounts,
+        };
+        let work = (process, self.0.limits.clone(), below.clone());
+        match run::run(&self.0.services, &site, work, output).await.map_err(failure)? {
+            0 => self.keep_site(&site, &below).await.map_err(failure),
+            code => Err(Failure::Exit { code }),
+        }
+    }
+
+    async fn copy(&self, copy: Copy) -> std::result::Result<Option<Layer>, Failure> {
+        self.copy_files(copy).await
+    }
+
+    async fn folder(&self, folder: Folder) -> std::result::Result<Option<Layer>, Failure> {
+        self.make_folder(folder).await
+    }
+
+    async fn fingerprint(
+        &self,
+        source: Source,
+        selection: Selection,
+    ) -> std::result::Result<Digest, Failure> {
+        self.look_at(source, selection).await
+    }
+}
+
+impl Cache for Build {
+    async fn find(&self, key: &Digest) -> Option<Known> {
+        let Inner { services, lease, .. } = &*self.0;
+        let known = services.builds.memory.get(key)?;
+        let layers = diff_ids(&known.stack.layers());
+        // Held first, found then: so it stays.
+        if !services.images.hold_layers(lease, &layers).await.unwrap_or(false) {
+            services.store.queue(vec![services.builds.memory.forget(key)]);
+            return None;
+        }
+        services.store.queue(services.builds.memory.touch(key).into_iter().collect());
+        Some(known)
+    }
+
+    async fn keep(&self, key: Digest, known: Known, description: String) {
+        let services = Arc::clone(&self.0.services);
+        let row = match services.builds.memory.put(&key, &known, description) {
+            Ok(row) => row,
+            Err(error) => return tracing::warn!(%error, "a step of a build cannot be remembered"),
+        };
+        tokio::spawn(async move {
+            // A row never names bytes that a power cut could take.
+            let synced = services.images.sync().await;
+            let written = match synced {
+                Ok(()) => services.store.commit(vec![row]).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                tracing::warn!(%error, "a step of a build is forgotten with this daemon");
+            }
+            limit(&services).await;
+        });
+    }
+}
+
+/// Forgets what is over the limit.
+async fn limit(services: &Arc<Services>) {
+    let keep = services.config.build_cache_bytes;
+    if services.builds.memory.list().iter().map(|step| step.size).sum::<u64>() <= keep {
+        return;
+    }
+    if let Err(error) = forget(services, &Forget { all: true, keep, ..Forget::default() }).await {
+        tracing::warn!(%error, "the builds' cache is larger than its limit");
+    }
+}
+
+/// Forgets steps; gives those that are gone. What only they had is freed.
+pub(crate) async fn forget(services: &Arc<Services>, wanted: &Forget) -> Result<Vec<Cached>> {
+    let shared: BTreeSet<Digest> = services.images.all().iter().flat_map(|image| image.chain()).collect();
+    let (gone, rows) = services.builds.memory.forget_some(wanted, &shared);
+    if !rows.is_empty() {
+        services.store.commit(rows).await?;
+        services.images.collect().await?;
+    }
+    Ok(gone)
+}

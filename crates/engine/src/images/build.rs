@@ -1,0 +1,123 @@
+//! What builds leave: writable layers that nobody uses any more become layers as they are, and
+//! configurations on top of them images.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use hull_image::lease::{Held, Lease};
+use hull_image::snapshot::Layer;
+use hull_oci::image::{Config, media_type};
+use hull_oci::{Digest, Reference};
+
+use super::add::{Stored, chain};
+use super::{EMPTY, Image, ImageError, Images, Inner, blocking, failed};
+use crate::{Error, Result};
+
+/// A layer by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub diff_id: Digest,
+    /// Bytes of its files.
+    pub size: u64,
+}
+
+impl Images {
+    /// A hold on layers, for somebody who makes several one after the other.
+    pub(crate) fn lease(&self) -> Lease {
+        self.0.leases.take()
+    }
+
+    /// Has the lease hold the layers with these diff ids (lowest first). False: they are not all here.
+    pub(crate) async fn hold_layers(&self, lease: &Arc<Lease>, layers: &[Digest]) -> Result<bool> {
+        let (inner, lease, layers) = (Arc::clone(&self.0), Arc::clone(lease), layers.to_vec());
+        blocking(move || {
+            let chain = hull_oci::image::chain_ids(&layers);
+            let Some(top) = chain.last() else { return Ok(true) };
+            // In this order: what is still here now is seen as held by every later collection, which
+            // keeps what is below it, too.
+            lease.hold(Held::Layer(top.clone()));
+            Ok(inner.known_layer(top)?.is_some())
+        })
+        .await
+    }
+
+    /// Makes the writable layer `key` the layer on top of `below` (diff ids, lowest first), by renaming
+    /// it: nothing is copied. Its archive is made of it. `None`: it has changed nothing.
+    ///
+    /// Nobody may have it mounted, and nobody has it afterwards.
+    pub(crate) async fn keep_layer(
+        &self,
+        lease: &Arc<Lease>,
+        key: &str,
+        below: &[Digest],
+    ) -> Result<Option<Part>> {
+        let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
+        let (key, below) = (key.to_owned(), below.to_vec());
+        blocking(move || inner.keep_layer(&lease, &key, &below)).await
+    }
+
+    /// Makes an image of a configuration, whose `rootfs` names layers that are here, and names it.
+    pub(crate) async fn add_built(
+        &self,
+        lease: &Arc<Lease>,
+        config: Config,
+        names: Vec<Reference>,
+        parent: Option<Digest>,
+    ) -> Result<Arc<Image>> {
+        let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
+        blocking(move || {
+            let chain = config.chain_ids();
+            let stored = chain.iter().map(|chain| {
+                let known = inner.known_layer(chain)?;
+                known.ok_or_else(|| {
+                    failed(hull_image::snapshot::SnapshotError::Missing { chain: chain.clone() })
+                })
+            });
+            let stored: Vec<Stored> = stored.collect::<Result<_>>()?;
+            let bytes = serde_json::to_vec(&config).map_err(failed)?;
+            let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
+            let image = inner.add_image(&lease, &bytes, &stored, parent, &names)?;
+            names.iter().for_each(|name| inner.publish("tag", &image.id, &name.familiar()));
+            Ok(image)
+        })
+        .await
+    }
+
+    /// Waits until all that is stored is on the disk: before a row names it.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.content.sync().map_err(failed)).await
+    }
+}
+
+impl Inner {
+    fn keep_layer(&self, lease: &Lease, key: &str, below: &[Digest]) -> Result<Option<Part>> {
+        let parent = hull_oci::image::chain_ids(below).pop();
+        let upper = self.snapshots.writable(key).map_err(failed)?;
+        let ingest = self.content.ingest().map_err(failed)?;
+        let packed = (self.pack)(upper.as_fd(), ingest.file(), None)
+            .map_err(|reason| failed(ImageError::Pack { container: key.to_owned(), reason }))?;
+        if packed.diff_id == Digest::sha256(&[0; EMPTY]) {
+            return Ok(None);
+        }
+        let chain = chain(parent.as_ref(), &packed.diff_id);
+        lease.hold(Held::Blob(packed.diff_id.clone()));
+        lease.hold(Held::Layer(chain.clone()));
+        let part = Part { diff_id: packed.diff_id.clone(), size: packed.size };
+        if self.known_layer(&chain)?.is_some() {
+            return Ok(Some(part));
+        }
+        ingest.publish(&packed.diff_id).map_err(failed)?;
+        let record = Layer {
+            chain,
+            parent,
+            diff_id: packed.diff_id.clone(),
+            blob: packed.diff_id,
+            blob_size: packed.archive_size,
+            media_type: media_type::OCI_LAYER.to_owned(),
+            size: packed.size,
+        };
+        self.snapshots.adopt(key, &record).map_err(|source| Error::Snapshot { source })?;
+        Ok(Some(part))
+    }
+}

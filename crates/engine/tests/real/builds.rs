@@ -1,0 +1,296 @@
+//! Steps of builds: processes without a record, files copied by workers, layers kept and found again.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use hull_builder::executor::{Base, Change, Copy, Folder, Network, Run, Selection, Source, Unpack, Wanted};
+use hull_builder::progress::Stream;
+use hull_builder::{Cache, Executor, Failure, Known, Layer, Stack};
+use hull_engine::builds::{Build, Forget, Limits};
+use hull_engine::chain;
+use hull_engine::containers::settings::NetworkMode;
+use hull_oci::{Digest, Reference};
+
+use crate::support::{Host, IMAGE, sh, within};
+
+fn limits() -> Limits {
+    Limits { network: NetworkMode::None, ..Limits::default() }
+}
+
+async fn base(build: &Build) -> Base {
+    let wanted = Wanted { reference: Reference::parse(IMAGE).unwrap(), platform: None, pull: false };
+    within(build.image(wanted)).await.unwrap()
+}
+
+fn process(below: &[Layer], script: &str) -> Run {
+    Run {
+        below: below.to_vec(),
+        arguments: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        environment: vec!["PATH=/bin".to_owned()],
+        proxies: vec!["GREETING=hello".to_owned()],
+        user: String::new(),
+        folder: "/tmp".to_owned(),
+        mounts: Vec::new(),
+        network: Network::Default,
+        insecure: false,
+        devices: Vec::new(),
+        newest: None,
+    }
+}
+
+/// Runs a script; what it changed, and all that it wrote.
+async fn run(build: &Build, below: &[Layer], script: &str) -> (Result<Option<Layer>, Failure>, String) {
+    let written = Arc::new(Mutex::new(String::new()));
+    let all = Arc::clone(&written);
+    let output = move |stream: Stream, bytes: &[u8]| {
+        let mark = if stream == Stream::Error { "!" } else { "" };
+        all.lock().unwrap().push_str(&format!("{mark}{}", String::from_utf8_lossy(bytes)));
+    };
+    let done = within(build.run(process(below, script), output)).await;
+    let written = written.lock().unwrap().clone();
+    (done, written)
+}
+
+/// What a script says on these layers.
+async fn says(build: &Build, below: &[Layer], script: &str) -> String {
+    let (done, written) = run(build, below, script).await;
+    assert!(matches!(done, Ok(None)), "{script}: {done:?}, {written}");
+    written
+}
+
+fn with(below: &[Layer], layer: Option<Layer>) -> Vec<Layer> {
+    below.iter().cloned().chain(layer).collect()
+}
+
+fn copy(below: &[Layer], source: Source, patterns: &[&str], destination: &str) -> Copy {
+    let patterns = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+    Copy {
+        below: below.to_vec(),
+        files: vec![(source, Selection { patterns, ..Selection::default() })],
+        destination: destination.to_owned(),
+        owner: None,
+        mode: None,
+        link: false,
+        unpack: Unpack::Never,
+        newest: None,
+    }
+}
+
+fn tar(folder: &Path, flags: &str) -> std::fs::File {
+    let archive = folder.with_extension("tar");
+    let made = Command::new("tar").arg("-C").arg(folder).arg(flags).arg(&archive).arg(".").status().unwrap();
+    assert!(made.success());
+    std::fs::File::open(archive).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_changes_a_layer_and_nobody_sees_its_process() {
+    let host = Host::new().await;
+    let build = host.engine().build(limits(), None);
+    let below = base(&build).await.layers;
+    let script = "echo $GREETING; echo bad >&2; cd /; pwd; echo made >/made; rm /etc/plain; mkdir -p /a/b";
+    let (layer, written) = run(&build, &below, script).await;
+    assert!(written.contains("hello\n") && written.contains("!bad\n"), "{written}");
+    assert_eq!(host.engine().containers(), []);
+    let layer = layer.unwrap().expect("files were changed");
+    assert_eq!(layer.size, 5);
+    let above = with(&below, Some(layer));
+    let seen = says(&build, &above, "cat /made; ls /etc /a; pwd").await;
+    assert!(seen.contains("made\n") && seen.contains("b\n") && seen.ends_with("/tmp\n"), "{seen}");
+    assert!(!seen.contains("plain") && !seen.contains("resolv.conf\nresolv.conf"), "{seen}");
+    let (failed, _) = run(&build, &above, "exit 7").await;
+    assert_eq!(failed, Err(Failure::Exit { code: 7 }));
+    let nosuch = Run { arguments: vec!["nosuch".to_owned()], ..process(&above, "") };
+    let failed = within(build.run(nosuch, |_, _| {})).await;
+    assert!(
+        matches!(&failed, Err(Failure::Invalid(text)) if text.contains("executable file not found")),
+        "{failed:?}"
+    );
+    // The layer, its archive and an image of it are as any other's.
+    let mut config = base(&build).await.config;
+    config.rootfs.diff_ids = above.iter().map(|layer| layer.diff_id.clone()).collect();
+    let name = Reference::parse("built").unwrap();
+    let image = within(build.finish(config, vec![name], None))
+        .await
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    drop(build);
+    assert_eq!(host.engine().images().resolve("built").unwrap().id, image.id);
+    within(host.engine().images().collect()).await.unwrap();
+    let settings = sh("cat /made");
+    assert_eq!(host.output_of("built", settings).await, (0, "made\n".to_owned()));
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_takes_the_process_along() {
+    let host = Host::new().await;
+    let build = host.engine().build(limits(), None);
+    let below = base(&build).await.layers;
+    let (begun, mut started) = tokio::sync::mpsc::unbounded_channel();
+    {
+        let running = build.run(process(&below, "echo begun; echo x >/x; sleep 1000"), move |_, _| {
+            begun.send(()).ok();
+        });
+        tokio::select! {
+            _ = running => panic!("it ended by itself"),
+            _ = started.recv() => {}
+        }
+    }
+    // The callback goes when the process and its shim have gone.
+    within(async { while started.recv().await.is_some() {} }).await;
+    // At the end of a daemon it is the same.
+    let second = {
+        let build = build.clone();
+        let run = process(&below, "echo begun; sleep 1000");
+        let (begun, mut started) = tokio::sync::mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            build
+                .run(run, move |_, _| {
+                    begun.send(()).ok();
+                })
+                .await
+        });
+        within(started.recv()).await.unwrap();
+        task
+    };
+    drop(build);
+    let mut host = host;
+    host.close().await;
+    assert!(matches!(within(second).await.unwrap(), Err(Failure::Host(_))));
+    host.open().await;
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_context_are_copied_as_the_language_says() {
+    let host = Host::new().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("context");
+    std::fs::create_dir_all(folder.join("dir/sub")).unwrap();
+    for (name, text) in [("one", "1"), ("two", "2"), ("dir/three", "3"), ("dir/sub/four", "4")] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    std::os::unix::fs::symlink("three", folder.join("dir/link")).unwrap();
+    std::os::unix::fs::symlink("/dir/three", folder.join("out")).unwrap();
+    let inner = scratch.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("packed"), "packed").unwrap();
+    tar(&inner, "-czf");
+    std::fs::rename(inner.with_extension("tar"), folder.join("files.tgz")).unwrap();
+    let context = within(host.engine().build_context(tar(&folder, "-cJf").into())).await.unwrap();
+    let build = host.engine().build(limits(), Some(context));
+    let below = base(&build).await.layers;
+    let main = || Source::Context(String::new());
+    let put = async |below: &[Layer], copy: Copy| {
+        let done = within(build.copy(copy)).await.unwrap();
+        with(below, Some(done.expect("files were copied")))
+    };
+    let mut at = put(&below, copy(&below, main(), &["one"], "/etc/first")).await;
+    at = put(&at, copy(&at, main(), &["one"], "/home")).await;
+    at = put(&at, copy(&at, main(), &["dir"], "/new/place")).await;
+    at = put(&at, copy(&at, main(), &["o*", "two"], "/many/")).await;
+    let owned = Copy {
+        owner: Some("web".into()),
+        mode: Some("u=rwx,go=".into()),
+        ..copy(&at, main(), &["two"], "/own/two")
+    };
+    at = put(&at, owned).await;
+    let unpacked = Copy { unpack: Unpack::Local, ..copy(&at, main(), &["files.tgz", "one"], "/add") };
+    at = put(&at, unpacked).await;
+    let text = Source::Inline(vec![("EOF".to_owned(), b"inline\n".to_vec())]);
+    at = put(&at, copy(&at, text, &[], "/script")).await;
+    // A link of the image is followed within it.
+    let (linked, _) = run(&build, &at, "mkdir /real && cd / && /bin/busybox ln -s /real /alias").await;
+    at = with(&at, linked.unwrap());
+    at = put(&at, copy(&at, main(), &["one"], "/alias/deep/one")).await;
+    let scripts = [
+        ("cat /etc/first /home/one /new/place/three /new/place/sub/four /many/one /many/two", "113412"),
+        ("cat /new/place/link; /bin/busybox readlink /new/place/link", "3three\n"),
+        ("/bin/busybox stat -c %U:%G:%a /own/two /etc/first", "web:web:700\nroot:root:644\n"),
+        ("cat /add/packed /add/one /script /real/deep/one", "packed1inline\n1"),
+        ("cat /many/out", "3"),
+    ];
+    for (script, expected) in scripts {
+        assert_eq!(says(&build, &at, script).await, expected, "{script}");
+    }
+    // From another stage, onto nothing.
+    let copied = put(&[], copy(&[], Source::Layers(at.clone()), &["/bin", "/own/two"], "/bin/")).await;
+    assert_eq!(run(&build, &copied, "cat /bin/two").await.1, "2");
+    // What names mean is the same twice, and not when a byte is another.
+    let print = async |source: Source, pattern: &str| {
+        let selection = Selection { patterns: vec![pattern.to_owned()], ..Selection::default() };
+        within(build.fingerprint(source, selection)).await
+    };
+    let layers = || Source::Layers(at.clone());
+    assert_eq!(print(main(), "dir").await.unwrap(), print(layers(), "/new/place").await.unwrap());
+    assert_ne!(print(main(), "one").await.unwrap(), print(main(), "two").await.unwrap());
+    let missing = print(main(), "nosuch").await;
+    assert!(
+        matches!(&missing, Err(Failure::Invalid(text)) if text.contains("\"/nosuch\": not found")),
+        "{missing:?}"
+    );
+    let outside = within(build.copy(copy(&below, main(), &["../x"], "/x"))).await;
+    assert!(
+        matches!(&outside, Err(Failure::Invalid(text)) if text.contains("forbidden path")),
+        "{outside:?}"
+    );
+    // The same files on the same layers are the same layer.
+    let again = || copy(&below, main(), &["dir"], "/etc/x");
+    assert_eq!(within(build.copy(again())).await, within(build.copy(again())).await);
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_is_found_after_a_restart_and_goes_when_it_is_forgotten() {
+    let mut host = Host::new().await;
+    let key = Digest::sha256(b"step");
+    let known = {
+        let build = host.engine().build(limits(), None);
+        let below = base(&build).await.layers;
+        let (layer, _) = run(&build, &below, "echo x >/x").await;
+        let stack =
+            Stack { base: below, changes: vec![Change { layer: layer.unwrap(), created: String::new() }] };
+        let known = Known { key: key.clone(), stack };
+        within(build.keep(key.clone(), known.clone(), "RUN echo x >/x".to_owned())).await;
+        assert_eq!(within(build.find(&key)).await, Some(known.clone()));
+        known
+    };
+    host.close().await;
+    host.open().await;
+    let build = host.engine().build(limits(), None);
+    assert_eq!(within(build.find(&key)).await, Some(known.clone()));
+    assert_eq!(says(&build, &known.stack.layers(), "cat /x").await, "x\n");
+    drop(build);
+    let gone = within(host.engine().forget_builds(&Forget { all: true, ..Forget::default() })).await.unwrap();
+    assert_eq!(gone.iter().map(|step| (&step.id, step.size)).collect::<Vec<_>>(), [(&key, 2)]);
+    let build = host.engine().build(limits(), None);
+    assert_eq!(within(build.find(&key)).await, None);
+    let (again, _) = run(&build, &known.stack.layers(), "true").await;
+    assert!(again.is_err(), "its layer is gone");
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_made_once_and_belongs_to_its_user() {
+    let host = Host::new().await;
+    let build = host.engine().build(limits(), None);
+    let below = base(&build).await.layers;
+    let folder = |below: &[Layer], path: &str| Folder {
+        below: below.to_vec(),
+        path: path.to_owned(),
+        user: "web".to_owned(),
+        newest: None,
+    };
+    let made = within(build.folder(folder(&below, "/srv/app"))).await.unwrap();
+    let at = with(&below, made.clone());
+    assert!(made.is_some());
+    assert_eq!(within(build.folder(folder(&at, "/srv/app"))).await.unwrap(), None);
+    assert_eq!(within(build.folder(folder(&below, "/srv/app"))).await.unwrap(), made, "the same twice");
+    let seen = says(&build, &at, "/bin/busybox stat -c %U:%G:%a /srv/app /srv").await;
+    assert_eq!(seen, "web:web:755\nweb:web:755\n");
+    drop(build);
+    host.finish().await;
+}

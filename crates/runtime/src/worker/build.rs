@@ -1,0 +1,113 @@
+//! What a worker does for a step of a build: files copied into its root, a folder made, a digest said.
+//!
+//! Which files a pattern means is `hull_context`'s to decide; here they are found, read and written.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use hull_context::{Folder, Ignore, Kind, Matched, SelectError, fingerprint as digest_of, select};
+use hull_image::layer::{CopyError, Copying, Dress, ModeChange};
+use hull_oci::{Digest, Hasher};
+use hull_sys::root::open_inside;
+use rustix::fs::{Mode, OFlags};
+
+use crate::protocol::{Copy, Outcome, Selection};
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    #[error("invalid chmod parameter: '{text}': it should be octal digits up to 07777, or as in chmod(1)")]
+    Mode { text: String },
+    #[error("read {path:?}")]
+    Read { path: String, source: io::Error },
+}
+
+impl Error {
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Error::Copy(CopyError::Entry { .. })
+            | Error::Select(SelectError::Walk(_))
+            | Error::Read { .. } => super::failed(self),
+            // The Dockerfile or the context is to blame.
+            _ => Outcome::Unfit { message: super::told(self) },
+        }
+    }
+}
+
+/// A path as the functions that copy want it: below the root.
+fn below(path: &str) -> &[u8] {
+    path.trim_matches('/').as_bytes()
+}
+
+/// `name` in the folder `base`.
+fn join(base: &[u8], name: &Path) -> Vec<u8> {
+    let name = name.as_os_str().as_bytes();
+    match (base, name) {
+        (b"", name) => name.to_vec(),
+        (base, b"") => base.to_vec(),
+        (base, name) => [base, b"/", name].concat(),
+    }
+}
+
+fn chosen(tree: &Folder<'_>, selection: &Selection) -> Result<Vec<Matched>, SelectError> {
+    let everything = ["*".to_owned()];
+    let patterns = if selection.patterns.is_empty() { &everything } else { &selection.patterns[..] };
+    select(tree, patterns, &selection.exclude, selection.parents)
+}
+
+pub(super) fn copy(source: &OwnedFd, root: &OwnedFd, copy: &Copy) -> Result<(), Error> {
+    let parse = |text: &String| ModeChange::parse(text).ok_or_else(|| Error::Mode { text: text.clone() });
+    let mode = copy.mode.as_ref().map(parse).transpose()?;
+    let dress = Dress { owner: copy.owner, mode, newest: copy.newest };
+    let matched = chosen(&Folder::new(source.as_fd(), Ignore::default()), &copy.selection)?;
+    let mut copying = Copying::new(source.as_fd(), root.as_fd(), &dress);
+    let to = below(&copy.destination);
+    let into = copy.several
+        || matched.len() > 1
+        || copy.selection.parents
+        || copy.destination.ends_with('/')
+        || copying.is_folder(to);
+    for one in &matched {
+        let from = one.entry.path.as_os_str().as_bytes();
+        let is_folder = one.entry.kind == Kind::Folder;
+        if copy.unpack && !is_folder && copying.archive(from, to)? {
+            continue;
+        }
+        let target = if is_folder || into { join(to, &one.name) } else { to.to_vec() };
+        copying.entry(from, &target)?;
+        for entry in &one.below {
+            copying.entry(&join(from, &entry.path), &join(&target, &entry.path))?;
+        }
+    }
+    Ok(copying.finish()?)
+}
+
+pub(super) fn folder(
+    root: &OwnedFd,
+    path: &str,
+    owner: (u32, u32),
+    newest: Option<i64>,
+) -> Result<(), Error> {
+    let dress = Dress { owner: Some(owner), mode: None, newest };
+    let mut copying = Copying::new(root.as_fd(), root.as_fd(), &dress);
+    copying.folder(below(path))?;
+    Ok(copying.finish()?)
+}
+
+pub(super) fn fingerprint(root: &OwnedFd, selection: &Selection) -> Result<Digest, Error> {
+    let matched = chosen(&Folder::new(root.as_fd(), Ignore::default()), selection)?;
+    digest_of(&matched, |path| {
+        let failed = |source| Error::Read { path: path.display().to_string(), source };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = open_inside(root, path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let mut hasher = Hasher::sha256();
+        io::copy(&mut std::fs::File::from(file), &mut hasher).map_err(failed)?;
+        Ok(hasher.finish())
+    })
+}
