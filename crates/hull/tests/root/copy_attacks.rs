@@ -19,6 +19,15 @@ use super::host;
 /// Swaps that there have to be at least while the requests are made.
 const SWAPS: u64 = 10_000;
 
+/// Sets a flag where its life ends.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn tar(folder: &Path, words: &[&str]) -> Vec<u8> {
     let output = std::process::Command::new("tar").arg("-C").arg(folder).args(words).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -91,6 +100,8 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
                 swaps.fetch_add(1, Ordering::Relaxed);
             }
         });
+        // A failed assertion ends it, too: the scope waits for its threads.
+        let _ended = Raised(&stop);
         let begin = Instant::now();
         // The control: who resolves the path on the host is led to the canary now and then.
         while !host_seen || !careless.join("sub/planted").exists() {
@@ -123,7 +134,6 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(snapshot(&canary), before, "a copy reached the host");
     // Elsewhere is where the link leads in the container.
