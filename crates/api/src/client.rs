@@ -54,6 +54,9 @@ pub enum Error {
     Broken { method: Method, path: String, source: hyper::Error },
     #[error("cannot make the request {method} {path}")]
     Request { method: Method, path: String, source: http::Error },
+    /// A connection that was taken over from HTTP.
+    #[error("{path}: the connection to the daemon is lost")]
+    Lost { path: String, source: io::Error },
     #[error("the daemon's answer to {path} is not what was expected")]
     Answer { path: String, source: serde_json::Error },
     #[error("{path}: the daemon answered {status} where it should have handed over the connection")]
@@ -196,6 +199,8 @@ pub struct Upgraded {
     pub early: Bytes,
     /// Output comes in frames that name their stream, not as one raw stream.
     pub multiplexed: bool,
+    /// Of the answer.
+    pub headers: HeaderMap,
 }
 
 /// Query parameters, encoded in the order of their names as Go does it.
@@ -370,9 +375,12 @@ impl Client {
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind == "application/vnd.docker.multiplexed-stream");
         let broken = |source| Error::Broken { method: Method::POST, path: path.to_owned(), source };
+        let headers = answer.headers().clone();
         let upgraded = hyper::upgrade::on(answer.response).await.map_err(broken)?;
         match upgraded.downcast::<TokioIo<Stream>>() {
-            Ok(parts) => Ok(Upgraded { stream: parts.io.into_inner(), early: parts.read_buf, multiplexed }),
+            Ok(parts) => {
+                Ok(Upgraded { stream: parts.io.into_inner(), early: parts.read_buf, multiplexed, headers })
+            }
             // Every connection of this client is made by `Endpoint::connect`.
             Err(_) => Err(Error::NotUpgraded { path: path.to_owned(), status }),
         }

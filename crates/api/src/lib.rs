@@ -23,6 +23,7 @@ pub mod gojson;
 pub mod hostconfig;
 pub mod image;
 pub mod network;
+pub mod piped;
 pub mod stats;
 pub mod system;
 pub mod version;

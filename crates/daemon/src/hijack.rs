@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::detach::{Filter, Keys, Typed};
+use crate::piped::{self, Piped};
 use crate::serve::Socket;
 
 /// What a handler wants done with its connection.
@@ -37,6 +38,8 @@ pub(crate) enum Then {
     Say(Vec<u8>),
     /// The client's socket goes to the container, and the head with it.
     Seat(Seat),
+    /// The client gets a pipe, and hears what became of it.
+    Pipe(Piped),
     /// The container's stream.
     Stream {
         stream: UnixStream,
@@ -85,7 +88,7 @@ impl Slot {
     }
 }
 
-/// The head of a hijacked answer.
+/// The head of a hijacked answer; `identity` are all other headers, each with its end of line.
 pub(crate) fn head(upgrade: bool, content_type: &str, identity: &str) -> Vec<u8> {
     if upgrade {
         format!(
@@ -110,6 +113,10 @@ pub(crate) async fn run(
         Then::Seat(seat) => {
             seat.take(client.into_fd()?, takeover.head).await;
             Ok(())
+        }
+        Then::Pipe(pipe) => {
+            client.write_all(&takeover.head).await?;
+            piped::run(client, ahead, pipe, gone).await
         }
         Then::Say(bytes) => {
             client.write_all(&takeover.head).await?;

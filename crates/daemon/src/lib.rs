@@ -20,6 +20,7 @@ mod http;
 mod listen;
 mod open_files;
 mod options;
+mod piped;
 mod routes;
 mod serve;
 mod translate;

@@ -2,14 +2,16 @@
 //!
 //! What a path means is decided here, from what is there on both sides ([`plan`]): whether the source
 //! goes into the destination, takes its place, or is refused. The archive is made, or unpacked, by a
-//! thread of its own beside the one that speaks HTTP; nothing is kept in between.
+//! thread of its own; nothing is kept in between. A daemon of this host gives that thread an end of a
+//! pipe ([`Piped`]); with any other the archive is the body of a request or an answer, which the
+//! thread that speaks HTTP passes on.
 //!
 //! An archive of a container is not to be trusted: it is unpacked inside the destination's folder,
 //! and no link of it or in it is followed out of there.
 
 use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal as _, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -17,9 +19,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hull_api::archive::{HEADER, PathStat};
 use hull_api::client::{self, Body, Query, Response, segment};
-use hull_image::layer::{self, Limits, Owner, Rename, Unpack};
+use hull_api::piped::Piped;
+use hull_image::layer::{self, ApplyError, DiffError, Limits, Owner, Rename, Sink, Unpack};
+use hull_image::tar;
 use tokio::sync::mpsc;
 
 use crate::command::{Arguments, Command, Failure, Outcome, chain, fail};
@@ -166,17 +171,29 @@ fn archive_path(name: &str) -> String {
     format!("/containers/{}/archive", segment(name))
 }
 
+/// A pipe that the container's files are written into (`write`) or read out of; `None`: it has to be
+/// done without.
+async fn pipe(
+    session: &Session,
+    name: &str,
+    verb: &str,
+    query: &Query,
+) -> Result<Option<(Piped, OwnedFd)>, Failure> {
+    let path = format!("/hull/v1{}/{verb}", archive_path(name));
+    Ok(Piped::open(&session.client, &path, query).await?)
+}
+
 /// What the daemon says of a path, where it is.
 async fn stat(session: &Session, name: &str, path: &str) -> Result<Option<PathStat>, Failure> {
     match session.client.head(&archive_path(name), &Query::new().with("path", path)).await {
-        Ok(answer) => described(&answer).map(Some),
+        Ok(answer) => described(answer.headers()).map(Some),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-fn described(answer: &Response) -> Result<PathStat, Failure> {
-    let header = answer.headers().get(HEADER).and_then(|value| value.to_str().ok());
+fn described(headers: &HeaderMap) -> Result<PathStat, Failure> {
+    let header = headers.get(HEADER).and_then(|value| value.to_str().ok());
     header
         .and_then(PathStat::from_header)
         .ok_or_else(|| fail(format!("unable to decode container path stat header: {HEADER}")))
@@ -208,10 +225,15 @@ async fn copy_out(
         path = target;
     }
     let query = Query::new().with("path", path.as_str());
-    let answer = session.client.get(&archive_path(name), &query).await?;
-    let source = described(&answer)?;
+    if to != "-"
+        && let Some((piped, pipe)) = pipe(session, name, "read", &query).await?
+    {
+        let (folder, options) = place(&path, &described(&piped.headers)?, &to, called)?;
+        return unpack_piped(piped, pipe, folder, options).await.map(Some);
+    }
+    let mut answer = session.client.get(&archive_path(name), &query).await?;
+    let source = described(answer.headers())?;
     if to == "-" {
-        let mut answer = answer;
         while let Some(piece) = answer.chunk().await? {
             if !write_stream(1, &piece) {
                 return Err(Failure::said(141));
@@ -219,22 +241,28 @@ async fn copy_out(
         }
         return Ok(None);
     }
-    let there = match std::fs::metadata(&to) {
+    let (folder, options) = place(&path, &source, &to, called)?;
+    unpack(answer, folder, options).await.map(Some)
+}
+
+/// Where what is at `path` of a container is unpacked, and how.
+fn place(path: &str, source: &PathStat, to: &str, called: Option<String>) -> Result<(File, Unpack), Failure> {
+    let there = match std::fs::metadata(to) {
         Ok(found) if found.is_dir() => There::Folder,
         Ok(_) => There::Else,
         Err(_) => There::Nothing,
     };
-    let plan = plan(source.is_folder(), &to, there)?;
+    let plan = plan(source.is_folder(), to, there)?;
     let name = plan.name.or(called);
     let options = Unpack {
         keep_kinds: true,
         owner: Owner::Caller,
         // All entries begin with the source's name, but those of `/` and of a path that ends in `/.`.
-        rename: name.map(|name| Rename { first: split(&path).1, to: name }),
+        rename: name.map(|name| Rename { first: split(path).1, to: name }),
     };
     let folder = File::open(&plan.folder)
         .map_err(|error| fail(format!("open {}: {}", plan.folder, reason(&error))))?;
-    unpack(answer, folder, options).await.map(Some)
+    Ok((folder, options))
 }
 
 /// The path as an absolute one that no link is at the end of; its folder is there. A device, FIFO or
@@ -275,12 +303,33 @@ fn absolute(path: &str) -> Result<String, Failure> {
     Ok(format!("{}/{path}", here.display()))
 }
 
+/// Unpacks what comes out of the pipe; gives how many bytes that were.
+async fn unpack_piped(piped: Piped, pipe: OwnedFd, folder: File, options: Unpack) -> Result<u64, Failure> {
+    let work = tokio::task::spawn_blocking(move || {
+        let source = layer::Source::Pipe(pipe.as_fd());
+        layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default())
+    });
+    match work.await.map_err(|error| fail(error.to_string()))? {
+        Err(error @ ApplyError::Archive(tar::Error::Truncated { .. })) => {
+            // The daemon knows why.
+            piped.end().await?;
+            Err(fail(chain(&error)))
+        }
+        Err(error) => Err(fail(chain(&error))),
+        Ok(count) => {
+            piped.end().await?;
+            Ok(count)
+        }
+    }
+}
+
 /// Unpacks the answer's body; gives the bytes that came.
 async fn unpack(mut answer: Response, folder: File, options: Unpack) -> Result<u64, Failure> {
     let (pieces, waiting) = mpsc::channel(WAITING);
     let work = tokio::task::spawn_blocking(move || {
         let mut source = Coming { waiting, piece: Bytes::new() };
-        layer::unpack(&mut source, folder.as_fd(), b"", &options, &Limits::default())
+        let source = layer::Source::Stream(&mut source);
+        layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default())
     });
     let (mut count, mut broken) = (0, None);
     loop {
@@ -304,7 +353,7 @@ async fn unpack(mut answer: Response, folder: File, options: Unpack) -> Result<u
     let unpacked = work.await.map_err(|error| fail(error.to_string()))?;
     match (broken, unpacked) {
         (Some(error), _) => Err(error.into()),
-        (None, unpacked) => unpacked.map(|()| count).map_err(|error| fail(chain(&error))),
+        (None, unpacked) => unpacked.map(|_| count).map_err(|error| fail(chain(&error))),
     }
 }
 
@@ -360,6 +409,9 @@ async fn copy_in(
     }
     let source = Source::find(from, follow)?;
     let plan = plan(source.metadata.is_dir(), &destination, there)?;
+    if let Some((piped, pipe)) = pipe(session, name, "write", &query(&plan.folder)).await? {
+        return pack_piped(piped, pipe, source, plan.name).await.map(Some);
+    }
     let (body, count) = pack(source, plan.name)?;
     session.client.put(&archive_path(name), &query(&plan.folder), body).await?;
     Ok(Some(count.load(Ordering::Relaxed)))
@@ -375,6 +427,11 @@ struct Source {
 }
 
 impl Source {
+    fn open(&self) -> Result<File, Failure> {
+        let folder = &self.folder;
+        File::open(folder).map_err(|error| fail(format!("open {}: {}", folder.display(), reason(&error))))
+    }
+
     fn find(path: &str, follow: bool) -> Result<Source, Failure> {
         let path = &*absolute(path)?;
         let (folder, base) = split(path);
@@ -409,20 +466,45 @@ impl Source {
     }
 }
 
+/// Packs the source into the pipe; gives how many bytes that were.
+async fn pack_piped(
+    piped: Piped,
+    pipe: OwnedFd,
+    source: Source,
+    name: Option<String>,
+) -> Result<u64, Failure> {
+    let folder = source.open()?;
+    let name = name.map_or(source.name, String::into_bytes);
+    let work = tokio::task::spawn_blocking(move || {
+        layer::pack(folder.as_fd(), &source.base, &name, Sink::Pipe(pipe.as_fd()))
+    });
+    match work.await.map_err(|error| fail(error.to_string()))? {
+        Err(DiffError::Write(tar::WriteError::Write(error))) => {
+            // Nobody reads the pipe any more, and the daemon knows why.
+            piped.end().await?;
+            Err(fail(format!("write to the daemon: {}", reason(&error))))
+        }
+        Err(error) => Err(fail(chain(&error))),
+        Ok(count) => {
+            piped.end().await?;
+            Ok(count)
+        }
+    }
+}
+
 /// A body that is made as it is sent, and how many bytes it has so far.
 fn pack(source: Source, name: Option<String>) -> Result<(Body, Arc<AtomicU64>), Failure> {
-    let Source { folder, base, name: own, .. } = source;
-    let opened = File::open(&folder)
-        .map_err(|error| fail(format!("open {}: {}", folder.display(), reason(&error))))?;
+    let opened = source.open()?;
+    let Source { base, name: own, .. } = source;
     let name = name.map_or(own, String::into_bytes);
     let (pieces, waiting) = mpsc::channel(WAITING);
     let count = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&count);
     tokio::task::spawn_blocking(move || {
         let mut out = Going { pieces, piece: Vec::with_capacity(PIECE), count: counted };
-        let packed = layer::pack(opened.as_fd(), &base, &name, &mut out)
+        let packed = layer::pack(opened.as_fd(), &base, &name, Sink::Stream(&mut out))
             .map_err(|error| io::Error::other(chain(&error)))
-            .and_then(|()| out.flush());
+            .and_then(|_| out.flush());
         if let Err(error) = packed {
             // The request is broken off with it; nobody may be there to hear.
             let _ = out.pieces.blocking_send(Err(error));

@@ -14,18 +14,29 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
 use super::archives::feed_into;
-use super::show;
+use super::{identity, show};
+use crate::hijack::{Takeover, Then, head};
 use crate::http::{Answer, Call, Failure, Handled, chain, empty, try_stream};
+use crate::piped::Piped;
 
 /// Bytes taken from the pipe at once.
 const BLOCK: usize = 256 << 10;
 
-pub(super) async fn archive(call: Call, key: &str) -> Handled {
-    let path = call.query.text("path").to_owned();
-    if path.is_empty() {
+/// `?path=`.
+fn path(call: &Call) -> Result<String, Failure> {
+    match call.query.text("path") {
         // The missing space is the reference's.
-        return Err(Failure::invalid("bad parameter: pathcannot be empty"));
+        "" => Err(Failure::invalid("bad parameter: pathcannot be empty")),
+        path => Ok(path.to_owned()),
     }
+}
+
+fn extract(call: &Call) -> Extract {
+    Extract { keep_kinds: call.query.flag("noOverwriteDirNonDir"), own: call.query.flag("copyUIDGID") }
+}
+
+pub(super) async fn archive(call: Call, key: &str) -> Handled {
+    let path = path(&call)?;
     match call.method {
         Method::HEAD => Ok(describe(empty(StatusCode::OK), call.server.engine.examine(key, &path).await?)),
         Method::GET => {
@@ -34,11 +45,7 @@ pub(super) async fn archive(call: Call, key: &str) -> Handled {
             Ok(describe(stream("application/x-tar", outgoing, pipe)?, stat))
         }
         _ => {
-            let extract = Extract {
-                keep_kinds: call.query.flag("noOverwriteDirNonDir"),
-                own: call.query.flag("copyUIDGID"),
-            };
-            let (incoming, pipe) = call.server.engine.write_archive(key, &path, extract).await?;
+            let (incoming, pipe) = call.server.engine.write_archive(key, &path, extract(&call)).await?;
             feed_into(call.body, pipe)?;
             incoming.end().await?;
             Ok(empty(StatusCode::OK))
@@ -46,20 +53,40 @@ pub(super) async fn archive(call: Call, key: &str) -> Handled {
     }
 }
 
+/// `POST /hull/v1/containers/{id}/archive/{read,write}`: the same through a pipe of the client's own
+/// ([`hull_api::piped`]).
+pub(super) async fn piped(call: &Call, key: &str, write: bool) -> Handled {
+    let (path, engine) = (path(call)?, &call.server.engine);
+    let (stat, piped) = if write {
+        let (incoming, pipe) = engine.write_archive(key, &path, extract(call)).await?;
+        (String::new(), Piped::new(pipe, incoming.end()))
+    } else {
+        let (outgoing, pipe) = engine.read_archive(key, &path).await?;
+        let stat = format!("{}: {}\r\n", archive::HEADER, stat(outgoing.stat.clone()).to_header());
+        (stat, Piped::new(pipe, outgoing.end()))
+    };
+    let head = head(true, "application/x-tar", &(identity() + &stat));
+    call.slot.put(Takeover { head, then: Then::Pipe(piped) });
+    Ok(empty(StatusCode::OK))
+}
+
 fn describe(mut answer: Answer, seen: Seen) -> Answer {
+    // Base64 is fit for a header, always.
+    if let Ok(value) = HeaderValue::from_str(&stat(seen).to_header()) {
+        answer.headers_mut().insert(archive::HEADER, value);
+    }
+    answer
+}
+
+fn stat(seen: Seen) -> PathStat {
     let (seconds, nanos) = seen.found.modified;
-    let stat = PathStat {
+    PathStat {
         name: seen.name,
         size: i64::try_from(seen.found.size).unwrap_or(i64::MAX),
         mode: archive::mode(seen.found.mode),
         mtime: show::time(seconds.checked_mul(1_000_000_000).map(|whole| whole + i64::from(nanos))),
         link_target: seen.found.target.unwrap_or_default(),
-    };
-    // Base64 is fit for a header, always.
-    if let Ok(value) = HeaderValue::from_str(&stat.to_header()) {
-        answer.headers_mut().insert(archive::HEADER, value);
     }
-    answer
 }
 
 /// The files of a container, without what is mounted in it.

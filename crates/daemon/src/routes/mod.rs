@@ -127,6 +127,11 @@ async fn route(call: Call, path: &[&str]) -> Handled {
             _ => Err(Failure::no_page()),
         },
         ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
+        ["hull", "v1", "containers", key, "archive", verb @ ("read" | "write")]
+            if method == Method::POST && call.slot.is_local() =>
+        {
+            copy::piped(&call, key, *verb == "write").await
+        }
         ["hull", "v1", "networks", "explain"] if method == Method::GET => networks::explain(&call).await,
         ["networks", rest @ ..] => networks::networks(call, &method, rest).await,
         ["volumes", rest @ ..] => volumes::volumes(call, &method, rest).await,

@@ -232,8 +232,8 @@ impl Tree {
 
     /// Writes everything as one archive, sorted by path; times above `newest` become it.
     /// The sum of the files' sizes, in bytes.
-    pub(crate) fn write(&self, out: &mut dyn Write, newest: i64) -> Result<u64, CaptureError> {
-        let mut writer = Writer::new(out);
+    pub(crate) fn write(&self, mut out: &mut dyn Write, newest: i64) -> Result<u64, CaptureError> {
+        let mut writer = Writer::new(&mut out);
         let mut names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
         let mut total = 0;
         for (path, node) in &self.nodes {

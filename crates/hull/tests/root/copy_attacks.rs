@@ -28,7 +28,7 @@ impl Drop for Raised<'_> {
     }
 }
 
-fn tar(folder: &Path, words: &[&str]) -> Vec<u8> {
+pub(crate) fn tar(folder: &Path, words: &[&str]) -> Vec<u8> {
     let output = std::process::Command::new("tar").arg("-C").arg(folder).args(words).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
@@ -189,7 +189,7 @@ fn end(mut copy: Child) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
         assert!(begin.elapsed() < patience(20), "{what} did not come to pass");
@@ -199,13 +199,13 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// Whether a copy into /tmp of the only container has written its first file, so that it is the one
 /// that has a worker.
-fn under_way(host: &Host) -> bool {
+pub(crate) fn under_way(host: &Host) -> bool {
     let layers = fs::read_dir(host.data_root().join("image/active")).unwrap();
     layers.flatten().any(|layer| layer.path().join("upper/tmp/first").exists())
 }
 
 /// They are in no namespace of the machine's: found as the spawner's children.
-fn workers(host: &Host) -> Vec<u32> {
+pub(crate) fn workers(host: &Host) -> Vec<u32> {
     let children = |spawner: &u32| fs::read_to_string(format!("/proc/{spawner}/task/{spawner}/children"));
     let mut pids: Vec<u32> = host
         .spawners()
@@ -220,7 +220,7 @@ fn workers(host: &Host) -> Vec<u32> {
 }
 
 /// Archives of one file each, without an end.
-fn pieces(host: &Host) -> [Vec<u8>; 2] {
+pub(crate) fn pieces(host: &Host) -> [Vec<u8>; 2] {
     ["first", "second"].map(|name| {
         let folder = host.folder().join(format!("piece-{name}"));
         fs::create_dir(&folder).unwrap();

@@ -8,6 +8,7 @@ mod churn;
 mod commands;
 mod copies;
 mod copy_attacks;
+mod copy_pipes;
 mod data;
 mod datagrams;
 mod exec;

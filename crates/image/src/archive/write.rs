@@ -97,7 +97,8 @@ pub fn write(content: &Content, images: &[SavedImage], out: &mut dyn Write) -> R
         }
         items.push(item(image));
     }
-    let mut writer = Writer::new(out);
+    let mut out = out;
+    let mut writer = Writer::new(&mut out);
     writer.begin(&Entry::new(b"blobs", Kind::Directory))?;
     writer.begin(&Entry::new(b"blobs/sha256", Kind::Directory))?;
     for (digest, source) in &blobs {

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode as Bits, OFlags, Timespec, Ti
 use rustix::io::Errno;
 
 use super::parents::{Missing, Parent, Parents, set_opaque};
-use super::stream::{Bound, Hashed, Hashing, Side};
+use super::stream::{Bound, Hashed, Hashing, Piped, Side, Source};
 use super::{AUFS, OPAQUE, WHITEOUT, is_portable, is_whiteout, shown};
 use crate::compress::{Compression, Unfolding};
 use crate::tar::{self, Entry, Extent, Kind, Time};
@@ -146,6 +146,7 @@ pub fn apply(
     let hashing = RefCell::new(Hashing::start());
     let blob_size = Cell::new(0);
     let mut extraction = Extraction::new(root, mode);
+    let source = Source::Stream(source);
     let compression = read_through(source, &hashing, &blob_size, &mut extraction, limits)?;
     let read = |source| ApplyError::Read { compression, source };
     let [blob, diff] = hashing.into_inner().finish().map_err(read)?;
@@ -154,16 +155,21 @@ pub fn apply(
     Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
 }
 
-/// Reads the archive to its end, whatever it is packed with.
+/// Reads the archive to its end, whatever it is packed with. Nobody hashes what comes from a pipe.
 fn read_through(
-    source: &mut dyn Read,
+    source: Source<'_>,
     hashing: &RefCell<Hashing>,
     blob_size: &Cell<u64>,
     extraction: &mut Extraction<'_>,
     limits: &Limits,
 ) -> Result<Compression, ApplyError> {
     let diff_size = Cell::new(0);
-    let mut blob = Hashed::new(Box::new(source), Side::Blob, hashing, blob_size, None);
+    let (source, pipe): (Box<dyn Read + '_>, _) = match source {
+        Source::Stream(stream) => (Box::new(stream), None),
+        Source::Pipe(pipe) => (Box::new(Piped(pipe)), Some(pipe)),
+    };
+    let mut blob = Hashed::new(source, Side::Blob, hashing, blob_size, None);
+    blob.pipe = pipe;
     let first = blob.fill_buf();
     let first = first.map_err(|source| ApplyError::Read { compression: Compression::Plain, source })?;
     let compression = Compression::detect(first);
@@ -196,23 +202,24 @@ impl Unpack {
 }
 
 /// Extracts the archive in `source`, compressed or not, into the folder `into` of the tree `root`,
-/// reading it to its end. What is there stays, but for what the archive has, too; as in
+/// reading it to its end; gives its length as it came, in bytes. What is there stays, but for what the archive has, too; as in
 /// [`Mode::Plain`] no name means anything. Links of the tree are followed as a process with `root` as
 /// its root would follow them, wherever they are part of a name's folders.
 ///
 /// The tree may be in use: a file that cannot be removed because something is mounted there gets the
 /// new content.
 pub fn unpack(
-    source: &mut dyn Read,
+    source: Source<'_>,
     root: BorrowedFd<'_>,
     into: &[u8],
     options: &Unpack,
     limits: &Limits,
-) -> Result<(), ApplyError> {
-    let hashing = RefCell::new(Hashing::Nothing);
+) -> Result<u64, ApplyError> {
+    let (hashing, count) = (RefCell::new(Hashing::Nothing), Cell::new(0));
     let mut extraction = Extraction::below(Parents::within(root, into), Mode::Plain);
     extraction.in_use = Some(options);
-    read_through(source, &hashing, &Cell::new(0), &mut extraction, limits).map(drop)
+    read_through(source, &hashing, &count, &mut extraction, limits)?;
+    Ok(count.get())
 }
 
 /// A file whose bytes are still to be written.
@@ -258,7 +265,7 @@ impl<'a> Extraction<'a> {
         Self { mode, in_use: None, parents, folders: Vec::new(), user, size: 0, entries: 0 }
     }
 
-    fn run(&mut self, archive: &mut dyn BufRead, limits: &Limits) -> Result<(), ApplyError> {
+    fn run(&mut self, archive: &mut dyn tar::Input, limits: &Limits) -> Result<(), ApplyError> {
         if self.mode == Mode::Stream {
             return self.keep(archive);
         }
@@ -289,7 +296,7 @@ impl<'a> Extraction<'a> {
     }
 
     /// Writes the stream down as it comes.
-    fn keep(&mut self, stream: &mut dyn BufRead) -> Result<(), ApplyError> {
+    fn keep(&mut self, stream: &mut dyn tar::Input) -> Result<(), ApplyError> {
         let name = STREAM.as_bytes();
         let parent = self.parents.open(b"", &Missing::Fail).map_err(failed("open the folder", b"."))?;
         let fd = self.create(&parent, name, name)?;
@@ -658,6 +665,9 @@ fn times(time: Time) -> Timestamps {
 
 fn write_whole(fd: &OwnedFd, reader: &mut tar::Reader<'_>, name: &[u8]) -> Result<(), ApplyError> {
     loop {
+        if reader.move_to(fd.as_fd()).map_err(failed("write", name))? {
+            continue;
+        }
         let bytes = reader.data()?;
         if bytes.is_empty() {
             return Ok(());

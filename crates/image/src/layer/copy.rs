@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::apply::{ApplyError, Limits, Owner, Unpack, unpack};
 use super::mode::ModeChange;
+use super::stream::Source;
 use super::{is_portable, is_whiteout, shown};
 use crate::compress::Compression;
 use crate::tar;
@@ -159,7 +160,9 @@ impl<'a> Copying<'a> {
         self.folder(to)?;
         let owner = self.dress.owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
         let options = Unpack { owner, ..Unpack::default() };
-        let unpacked = unpack(&mut std::fs::File::from(open()?), self.root, to, &options, &Limits::default());
+        let mut file = std::fs::File::from(open()?);
+        let source = Source::Stream(&mut file);
+        let unpacked = unpack(source, self.root, to, &options, &Limits::default());
         unpacked.map_err(|source| CopyError::Unpack { name: shown(from), source })?;
         Ok(true)
     }

@@ -8,7 +8,7 @@
 //! it, so the same folder always gives the same bytes.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hull_oci::Digest;
@@ -16,9 +16,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::apply::{ApplyError, Extraction, Mode as Applied};
-use super::stream::HashedWriter;
+use super::stream::{Counted, HashedWriter, Sink};
 use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_whiteout, shown};
-use crate::tar::{Entry, Extent, Kind, Time, WriteError, Writer};
+use crate::tar::{Entry, Extent, Kind, Output, Time, WriteError, Writer};
 
 /// What `diff` wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,14 +96,15 @@ fn layer<'a>(
 }
 
 /// Writes what `base` is in the folder `parent`, a folder with all that is in it, as an archive whose
-/// names begin with `name` in its place. With an empty `name` a folder has no entry itself.
+/// names begin with `name` in its place. With an empty `name` a folder has no entry itself. Gives the
+/// archive's length in bytes.
 ///
 /// The tree may change meanwhile: what has gone or become something else since it was listed is left
 /// out, a file that grows is cut off at the size that it had, one that shrinks is filled up with
 /// zeros. Sockets are left out. No link is followed.
-pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: &mut dyn Write) -> Result<(), DiffError> {
-    let mut buffered = io::BufWriter::with_capacity(BUFFER, out);
-    let mut walk = Walk::new(&mut buffered, Tree::Seen);
+pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: Sink<'_>) -> Result<u64, DiffError> {
+    let mut out = Counted::new(out);
+    let mut walk = Walk::new(&mut out, Tree::Seen);
     let parent = open_folder(parent, b".").map_err(failed("open the folder of", name))?;
     if name.is_empty() {
         let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", base))?;
@@ -112,7 +113,8 @@ pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: &mut dyn Writ
         walk.entry(Here { folder: &parent, depth: 0, merged: false }, base, &mut name.to_vec())?;
     }
     walk.writer.finish()?;
-    Ok(buffered.flush().map_err(WriteError::Write)?)
+    out.flush().map_err(WriteError::Write)?;
+    Ok(out.count)
 }
 
 /// What is packed.
@@ -174,7 +176,7 @@ fn vanished(error: &DiffError) -> bool {
 }
 
 impl<'a> Walk<'a> {
-    fn new(out: &'a mut dyn Write, tree: Tree) -> Self {
+    fn new(out: &'a mut dyn Output, tree: Tree) -> Self {
         let (linked, buffer) = (HashMap::new(), vec![0; BUFFER]);
         Self { tree, writer: Writer::new(out), copy: None, linked, buffer, size: 0 }
     }
@@ -316,6 +318,13 @@ impl<'a> Walk<'a> {
     ) -> Result<(), DiffError> {
         let (mut at, end) = (extent.offset, extent.offset + extent.length);
         while at < end {
+            if to.is_none() {
+                let moved = self.writer.move_from(fd.as_fd(), at, end - at)?;
+                at += moved;
+                if moved > 0 {
+                    continue;
+                }
+            }
             let most = self.buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
             let count = match rustix::io::pread(fd, &mut self.buffer[..most], at) {
                 Ok(0) => {

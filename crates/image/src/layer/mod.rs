@@ -48,6 +48,7 @@ pub use copy::{CopyError, Copying, Dress};
 pub use diff::{DiffError, Diffed, commit, diff, pack};
 pub use fill::{FillError, Filled, fill, is_unsettled, settle};
 pub use mode::ModeChange;
+pub use stream::{Sink, Source};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.
 pub const WHITEOUT: &[u8] = b".wh.";

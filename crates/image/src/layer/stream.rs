@@ -1,20 +1,68 @@
 //! The bytes of a layer on their way: read in large pieces, hashed by a thread of
-//! their own while the caller works on the same memory, counted, bounded.
+//! their own while the caller works on the same memory, counted, bounded. Where nobody
+//! hashes them and they come or go through a pipe, those of large files are not even
+//! looked at: they go from pipe to file, or from file to pipe, in the kernel.
 
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use hull_oci::{Digest, Hasher};
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 
 use crate::compress::Unfolding;
+use crate::tar;
 
 /// Bytes of a piece: small enough to stay in the processor's cache between
 /// hashing and writing.
 const PIECE: usize = 128 << 10;
 /// Pieces that may wait for the hashing thread.
 const QUEUE: usize = 8;
+
+/// Fewer bytes than these are copied sooner than moved.
+const WORTH_MOVING: u64 = 64 << 10;
+
+/// Where an archive comes from.
+pub enum Source<'a> {
+    Stream(&'a mut dyn Read),
+    /// A pipe, which gives its bytes to files without a copy between.
+    Pipe(BorrowedFd<'a>),
+}
+
+/// Where an archive goes.
+pub enum Sink<'a> {
+    Stream(&'a mut dyn Write),
+    /// A pipe, which takes files' bytes without a copy between. What is written into a file
+    /// before the pipe is read may then be in the archive.
+    Pipe(BorrowedFd<'a>),
+}
+
+/// A pipe as a plain stream.
+pub(super) struct Piped<'a>(pub(super) BorrowedFd<'a>);
+
+impl Read for Piped<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self.0, buffer)?)
+    }
+}
+
+/// `None`: splice(2) cannot do this with these files.
+fn moved(
+    from: BorrowedFd<'_>,
+    at: Option<u64>,
+    to: BorrowedFd<'_>,
+    count: u64,
+) -> Result<Option<u64>, Errno> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let splice = || splice(from, at.clone().as_mut(), to, None, count, SpliceFlags::empty());
+    match rustix::io::retry_on_intr(splice) {
+        Err(Errno::INVAL) => Ok(None),
+        moved => moved.map(|count| Some(count as u64)),
+    }
+}
 
 /// Which of the two digests of a compressed layer a piece belongs to.
 #[derive(Clone, Copy)]
@@ -107,6 +155,8 @@ impl Pool {
 /// A buffered reader that hands what it reads to the hashing.
 pub(super) struct Hashed<'a> {
     source: Box<dyn Read + 'a>,
+    /// What `source` reads from, where its bytes may go past this reader.
+    pub(super) pipe: Option<BorrowedFd<'a>>,
     side: Side,
     hashing: &'a std::cell::RefCell<Hashing>,
     pool: Pool,
@@ -133,7 +183,8 @@ impl<'a> Hashed<'a> {
         count: &'a std::cell::Cell<u64>,
         bound: Option<Bound<'a>>,
     ) -> Self {
-        Self { source, side, hashing, pool: Pool::default(), current: 0, start: 0, end: 0, count, bound }
+        let (pool, current, start, end) = (Pool::default(), 0, 0, 0);
+        Self { source, pipe: None, side, hashing, pool, current, start, end, count, bound }
     }
 
     /// Reads to the end of the stream, so that digests cover all of it.
@@ -189,6 +240,69 @@ impl BufRead for Hashed<'_> {
     }
 }
 
+impl tar::Input for Hashed<'_> {
+    fn move_to(&mut self, file: BorrowedFd<'_>, count: u64) -> Result<Option<u64>, Errno> {
+        let (Some(pipe), true) = (self.pipe, self.start == self.end && count >= WORTH_MOVING) else {
+            return Ok(None);
+        };
+        let moved = moved(pipe, None, file, count)?;
+        self.count.set(self.count.get() + moved.unwrap_or(0));
+        Ok(moved)
+    }
+}
+
+/// A buffered writer that counts.
+pub(super) struct Counted<'a> {
+    sink: Sink<'a>,
+    buffer: Vec<u8>,
+    /// Bytes written so far.
+    pub(super) count: u64,
+}
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(sink: Sink<'a>) -> Self {
+        Self { sink, buffer: Vec::with_capacity(PIECE), count: 0 }
+    }
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() == PIECE {
+            self.flush()?;
+        }
+        let count = bytes.len().min(PIECE - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::Stream(stream) => stream.write_all(&self.buffer)?,
+            Sink::Pipe(pipe) => {
+                let mut rest = &self.buffer[..];
+                while !rest.is_empty() {
+                    let written = rustix::io::retry_on_intr(|| rustix::io::write(*pipe, rest))?;
+                    rest = &rest[written..];
+                }
+            }
+        }
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl tar::Output for Counted<'_> {
+    fn move_from(&mut self, file: BorrowedFd<'_>, at: u64, count: u64) -> io::Result<Option<u64>> {
+        let (Sink::Pipe(pipe), true) = (&self.sink, count >= WORTH_MOVING) else { return Ok(None) };
+        let pipe = *pipe;
+        self.flush()?;
+        let moved = moved(file, Some(at), pipe, count)?;
+        self.count += moved.unwrap_or(0);
+        Ok(moved)
+    }
+}
+
 /// A buffered writer that hands what it writes to the hashing.
 pub(super) struct HashedWriter<'a> {
     out: &'a mut dyn Write,
@@ -225,6 +339,8 @@ impl<'a> HashedWriter<'a> {
         Ok((digest, self.count))
     }
 }
+
+impl tar::Output for HashedWriter<'_> {}
 
 impl Write for HashedWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -33,8 +33,8 @@ mod tests;
 
 pub use error::{Error, Malformed};
 pub use name::normalise;
-pub use reader::Reader;
-pub use writer::{WriteError, Writer};
+pub use reader::{Input, Reader};
+pub use writer::{Output, WriteError, Writer};
 
 /// The unit of the format: headers and data are padded to it (bytes).
 pub const BLOCK: usize = 512;

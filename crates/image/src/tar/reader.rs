@@ -1,11 +1,26 @@
 //! Reads an archive entry by entry from a stream, holding one header at a time.
 
-use std::io::{BufRead, ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
 
 use super::header::{Dialect, Header};
 use super::name::normalise;
 use super::pax::{self, Pax};
 use super::{BLOCK, Entry, Error, Extent, Kind, Limits, Malformed, Time, sparse};
+
+/// What an archive is read from.
+pub trait Input: BufRead {
+    /// Moves at most `count` of the next bytes into `file`, which nobody looks at on the way. `None`:
+    /// they have to be read.
+    fn move_to(&mut self, _file: BorrowedFd<'_>, _count: u64) -> Result<Option<u64>, Errno> {
+        Ok(None)
+    }
+}
+
+impl Input for &[u8] {}
+impl<R: Read> Input for BufReader<R> {}
 
 /// A reader over an uncompressed archive.
 ///
@@ -21,7 +36,7 @@ use super::{BLOCK, Entry, Error, Extent, Kind, Limits, Malformed, Time, sparse};
 /// Data that is not consumed is skipped by `next`. Of a sparse file the stored
 /// extents come one after the other, without the holes.
 pub struct Reader<'a> {
-    source: &'a mut dyn BufRead,
+    source: &'a mut dyn Input,
     limits: Limits,
     /// Bytes of the archive consumed so far.
     offset: u64,
@@ -43,7 +58,7 @@ struct Extended {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(source: &'a mut dyn BufRead, limits: Limits) -> Self {
+    pub fn new(source: &'a mut dyn Input, limits: Limits) -> Self {
         Self { source, limits, offset: 0, left: 0, padding: 0, headers: 0, total: 0, done: false }
     }
 
@@ -122,6 +137,15 @@ impl<'a> Reader<'a> {
         self.source.consume(count);
         self.left -= count as u64;
         self.offset += count as u64;
+    }
+
+    /// Moves stored bytes of the current entry into `file`, where the archive's source can do that
+    /// better than by `data`. False: nothing was moved.
+    pub fn move_to(&mut self, file: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let moved = self.source.move_to(file, self.left)?.unwrap_or(0);
+        self.left -= moved;
+        self.offset += moved;
+        Ok(moved > 0)
     }
 
     /// The rest of the current entry's data, refused when longer than `limit`.

@@ -1,6 +1,7 @@
 //! Writes archives: the same entries always give the same bytes.
 
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 
 use super::{BLOCK, Entry, Extent, Kind, Time, header, pax};
 
@@ -15,6 +16,18 @@ pub enum WriteError {
     Excess { count: u64 },
 }
 
+/// What an archive is written to.
+pub trait Output: Write {
+    /// Moves at most `count` bytes, those of `file` from the offset `at` on, without looking at them.
+    /// `None`: they have to be written.
+    fn move_from(&mut self, _file: BorrowedFd<'_>, _at: u64, _count: u64) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+impl Output for Vec<u8> {}
+impl Output for &mut (dyn Write + '_) {}
+
 /// A writer of ustar archives that adds a PAX header only to entries with a value
 /// that ustar cannot hold: long names and targets, large sizes and ids, times with
 /// nanoseconds, extended attributes, sparse maps (PAX 1.0).
@@ -24,13 +37,13 @@ pub enum WriteError {
 /// writer.finish()?;
 /// ```
 pub struct Writer<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut dyn Output,
     left: u64,
     padding: u64,
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(out: &'a mut dyn Write) -> Self {
+    pub fn new(out: &'a mut dyn Output) -> Self {
         Self { out, left: 0, padding: 0 }
     }
 
@@ -86,6 +99,14 @@ impl<'a> Writer<'a> {
         self.out.write_all(bytes)?;
         self.left -= count;
         Ok(())
+    }
+
+    /// The same with at most `count` bytes of `file` from `at` on, where what the archive is written to
+    /// can take them better than by `data`; how many it took.
+    pub fn move_from(&mut self, file: BorrowedFd<'_>, at: u64, count: u64) -> Result<u64, WriteError> {
+        let moved = self.out.move_from(file, at, count.min(self.left))?.unwrap_or(0);
+        self.left -= moved;
+        Ok(moved)
     }
 
     /// An entry with all its data at hand.

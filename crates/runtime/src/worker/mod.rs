@@ -261,13 +261,13 @@ fn perform(
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
         (Work::Pack { place, name }, Some(archive)) => {
             let tell = |found| protocol::send(control, &Outcome::Found(found), &[]);
-            let packed = place::pack(root, place, name, archive, tell);
+            let packed = place::pack(root, place, name, &archive, tell);
             packed.map_or_else(|error| error.outcome(), |()| Outcome::Packed)
         }
         (Work::Unpack { path, keep_kinds, owner }, Some(archive)) => {
             let owner = owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
             let options = layer::Unpack { keep_kinds: *keep_kinds, owner, rename: None };
-            let unpacked = place::unpack(root, path, &options, archive);
+            let unpacked = place::unpack(root, path, &options, &archive);
             unpacked.map_or_else(|error| error.outcome(), |()| Outcome::Unpacked)
         }
         (Work::Commit, Some(mut archive)) => {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use hull_image::layer::{self, ApplyError, DiffError, Limits};
+use hull_image::layer::{self, ApplyError, DiffError, Limits, Sink, Source};
 use hull_image::tar;
 use hull_sys::root::open_inside;
 use hull_sys::{During, Errno};
@@ -121,25 +121,26 @@ fn describe(root: &OwnedFd, place: &Place, there: &There) -> Found {
     }
 }
 
-/// Tells what is at the place, then packs it into `archive` under `name`.
+/// Tells what is at the place, then packs it into the pipe `archive` under `name`.
 pub(super) fn pack(
     root: &OwnedFd,
     place: &Place,
     name: &str,
-    mut archive: File,
+    archive: &File,
     tell: impl FnOnce(Found) -> Result<(), protocol::Error>,
 ) -> Result<(), Error> {
     let there = find(root, place)?;
     tell(describe(root, place, &there))?;
-    Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), &mut archive)?)
+    let archive = Sink::Pipe(archive.as_fd());
+    Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), archive).map(drop)?)
 }
 
-/// Unpacks `archive` into the folder at `path`.
+/// Unpacks what comes out of the pipe `archive` into the folder at `path`.
 pub(super) fn unpack(
     root: &OwnedFd,
     path: &str,
     options: &layer::Unpack,
-    mut archive: File,
+    archive: &File,
 ) -> Result<(), Error> {
     let place = Path::new(path);
     let there = match open_inside(root, place, OFlags::PATH, Mode::empty()) {
@@ -154,7 +155,8 @@ pub(super) fn unpack(
     if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(Error::ReadOnly { root: mount_id(&there)? == mount_id(root)? });
     }
-    Ok(layer::unpack(&mut archive, root.as_fd(), path.as_bytes(), options, &Limits::default())?)
+    let archive = Source::Pipe(archive.as_fd());
+    Ok(layer::unpack(archive, root.as_fd(), path.as_bytes(), options, &Limits::default()).map(drop)?)
 }
 
 /// Where a path leads when all links are followed, whether anything is there or not; `None` when they

@@ -5,6 +5,7 @@ mod against_tar;
 mod fill;
 mod hostile;
 mod overlay;
+mod piped;
 mod tree;
 
 use std::os::fd::AsFd;

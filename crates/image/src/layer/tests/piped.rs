@@ -1,0 +1,109 @@
+//! Archives through pipes: large files go past everybody's memory, and nothing else may be different.
+
+use std::io::Read as _;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::super::{ApplyError, DiffError, Limits, Owner, Sink, Source, Unpack, pack, unpack};
+use super::{open, tree};
+use crate::tar;
+
+/// Files around every size that matters: of a block, of what is moved and not copied, of a pipe.
+fn fill(folder: &Path) {
+    for size in [0, 1, 511, 512, 513, 65_535, 65_536, 65_537, 131_072, 200_000, 1_048_576, 3_000_001] {
+        let bytes: Vec<u8> = (0..size).map(|at: u32| (at / 7) as u8).collect();
+        std::fs::write(folder.join(size.to_string()), bytes).unwrap();
+    }
+    std::fs::create_dir(folder.join("sub")).unwrap();
+    std::os::unix::fs::symlink("../512", folder.join("sub/link")).unwrap();
+    let sparse = std::fs::File::create(folder.join("sub/sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, &[7; 300_000], 4 << 20).unwrap();
+    sparse.set_len(9 << 20).unwrap();
+}
+
+#[test]
+fn a_pipe_carries_the_same_archive_and_gives_the_same_tree() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folders = ["from", "by-pipe", "by-stream"].map(|name| scratch.path().join(name));
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let [from, by_pipe, by_stream] = &folders;
+    fill(from);
+    let mut stream = Vec::new();
+    let length = pack(open(from).as_fd(), b".", b"x", Sink::Stream(&mut stream)).unwrap();
+    assert_eq!(length, stream.len() as u64);
+    let into = |folder: &Path, source: Source<'_>| {
+        let options = Unpack { owner: Owner::Named, ..Unpack::default() };
+        unpack(source, open(folder).as_fd(), b"", &options, &Limits::default()).unwrap()
+    };
+    assert_eq!(into(by_stream, Source::Stream(&mut &stream[..])), length);
+
+    let packed = || {
+        let (output, input) = rustix::pipe::pipe().unwrap();
+        let from = open(from);
+        let pack = move || pack(from.as_fd(), b".", b"x", Sink::Pipe(input.as_fd())).unwrap();
+        (output, std::thread::spawn(pack))
+    };
+    let (output, packing) = packed();
+    let mut bytes = Vec::new();
+    std::fs::File::from(output).read_to_end(&mut bytes).unwrap();
+    assert_eq!(packing.join().unwrap(), length);
+    assert!(bytes == stream);
+
+    let (output, packing) = packed();
+    assert_eq!(into(by_pipe, Source::Pipe(output.as_fd())), length);
+    packing.join().unwrap();
+    assert_eq!(tree::listing(&by_pipe.join("x")), tree::listing(from));
+    assert_eq!(tree::listing(by_pipe), tree::listing(by_stream));
+}
+
+/// Unpacks what `write` puts into a pipe.
+fn through(into: &Path, write: impl FnOnce(std::fs::File) + Send + 'static) -> Result<u64, ApplyError> {
+    let (output, input) = rustix::pipe::pipe().unwrap();
+    let writing = std::thread::spawn(move || write(input.into()));
+    let source = Source::Pipe(output.as_fd());
+    let unpacked = unpack(source, open(into).as_fd(), b"", &Unpack::default(), &Limits::default());
+    drop(output);
+    writing.join().unwrap();
+    unpacked
+}
+
+#[test]
+fn a_pipe_that_ends_early_is_told_and_no_byte_of_the_next_entry_gets_into_a_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let entry =
+        |name: &str, size: u64| tar::Entry::new(name.as_bytes(), tar::Kind::File { size, extents: None });
+    let mut archive = Vec::new();
+    let mut writer = tar::Writer::new(&mut archive);
+    writer.file(&entry("first", 900_000), &vec![1; 900_000]).unwrap();
+    writer.file(&entry("second", 5), b"after").unwrap();
+    writer.finish().unwrap();
+    let whole = archive.clone();
+    let write_all = |bytes: Vec<u8>| {
+        move |mut pipe: std::fs::File| {
+            // Refused ones are not read to their end.
+            let _ = std::io::Write::write_all(&mut pipe, &bytes);
+        }
+    };
+    through(scratch.path(), write_all(whole)).unwrap();
+    assert!(std::fs::read(scratch.path().join("first")).unwrap() == vec![1; 900_000]);
+    assert_eq!(std::fs::read(scratch.path().join("second")).unwrap(), b"after");
+    for cut in [512 + 1, 512 + 131_072, 512 + 500_000, 512 + 899_999] {
+        let error = through(scratch.path(), write_all(archive[..cut].to_vec())).unwrap_err();
+        assert!(matches!(error, ApplyError::Archive(tar::Error::Truncated { .. })), "{cut}: {error:?}");
+    }
+}
+
+#[test]
+fn whoever_stops_reading_a_pipe_ends_the_packing() {
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::write(scratch.path().join("big"), vec![0; 4 << 20]).unwrap();
+    let (output, input) = rustix::pipe::pipe().unwrap();
+    let from = open(scratch.path());
+    let packing = std::thread::spawn(move || pack(from.as_fd(), b"big", b"big", Sink::Pipe(input.as_fd())));
+    std::fs::File::from(output).read_exact(&mut [0; 100_000]).unwrap();
+    let error = packing.join().unwrap().unwrap_err();
+    let DiffError::Write(tar::WriteError::Write(error)) = error else { panic!("{error:?}") };
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+}
