@@ -91,6 +91,23 @@ fn templates() {
 }
 
 #[test]
+fn dockerfiles() {
+    let seeds: [&[u8]; 4] = [
+        b"# syntax=docker/dockerfile:1\n# check=skip=all\nARG V=1\nFROM --platform=$BUILDPLATFORM x:${V:-2} AS b\nRUN --mount=type=cache,target=/c,id=$V a \\\n  b\n",
+        b"FROM x\nCOPY --from=b --chown=1:2 <<A <<-\"B\" /d/\n$x\nA\n\ty\n\tB\nRUN <<E\n#!/bin/sh\nE\n",
+        b"# escape=`\r\nFROM x\r\nENV a=b c=\"d `\" e\" `\r\n f=$a\r\nONBUILD ADD [\"a b\", \"c\"]\r\n",
+        b"FROM x\nHEALTHCHECK --interval=1m30s CMD [\"a\"]\nSHELL [\"sh\"]\nEXPOSE 80/tcp $p\nLABEL a b c\nUSER u\nVOLUME /a /b\n",
+    ];
+    drive("fuzz_dockerfile", &seeds, time(), hull_builder::dockerfile::fuzz::fuzz_dockerfile);
+    let words: [&[u8]; 3] = [
+        b"${a:-${b##*/}}\"$c\" '$d'\\$e\nvalue of words",
+        b"${a//b*/${c:?d}}${e+f}${g-h}\nabcb",
+        b"${a%%.*}${a#?}$1$@${\n/a/b.c.d",
+    ];
+    drive("fuzz_expand", &words, time(), hull_builder::dockerfile::fuzz::fuzz_expand);
+}
+
+#[test]
 fn messages_and_logs() {
     drive("fuzz_messages", &[br#"{"version":1}"#], time(), hull_runtime::protocol::fuzz::fuzz_messages);
     drive(

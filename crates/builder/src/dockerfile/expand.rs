@@ -146,6 +146,50 @@ fn source(source: &Source, escape: char, lookup: Lookup<'_>) -> Result<Source, P
     })
 }
 
+fn path(source: &Source) -> Option<&Word> {
+    match source {
+        Source::Path(path) => Some(path),
+        Source::Inline(_) => None,
+    }
+}
+
+/// The words of an instruction in which variables are replaced, here-documents aside.
+pub fn expanded(kind: &Kind) -> Vec<&Word> {
+    match kind {
+        Kind::Copy(copy) => {
+            let sources = copy.sources.iter().filter_map(path);
+            sources
+                .chain([&copy.destination])
+                .chain(&copy.chown)
+                .chain(&copy.chmod)
+                .chain(&copy.exclude)
+                .collect()
+        }
+        Kind::Add(add) => {
+            let sources = add.sources.iter().filter_map(path).chain([&add.destination]).chain(&add.checksum);
+            sources.chain(&add.chown).chain(&add.chmod).chain(&add.exclude).collect()
+        }
+        Kind::Env(pairs) | Kind::Label(pairs) => {
+            pairs.pairs.iter().flat_map(|pair| [&pair.key, &pair.value]).collect()
+        }
+        Kind::Arg(arguments) => {
+            arguments.iter().flat_map(|arg| [&arg.name].into_iter().chain(&arg.default)).collect()
+        }
+        Kind::Expose(words) | Kind::Volume(words) => words.iter().collect(),
+        Kind::User(word) | Kind::Workdir(word) | Kind::Stopsignal(word) => vec![word],
+        Kind::Run(run) => {
+            run.mounts.iter().flat_map(|mount| &mount.options).filter_map(|o| o.value.as_ref()).collect()
+        }
+        Kind::From(from) => [&from.image].into_iter().chain(&from.platform).collect(),
+        Kind::Cmd(_)
+        | Kind::Maintainer(_)
+        | Kind::Entrypoint(_)
+        | Kind::Onbuild(_)
+        | Kind::Healthcheck(_)
+        | Kind::Shell(_) => Vec::new(),
+    }
+}
+
 /// Where the result goes.
 struct Out {
     done: Vec<String>,

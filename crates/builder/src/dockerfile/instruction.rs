@@ -232,8 +232,10 @@ impl<'a> Reader<'a> {
         let program = match (self.json(self.arguments)?, bodies.as_slice()) {
             (Some(arguments), _) if !arguments.is_empty() => Program::Exec(arguments),
             (None, [body]) if self.is_only(body) => Program::Script(heredoc(body)),
-            (None, _) if !self.arguments.text().is_empty() => Program::Shell(self.shell_text(&bodies)),
-            _ => return Err(self.nothing()),
+            // Nothing at all is a shell that does nothing, as in the reference (rcjsuen/dockerfile-utils#102): of
+            // use for what mounts leave behind.
+            (None, _) => Program::Shell(self.shell_text(&bodies)),
+            (Some(_), _) => return Err(self.nothing()),
         };
         let mounts = self.flags.all("mount").map(mount::parse).collect::<Result<_, _>>()?;
         let devices = self.flags.all("device").map(device).collect::<Result<_, _>>()?;

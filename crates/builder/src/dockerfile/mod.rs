@@ -9,6 +9,7 @@ pub mod ast;
 pub mod check;
 pub mod expand;
 mod flags;
+pub mod fuzz;
 mod instruction;
 mod lines;
 pub mod mount;
@@ -19,7 +20,7 @@ pub mod span;
 mod words;
 
 pub use ast::{Dockerfile, Instruction, Kind};
-pub use parse::{MAX_FILE, MAX_INSTRUCTIONS, parse, trigger};
+pub use parse::{MAX_FILE, MAX_INSTRUCTIONS, MAX_VARIABLES, parse, trigger};
 pub use span::{Position, Problem, Span};
 
 /// The one of `known` that somebody who wrote `text` may have meant.

@@ -9,6 +9,8 @@ use super::{instruction, lines};
 pub const MAX_FILE: usize = 4 << 20;
 /// Most instructions of a file.
 pub const MAX_INSTRUCTIONS: usize = 10_000;
+/// Most variables that ARG and ENV name in a file, counted as often as they do.
+pub const MAX_VARIABLES: usize = 4096;
 /// More problems than these are not told.
 const MAX_PROBLEMS: usize = 100;
 
@@ -53,6 +55,7 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile, Vec<Problem>> {
         let end = read.lines.last().map_or(Span::default(), |line| line.span);
         problems.push(Problem::new(end, "dockerfile contains no stages to build", "add FROM IMAGE"));
     }
+    problems.extend(too_many_variables(&instructions));
     let file =
         Dockerfile { directives: read.directives, escape: read.escape, instructions, blanks: read.blanks };
     problems.extend(Settings::of(&file).err());
@@ -62,6 +65,20 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile, Vec<Problem>> {
         return Err(problems);
     }
     Ok(file)
+}
+
+fn too_many_variables(instructions: &[Instruction]) -> Option<Problem> {
+    let mut count = 0;
+    let first = instructions.iter().find(|instruction| {
+        count += match &instruction.kind {
+            Kind::Arg(arguments) => arguments.len(),
+            Kind::Env(pairs) => pairs.pairs.len(),
+            _ => 0,
+        };
+        count > MAX_VARIABLES
+    })?;
+    let message = format!("more than {MAX_VARIABLES} variables");
+    Some(Problem::new(first.span, message, "keep what a program is told in a file, and COPY it"))
 }
 
 /// Reads an ONBUILD trigger as an image's configuration keeps it (config.md `OnBuild`).

@@ -13,6 +13,7 @@
 //! not count for the cache unless an ARG names them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hull_oci::Platform;
 
@@ -114,13 +115,13 @@ impl Global {
     }
 }
 
-/// What is known within a stage.
+/// What is known within a stage. Clones share the texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stage {
     /// By ARG, in the order of their first declaration. `None`: declared, without a value.
-    arguments: Vec<(String, Option<String>)>,
+    arguments: Vec<(Arc<str>, Option<Arc<str>>)>,
     /// By ENV and from the image, in their order.
-    environment: Vec<(String, String)>,
+    environment: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Stage {
@@ -137,23 +138,24 @@ impl Stage {
 
     /// What an instruction of the stage replaces a variable by.
     pub fn get(&self, name: &str) -> Option<String> {
-        let found = self.environment.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.clone()).or_else(|| {
-            self.arguments.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone())
-        })
+        let found = self.environment.iter().find(|(known, _)| **known == *name);
+        let value = found.map(|(_, value)| value).or_else(|| {
+            self.arguments.iter().find(|(known, _)| **known == *name).and_then(|(_, value)| value.as_ref())
+        });
+        value.map(|value| value.to_string())
     }
 
     /// An ARG or ENV has named it.
     pub fn is_declared(&self, name: &str) -> bool {
-        self.environment.iter().any(|(known, _)| known == name)
-            || self.arguments.iter().any(|(known, _)| known == name)
+        self.environment.iter().any(|(known, _)| **known == *name)
+            || self.arguments.iter().any(|(known, _)| **known == *name)
     }
 
     /// ENV, with everything in it replaced.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.environment.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.environment.push((name.to_owned(), value.to_owned())),
+        match self.environment.iter_mut().find(|(known, _)| **known == *name) {
+            Some((_, old)) => *old = value.into(),
+            None => self.environment.push((name.into(), value.into())),
         }
     }
 
@@ -161,11 +163,11 @@ impl Stage {
     pub fn declare(&mut self, arg: &Arg, escape: char, global: &mut Global) -> Result<(), Problem> {
         let name = expand::word(&arg.name, escape, &|name| self.get(name))?;
         let default = default(arg, escape, &|name| self.get(name))?;
-        let value = global.take(&name).or(default).or_else(|| global.get(&name));
-        match self.arguments.iter_mut().find(|(known, _)| *known == name) {
+        let value = global.take(&name).or(default).or_else(|| global.get(&name)).map(Arc::from);
+        match self.arguments.iter_mut().find(|(known, _)| **known == *name) {
             // A second ARG without a value leaves what the first has given.
             Some((_, old)) => *old = value.or_else(|| old.take()),
-            None => self.arguments.push((name, value)),
+            None => self.arguments.push((name.into(), value)),
         }
         Ok(())
     }
@@ -177,7 +179,7 @@ impl Stage {
 
     /// Build arguments that a RUN sees in addition, `NAME=value`: they count for its cache.
     pub fn arguments(&self) -> Vec<String> {
-        let hidden = |name: &str| self.environment.iter().any(|(known, _)| known == name);
+        let hidden = |name: &str| self.environment.iter().any(|(known, _)| **known == *name);
         let seen = self.arguments.iter().filter(|(name, _)| !hidden(name));
         seen.filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?))).collect()
     }

@@ -17,6 +17,8 @@
 
 mod cases;
 mod checks;
+mod differential;
 mod dump;
 mod expansion;
 mod grammar;
+mod properties;

@@ -64,8 +64,12 @@ fn continuations(checker: &mut Checker<'_>) {
     let file = checker.file;
     let mut last = None;
     for blank in &file.blanks {
-        let within = |i: &&Instruction| i.span.start <= blank.start && blank.start <= i.span.end;
-        let Some(instruction) = file.instructions.iter().find(within) else { continue };
+        let after = file.instructions.partition_point(|i| i.span.start <= blank.start);
+        let Some(instruction) = after.checked_sub(1).map(|index| &file.instructions[index]) else { continue };
+        // Behind the last word of what is continued to the end of the file.
+        if blank.start > instruction.span.end {
+            continue;
+        }
         if last.replace(instruction.span) == Some(instruction.span) {
             continue;
         }

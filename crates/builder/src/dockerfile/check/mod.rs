@@ -11,6 +11,9 @@ mod variables;
 use super::ast::{Dockerfile, Instruction, Kind};
 use super::span::{Problem, Span, excerpt};
 
+/// More are not told.
+const MAX_WARNINGS: usize = 1000;
+
 /// Checks that run only when a file asks for them.
 const EXPERIMENTAL: &[&str] = &["InvalidDefinitionDescription"];
 
@@ -114,7 +117,13 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn warn(&mut self, check: &'static str, span: Span, message: impl Into<String>) {
-        self.found.push(Warning { check, message: message.into(), span });
+        if !self.is_full() {
+            self.found.push(Warning { check, message: message.into(), span });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() == MAX_WARNINGS
     }
 }
 
