@@ -82,6 +82,7 @@ impl Engine {
         }
         // What is not freed by then is swept at the next start.
         tokio::time::timeout(FREEING, services.freeing.lock()).await.ok();
+        services.images.close().await;
         // The writer works in order: when this is answered, everything before it is written.
         if let Err(error) = services.store.commit(Vec::new()).await {
             tracing::error!(%error, "the last changes were not written");
@@ -516,7 +517,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let spawner = Arc::new(Spawner::open(config.runtime.clone(), config.exec_root.clone())?);
     let events = Events::default();
     let memory = builds::memory(&rows)?;
-    let setup = images_setup((&store, &events, &root), (&spawner, &registry), &memory);
+    let setup = images_setup((&store, &events, &root), (&spawner, &registry), &memory)?;
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
     let freeing = tokio::sync::Mutex::default();
@@ -554,16 +555,24 @@ fn images_setup(
     (store, events, root): (&Store, &Events, &Path),
     (spawner, registry): (&Arc<Spawner>, &Arc<Registry>),
     memory: &Arc<builds::Memory>,
-) -> Setup {
-    Setup {
+) -> Result<Setup> {
+    Ok(Setup {
         store: store.clone(),
         events: events.clone(),
         root: root.join("image"),
+        boot: boot()?,
         unpack: unpack_by(spawner),
         pack: pack_by(spawner),
         uses: uses_of(registry),
         kept: builds::kept(memory),
-    }
+    })
+}
+
+/// What tells this boot from all others (random(4)).
+fn boot() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let failed = |source| Error::Io { call: "read", path: path.to_owned(), source };
+    Ok(std::fs::read_to_string(path).map_err(failed)?.trim().to_owned())
 }
 
 /// The 40 bits that make this host's unique local addresses its own (RFC 4193, 3.2.2): the same
@@ -584,13 +593,13 @@ fn host_prefix() -> [u8; 5] {
 /// Archives are unpacked by jailed workers of the spawner.
 fn unpack_by(spawner: &Arc<Spawner>) -> Unpack {
     let spawner = Arc::clone(spawner);
-    Arc::new(move |mode, archive, folder| spawner.unpack(mode, archive, folder))
+    Arc::new(move |mode, archive, folder, stop| spawner.unpack(mode, archive, folder, stop))
 }
 
 /// Writable layers are packed by the same.
 fn pack_by(spawner: &Arc<Spawner>) -> Pack {
     let spawner = Arc::clone(spawner);
-    Arc::new(move |upper, archive, layer| spawner.pack(upper, archive, layer))
+    Arc::new(move |upper, archive| spawner.pack(upper, archive))
 }
 
 /// What the images' room has to know of containers.

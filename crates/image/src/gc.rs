@@ -177,7 +177,7 @@ mod tests {
     fn a_collection_removes_what_nothing_keeps_and_nothing_else() {
         let scratch = tempfile::tempdir().unwrap();
         let content = Content::open(scratch.path()).unwrap();
-        let snapshots = Snapshots::open(scratch.path()).unwrap();
+        let snapshots = Snapshots::open(scratch.path(), "boot").unwrap();
         let leases = Leases::default();
         let lease = leases.take();
         let publish = |name: &str, parent: Option<&str>| {

@@ -2,16 +2,23 @@
 //!
 //! ```text
 //! layers/CHAINHEX/layer.json    what the layer is: parent, diff id, blob, size
-//! layers/CHAINHEX/diff/         its files in overlayfs's conventions (see `layer`)
+//! layers/CHAINHEX/diff/         its files in overlayfs's conventions (see `layer`), once unpacked
+//! layers/CHAINHEX/unsynced      a link to no file: the boot in which what is here was written
 //! active/KEY/upper/ work/       the writable layer of one container
 //! ingest/layer-N/diff/          a layer being extracted
 //! ingest/trash-N/               something being removed
 //! ```
 //!
 //! A layer is named by its chain id (image-spec `config.md#layer-chainid`): the same
-//! layer on the same parents is stored once. It appears by one rename when it is
-//! complete, and disappears by one rename before its files are removed, so a crash
-//! never leaves half a layer under its name.
+//! layer on the same parents is stored once. What it is, its blob holds; its files are
+//! unpacked from that and can be thrown away and unpacked again. The layer appears by
+//! one rename, its files by another when they are complete, and both disappear by one
+//! before they are removed, so a crash never leaves half a layer under its name.
+//!
+//! Nothing is synced here: until the caller has done that, and has said so by [`Snapshots::settle`],
+//! a layer is marked as unsynced. The mark has its name before what it is about has one. ext4, xfs
+//! and btrfs bring names to the disk in the order in which they were given, and the target of so
+//! short a link is part of its inode: after a power cut what is there without a mark is whole.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hull_oci::{Algorithm, Digest};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -84,12 +91,18 @@ pub struct Snapshots {
     active: OwnedFd,
     ingest: OwnedFd,
     serial: AtomicU64,
+    boot: String,
 }
+
+/// Names in a layer's folder.
+const DESCRIPTION: &str = "layer.json";
+const FILES: &str = "diff";
+const MARK: &str = "unsynced";
 
 impl Snapshots {
     /// Opens the store in the folder `root`, after [`crate::content::Content::open`]
-    /// has made that and swept its `ingest`.
-    pub fn open(root: &Path) -> Result<Self> {
+    /// has made that and swept its `ingest`. `boot` tells this boot of the machine from all others.
+    pub fn open(root: &Path, boot: &str) -> Result<Self> {
         let fd = rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("open", "."))?;
         let part = |name: &str| folder::open_or_make(&fd, name).map_err(failed("open", name));
@@ -103,7 +116,7 @@ impl Snapshots {
             name: root.display().to_string(),
             source,
         })?;
-        Ok(Self { path, layers, active, ingest, serial: AtomicU64::new(0) })
+        Ok(Self { path, layers, active, ingest, serial: AtomicU64::new(0), boot: boot.to_owned() })
     }
 
     /// A new empty folder to extract a layer into.
@@ -112,14 +125,14 @@ impl Snapshots {
         let make = || {
             rustix::fs::mkdirat(&self.ingest, &name, folder::PRIVATE)?;
             let fd = folder::open(&self.ingest, &name)?;
-            rustix::fs::mkdirat(&fd, "diff", folder::PRIVATE)?;
-            let diff = folder::open(&fd, "diff")?;
+            rustix::fs::mkdirat(&fd, FILES, folder::PRIVATE)?;
+            let diff = folder::open(&fd, FILES)?;
             // What containers see as `/`, whatever the umask.
             rustix::fs::fchmod(&diff, Mode::from_raw_mode(0o755))?;
             Ok((fd, diff))
         };
         let (folder, diff) = make().map_err(failed("make", &name))?;
-        Ok(Staging { snapshots: self, name: Some(name), folder, diff })
+        Ok(Staging { snapshots: self, name, folder, diff })
     }
 
     /// A new empty folder for anything that is not a layer (an unpacked archive of
@@ -132,6 +145,80 @@ impl Snapshots {
         format!("{kind}-{}", self.serial.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Stores what a layer is, without its files; one that is stored already stays as it is.
+    pub fn describe(&self, layer: &Layer) -> Result<()> {
+        let name = name(&layer.chain);
+        let io = |source| SnapshotError::Io { action: "describe", name: name.to_owned(), source };
+        let bytes = serde_json::to_vec(layer).map_err(|error| io(error.into()))?;
+        let new = self.unused("layer");
+        let describe = || {
+            rustix::fs::mkdirat(&self.ingest, &new, folder::PRIVATE)?;
+            let folder = folder::open(&self.ingest, &new)?;
+            rustix::fs::symlinkat(&self.boot, &folder, MARK)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            rustix::fs::openat(&folder, DESCRIPTION, flags, Mode::RUSR | Mode::WUSR)
+        };
+        let described = describe().map_err(failed("describe", name)).and_then(|file| {
+            std::io::Write::write_all(&mut std::fs::File::from(file), &bytes).map_err(io)?;
+            match rustix::fs::renameat(&self.ingest, &new, &self.layers, name) {
+                Ok(()) => Ok(true),
+                // A folder with contents cannot be replaced: somebody was first.
+                Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+                Err(errno) => Err(failed("publish", name)(errno)),
+            }
+        });
+        if !matches!(described, Ok(true)) {
+            // What stays is swept when the store is opened next.
+            let _ = self.empty_trash(&Trash(new));
+        }
+        described.map(drop)
+    }
+
+    /// Whether a layer's files are unpacked.
+    pub fn has_files(&self, chain: &Digest) -> Result<bool> {
+        let path = format!("{}/{FILES}", name(chain));
+        match rustix::fs::statat(&self.layers, &path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed("examine", &path)(errno)),
+        }
+    }
+
+    /// Marks a layer as not synced in this boot.
+    fn mark(&self, chain: &Digest) -> Result<()> {
+        let path = format!("{}/{MARK}", name(chain));
+        match rustix::fs::symlinkat(&self.boot, &self.layers, &path) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(Errno::NOENT) => Err(SnapshotError::Missing { chain: chain.clone() }),
+            Err(errno) => Err(failed("mark", &path)(errno)),
+        }
+    }
+
+    /// The caller knows that all of the layer is on the disk. It may have gone meanwhile.
+    pub fn settle(&self, chain: &Digest) -> Result<()> {
+        let path = format!("{}/{MARK}", name(chain));
+        match rustix::fs::unlinkat(&self.layers, &path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("take the mark off", &path)(errno)),
+        }
+    }
+
+    /// The layers that may not be on the disk.
+    pub fn unsynced(&self) -> Result<Vec<Unsynced>> {
+        let mut found = Vec::new();
+        for chain in self.layers()? {
+            let path = format!("{}/{MARK}", name(&chain));
+            match rustix::fs::readlinkat(&self.layers, &path, Vec::new()) {
+                Ok(boot) => {
+                    found.push(Unsynced { chain, by_this_boot: boot.as_bytes() == self.boot.as_bytes() })
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed("read the mark", &path)(errno)),
+            }
+        }
+        Ok(found)
+    }
+
     /// The layer with this chain id.
     pub fn layer(&self, chain: &Digest) -> Result<Option<Layer>> {
         let name = name(chain);
@@ -139,7 +226,7 @@ impl Snapshots {
             Err(Errno::NOENT) => return Ok(None),
             result => result.map_err(failed("open", name))?,
         };
-        let file = rustix::fs::openat(&folder, "layer.json", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let file = rustix::fs::openat(&folder, DESCRIPTION, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("open the description of", name))?;
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), 1 << 16), &mut bytes)
@@ -166,7 +253,7 @@ impl Snapshots {
 
     /// Where a layer's files are.
     pub fn diff(&self, chain: &Digest) -> PathBuf {
-        self.path.join("layers").join(name(chain)).join("diff")
+        self.path.join("layers").join(name(chain)).join(FILES)
     }
 
     /// The paths of a writable layer on top of `chain` (chain ids, lowest first).
@@ -191,7 +278,7 @@ impl Snapshots {
             rustix::fs::mkdirat(&fd, "work", folder::PRIVATE)?;
             rustix::fs::mkdirat(&fd, "upper", Mode::from_raw_mode(0o755))?;
             // The upper folder's mode is that of `/` in the container.
-            rustix::fs::chmodat(&fd, "upper", Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
+            rustix::fs::chmodat(&fd, "upper", Mode::from_raw_mode(0o755), AtFlags::empty())
         };
         match make() {
             Ok(()) => Ok(self.rootfs(key, chain)),
@@ -208,7 +295,7 @@ impl Snapshots {
         let forget = || {
             let work = folder::open(folder::open(folder::open(&self.active, key)?, "work")?, "work")?;
             folder::empty(folder::open(&work, "incompat")?.as_fd())?;
-            rustix::fs::unlinkat(&work, "incompat", rustix::fs::AtFlags::REMOVEDIR)
+            rustix::fs::unlinkat(&work, "incompat", AtFlags::REMOVEDIR)
         };
         match forget() {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -244,6 +331,11 @@ impl Snapshots {
         self.discard(&self.layers, name(chain))
     }
 
+    /// The same with its files alone; they can be unpacked again. `None`: they are not.
+    pub fn discard_files(&self, chain: &Digest) -> Result<Option<Trash>> {
+        self.discard(&self.layers, &format!("{}/{FILES}", name(chain)))
+    }
+
     fn discard(&self, from: &OwnedFd, name: &str) -> Result<Option<Trash>> {
         let trash = self.unused("trash");
         match rustix::fs::renameat(from, name, &self.ingest, &trash) {
@@ -257,7 +349,7 @@ impl Snapshots {
     pub fn empty_trash(&self, Trash(name): &Trash) -> Result<()> {
         let remove = || {
             folder::empty(folder::open(&self.ingest, name)?.as_fd())?;
-            rustix::fs::unlinkat(&self.ingest, name, rustix::fs::AtFlags::REMOVEDIR)
+            rustix::fs::unlinkat(&self.ingest, name, AtFlags::REMOVEDIR)
         };
         remove().map_err(failed("remove", name))
     }
@@ -301,11 +393,19 @@ fn name(chain: &Digest) -> &str {
 #[derive(Debug)]
 pub struct Trash(String);
 
-/// A folder in the making. Dropped without `commit`, it is removed.
+/// A layer of which something may not be on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsynced {
+    pub chain: Digest,
+    /// Written since the machine was started: unless its power goes, nothing can be missing.
+    pub by_this_boot: bool,
+}
+
+/// A folder in the making. Removed when it is dropped, but for what was published of it.
 #[derive(Debug)]
 pub struct Staging<'a> {
     snapshots: &'a Snapshots,
-    name: Option<String>,
+    name: String,
     folder: OwnedFd,
     /// To extract into.
     pub diff: OwnedFd,
@@ -314,41 +414,33 @@ pub struct Staging<'a> {
 impl Staging<'_> {
     /// The path of `diff`.
     pub fn path(&self) -> PathBuf {
-        self.snapshots.path.join("ingest").join(self.name.as_deref().unwrap_or("")).join("diff")
+        self.snapshots.path.join("ingest").join(&self.name).join(FILES)
     }
 
-    /// Publishes the layer. If another load has published the same layer
-    /// meanwhile, that one stays and this one is removed.
-    pub fn commit(mut self, layer: &Layer) -> Result<()> {
-        let name = name(&layer.chain);
-        let io = |source| SnapshotError::Io { action: "describe", name: name.to_owned(), source };
-        let bytes = serde_json::to_vec(layer).map_err(|error| io(error.into()))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.folder, "layer.json", flags, Mode::RUSR | Mode::WUSR)
-            .map_err(failed("describe", name))?;
-        std::io::Write::write_all(&mut std::fs::File::from(file), &bytes).map_err(io)?;
-        let Some(staged) = self.name.take() else { return Ok(()) };
-        match rustix::fs::renameat(&self.snapshots.ingest, &staged, &self.snapshots.layers, name) {
-            Ok(()) => Ok(()),
-            // A folder with contents cannot be replaced: the other load was first.
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                self.name = Some(staged);
-                Ok(())
-            }
-            Err(errno) => {
-                self.name = Some(staged);
-                Err(failed("publish", name)(errno))
-            }
+    /// Publishes a layer with its files. If it is stored already, what is there stays.
+    pub fn commit(self, layer: &Layer) -> Result<()> {
+        self.snapshots.describe(layer)?;
+        self.fill(&layer.chain)
+    }
+
+    /// Gives a layer that is stored its files. If it has them already, those stay: somebody may be
+    /// using them.
+    pub fn fill(self, chain: &Digest) -> Result<()> {
+        let Self { snapshots, folder, .. } = &self;
+        snapshots.mark(chain)?;
+        let files = format!("{}/{FILES}", name(chain));
+        match rustix::fs::renameat_with(folder, FILES, &snapshots.layers, &files, RenameFlags::NOREPLACE) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(Errno::NOENT) => Err(SnapshotError::Missing { chain: chain.clone() }),
+            Err(errno) => Err(failed("publish", &files)(errno)),
         }
     }
 }
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
-        if let Some(name) = self.name.take() {
-            // What stays is swept when the store is opened next.
-            let _ = self.snapshots.empty_trash(&Trash(name));
-        }
+        // What stays is swept when the store is opened next.
+        let _ = self.snapshots.empty_trash(&Trash(std::mem::take(&mut self.name)));
     }
 }
 
@@ -377,7 +469,7 @@ mod tests {
     #[test]
     fn a_layer_appears_when_it_is_committed_and_the_first_of_two_stays() {
         let scratch = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::open(scratch.path()).unwrap();
+        let snapshots = Snapshots::open(scratch.path(), "this boot").unwrap();
         let chain = Digest::sha256(b"1");
         drop(snapshots.stage().unwrap());
         assert_eq!(snapshots.layer(&chain).unwrap(), None);
@@ -389,9 +481,41 @@ mod tests {
     }
 
     #[test]
+    fn the_files_of_a_layer_come_and_go_without_it_and_are_marked_until_they_are_synced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(scratch.path(), "this boot").unwrap();
+        let chain = Digest::sha256(b"1");
+        let empty = || std::fs::read_dir(scratch.path().join("ingest")).unwrap().count() == 0;
+        let staged = |file: &str| {
+            let staging = snapshots.stage().unwrap();
+            std::fs::write(staging.path().join(file), file).unwrap();
+            staging
+        };
+        assert!(matches!(staged("early").fill(&chain), Err(SnapshotError::Missing { .. })));
+        snapshots.describe(&layer(&chain, None)).unwrap();
+        snapshots.describe(&layer(&chain, None)).unwrap();
+        assert!(snapshots.layer(&chain).unwrap().is_some() && !snapshots.has_files(&chain).unwrap());
+        let marked = |by_this_boot| vec![Unsynced { chain: chain.clone(), by_this_boot }];
+        assert_eq!(snapshots.unsynced().unwrap(), marked(true));
+        assert_eq!(Snapshots::open(scratch.path(), "the next").unwrap().unsynced().unwrap(), marked(false));
+        snapshots.settle(&chain).unwrap();
+        snapshots.settle(&chain).unwrap();
+        assert_eq!(snapshots.unsynced().unwrap(), []);
+        staged("first").fill(&chain).unwrap();
+        staged("second").fill(&chain).unwrap();
+        assert!(snapshots.diff(&chain).join("first").exists() && empty());
+        assert_eq!(snapshots.unsynced().unwrap(), marked(true), "the files are new");
+        let trash = snapshots.discard_files(&chain).unwrap().unwrap();
+        snapshots.empty_trash(&trash).unwrap();
+        assert!(snapshots.discard_files(&chain).unwrap().is_none() && empty());
+        staged("again").fill(&chain).unwrap();
+        assert!(snapshots.has_files(&chain).unwrap() && snapshots.diff(&chain).join("again").exists());
+    }
+
+    #[test]
     fn a_writable_layer_stands_on_its_chain_top_first() {
         let scratch = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::open(scratch.path()).unwrap();
+        let snapshots = Snapshots::open(scratch.path(), "this boot").unwrap();
         let (low, top) = (Digest::sha256(b"low"), Digest::sha256(b"top"));
         publish(&snapshots, &layer(&low, None), "low");
         publish(&snapshots, &layer(&top, Some(&low)), "top");

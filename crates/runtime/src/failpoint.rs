@@ -46,10 +46,12 @@
 //! | `engine.volume-remove.discarded` | daemon: a volume's folder is in the trash, its record is still there |
 //! | `engine.volume-remove.row-gone` | daemon: its record has gone, its space is not freed |
 //! | `engine.commit.frozen` | daemon: a container is frozen for its commit, nothing is read |
-//! | `engine.commit.packed` | daemon: its layer is read, archive and folder have no names |
-//! | `engine.commit.published` | daemon: they have, no image names them |
+//! | `engine.commit.packed` | daemon: its layer is read, the archive has no name |
+//! | `engine.commit.published` | daemon: it has, no image names it |
 //! | `engine.commit.committed` | daemon: the image is durable, the container is still frozen |
 //! | `engine.commit.thawed` | daemon: it goes on, nobody was told |
+//! | `engine.images.unpacked` | daemon: the files of a layer are unpacked and have no name |
+//! | `engine.images.synced` | daemon: what was stored is on the disk and still marked as if it were not |
 //! | `engine.users.made` | daemon: a container's user namespace is made, nothing is in it |
 //! | `engine.volume.claimed` | daemon: the folders of a container's new volumes are made, no record names them |
 //! | `engine.volume.releasing` | daemon: a volume goes with its container, all is still there |

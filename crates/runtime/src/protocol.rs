@@ -162,8 +162,6 @@ pub(crate) enum Role {
     Archive,
     /// A worker's folder: becomes its root.
     Folder,
-    /// The empty folder that becomes the layer which a worker packs.
-    Layer,
     /// The pidfd of a process whose files become a worker's root; with `below` all that it has mounted
     /// in them, too.
     Mounts { below: bool },
@@ -191,8 +189,7 @@ pub enum Work {
     ApplyFiles,
     /// Undo its compression alone, into one file.
     ApplyStream,
-    /// Pack the folder, an overlay upper one, into the archive as an image layer, and make that
-    /// layer's own folder in the same pass, if there is a place for it.
+    /// Pack the folder, an overlay upper one, into the archive as an image layer.
     Commit,
     /// Copy what an image has at a place into the folder, if that is empty; without that place, end
     /// what an interrupted copy has left.

@@ -220,13 +220,8 @@ impl Cache for Build {
             Err(error) => return tracing::warn!(%error, "a step of a build cannot be remembered"),
         };
         tokio::spawn(async move {
-            // A row never names bytes that a power cut could take.
-            let synced = services.images.sync().await;
-            let written = match synced {
-                Ok(()) => services.store.commit(vec![row]).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = written {
+            // A layer that a power cut takes is missed by whoever looks for the step.
+            if let Err(error) = services.store.commit(vec![row]).await {
                 tracing::warn!(%error, "a step of a build is forgotten with this daemon");
             }
             limit(&services).await;

@@ -107,6 +107,7 @@ async fn make_files(
             let lease = shared.images.hold(&image)?;
             files::make(&shared.config.data_root, &id)?;
             hull_runtime::failpoint!("engine.create.half-way");
+            mounts::unpack_images(&shared, &settings)?;
             shared.images.prepare(&id, &image)?;
             match fill::volumes(&shared, &id, &settings, &image) {
                 Ok(()) => Ok(lease),

@@ -140,6 +140,12 @@ pub(super) fn shown(services: &Services, settings: &Settings) -> Shown {
     Shown { volumes: volume_folders(services, settings), images: layers(services, settings) }
 }
 
+/// Waits until the images that are mounted are unpacked. They are held by the caller. Blocks.
+pub(super) fn unpack_images(services: &Services, settings: &Settings) -> Result<()> {
+    let mut images = settings.mounts.iter().filter_map(Mount::image);
+    images.try_for_each(|image| services.images.unpack(&hull_oci::image::chain_ids(&image.layers)))
+}
+
 fn layers(services: &Services, settings: &Settings) -> BTreeMap<String, Vec<PathBuf>> {
     let folders = |mount: &Mount| match mount {
         Mount::Image { found: Some(image), target, .. } => {

@@ -166,7 +166,7 @@ impl Spawner {
     pub(crate) fn pair(&self, maps: &Maps) -> Result<Pair> {
         let client = self.client_blocking()?;
         let job = client.users(&maps.uids, &maps.gids).map_err(failed)?;
-        let made = answer(&job);
+        let made = answer(&job, None);
         let (outcome, fds) =
             made.map_err(|why| Error::Invalid(format!("a user namespace cannot be made: {why}")))?;
         let mut fds = fds.into_iter();
@@ -176,13 +176,14 @@ impl Spawner {
         }
     }
 
-    /// Has a jailed worker unpack an archive into a folder. Blocks until it is done; only for
-    /// threads that may.
+    /// Has a jailed worker unpack an archive into a folder. Blocks until it has ended, which it is made
+    /// to when `stop` is readable or closed; only for threads that may.
     pub(crate) fn unpack(
         &self,
         mode: Mode,
         archive: BorrowedFd<'_>,
         folder: BorrowedFd<'_>,
+        stop: Option<BorrowedFd<'_>>,
     ) -> std::result::Result<Unpacked, String> {
         let work = match mode {
             Mode::Layer => Work::ApplyLayer,
@@ -192,7 +193,7 @@ impl Spawner {
         };
         let client = self.client_blocking().map_err(|error| chain(&error))?;
         let job = client.work(work, Some(archive), View::Folder(folder)).map_err(|error| chain(&error))?;
-        match outcome(&job)? {
+        match answer(&job, stop)?.0 {
             Outcome::Applied { blob, blob_size, diff_id, size, compression, .. } => {
                 Ok(Unpacked { blob, blob_size, diff_id, size, compression })
             }
@@ -200,16 +201,15 @@ impl Spawner {
         }
     }
 
-    /// Has one pack a writable layer into an archive, and make a layer's folder of it if one is given.
-    /// Blocks as [`Self::unpack`] does.
+    /// Has one pack a writable layer into an archive. Blocks as [`Self::unpack`] does.
     pub(crate) fn pack(
         &self,
         upper: BorrowedFd<'_>,
         archive: BorrowedFd<'_>,
-        layer: Option<BorrowedFd<'_>>,
     ) -> std::result::Result<Packed, String> {
         let client = self.client_blocking().map_err(|error| chain(&error))?;
-        let job = client.commit(upper, archive, layer).map_err(|error| chain(&error))?;
+        let job = client.work(Work::Commit, Some(archive), View::Folder(upper));
+        let job = job.map_err(|error| chain(&error))?;
         match outcome(&job)? {
             Outcome::Committed { diff_id, archive_size, size } => Ok(Packed { diff_id, archive_size, size }),
             _ => Err(OTHER.to_owned()),
@@ -238,21 +238,30 @@ const OTHER: &str = "the worker answered something else";
 
 /// Waits for a worker's answer; its failure is one line for people.
 fn outcome(job: &Job) -> std::result::Result<Outcome, String> {
-    answer(job).map(|(outcome, _)| outcome)
+    answer(job, None).map(|(outcome, _)| outcome)
 }
 
-/// The same with the descriptors that came beside it.
-fn answer(job: &Job) -> std::result::Result<(Outcome, Vec<OwnedFd>), String> {
+/// The same with the descriptors that came beside it. When `stop` is readable or closed, the worker is
+/// killed first.
+fn answer(
+    job: &Job,
+    mut stop: Option<BorrowedFd<'_>>,
+) -> std::result::Result<(Outcome, Vec<OwnedFd>), String> {
     loop {
         match job.receive_with_fds().map_err(|error| chain(&error))? {
             Some((Outcome::Failed { message }, _)) => return Err(message),
             Some(answer) => return Ok(answer),
             None => {}
         }
-        let mut waiting = [PollFd::new(job, PollFlags::IN)];
+        let mut waiting = vec![PollFd::new(job, PollFlags::IN)];
+        waiting.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
         match rustix::event::poll(&mut waiting, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.to_string()),
+        }
+        if waiting.get(1).is_some_and(|stop| !stop.revents().is_empty()) {
+            job.stop();
+            stop = None;
         }
     }
 }

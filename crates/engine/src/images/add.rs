@@ -5,14 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use hull_image::archive::Expected;
-use hull_image::gc::collect;
 use hull_image::layer::Mode;
 use hull_image::lease::{Held, Lease};
 use hull_image::snapshot::Layer;
 use hull_oci::image::{Config, Descriptor, media_type};
 use hull_oci::{Digest, Reference};
 
-use super::{Image, ImageError, Images, Inner, blocking, failed, put_image};
+use super::{Image, ImageError, Images, Inner, failed, put_image};
 use crate::Result;
 use crate::store::Change;
 
@@ -44,8 +43,7 @@ impl Images {
         layers: Vec<File>,
         name: Option<Reference>,
     ) -> Result<Arc<Image>> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.or_collect(inner.add_layers(config, layers, name))).await
+        self.store(move |inner| inner.add_layers(config, layers, name)).await
     }
 }
 
@@ -70,21 +68,10 @@ impl Inner {
         self.add_image(&lease, &bytes, &stored, None, &names)
     }
 
-    /// After a failure, removes what had been stored until then; its lease has ended. That this
-    /// fails, too, changes nothing for the caller: the next collection finds it.
-    pub(super) fn or_collect<T>(&self, result: Result<T>) -> Result<T> {
-        if result.is_err()
-            && let Err(error) = collect(&self.content, &self.snapshots, &self.leases, || self.roots())
-        {
-            tracing::warn!(%error, "what a failed load has left cannot be removed");
-        }
-        result
-    }
-
     /// Removes blobs and layers that nothing names: what was being stored when the last daemon was
     /// killed.
     pub(super) fn sweep(&self) -> Result<()> {
-        let swept = collect(&self.content, &self.snapshots, &self.leases, || self.roots()).map_err(failed)?;
+        let swept = self.collect()?;
         if !swept.blobs.is_empty() || !swept.layers.is_empty() {
             let (blobs, layers) = (swept.blobs.len(), swept.layers.len());
             tracing::info!(blobs, layers, bytes = swept.bytes, "removed what no image names");
@@ -110,7 +97,7 @@ impl Inner {
         let io = |source| failed(ImageError::Io { action: "read a layer", source });
         std::io::Seek::rewind(&mut &layer.file).map_err(io)?;
         let staging = self.snapshots.stage().map_err(failed)?;
-        let unpacked = (self.unpack)(Mode::Layer, layer.file.as_fd(), staging.diff.as_fd())
+        let unpacked = (self.unpack)(Mode::Layer, layer.file.as_fd(), staging.diff.as_fd(), None)
             .map_err(|reason| failed(ImageError::Unpack { what: format!("layer {index}"), reason }))?;
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != unpacked.diff_id) {
             return Err(failed(ImageError::DiffId { index, expected, found: unpacked.diff_id }));
@@ -146,7 +133,7 @@ impl Inner {
             media_type: media_type.to_owned(),
             size: unpacked.size,
         };
-        staging.commit(&record).map_err(failed)?;
+        self.mark_layer(&chain, || staging.commit(&record))?;
         Ok(Stored { descriptor, diff_id: record.diff_id, chain, size: unpacked.size })
     }
 
@@ -189,7 +176,6 @@ impl Inner {
         let id = Digest::sha256(config_bytes);
         lease.hold(Held::Blob(id.clone()));
         self.content.put(config_bytes).map_err(failed)?;
-        self.content.sync().map_err(failed)?;
         let _changing = self.changing();
         let known = self.read().images.get(&id).cloned();
         let now = hull_sys::time::now();
@@ -204,8 +190,11 @@ impl Inner {
                 parent,
                 stored: now,
                 last_tagged: None,
+                unsynced: None,
             },
         };
+        // Also of one that is here already: its configuration has just been stored anew.
+        image.unsynced = Some(self.boot.clone());
         if !names.is_empty() {
             image.last_tagged = Some(now);
         }
@@ -214,6 +203,7 @@ impl Inner {
             rows.push(Change::PutName { name: name.to_string(), image: id.to_string() });
         }
         self.store.commit_blocking(rows)?;
+        self.note_image(&id);
         let image = Arc::new(image);
         let mut state = self.write();
         state.images.insert(id.clone(), Arc::clone(&image));

@@ -11,7 +11,7 @@ use hull_oci::{Digest, Reference};
 
 use super::add::{Stored, chain};
 use super::{EMPTY, Image, ImageError, Images, Inner, blocking, failed};
-use crate::{Error, Result};
+use crate::Result;
 
 /// A layer by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,8 @@ impl Images {
         self.0.leases.take()
     }
 
-    /// Has the lease hold the layers with these diff ids (lowest first). False: they are not all here.
+    /// Has the lease hold the layers with these diff ids (lowest first), and waits until their files are
+    /// unpacked. False: they are not all here.
     pub(crate) async fn hold_layers(&self, lease: &Arc<Lease>, layers: &[Digest]) -> Result<bool> {
         let (inner, lease, layers) = (Arc::clone(&self.0), Arc::clone(lease), layers.to_vec());
         blocking(move || {
@@ -36,7 +37,10 @@ impl Images {
             // In this order: what is still here now is seen as held by every later collection, which
             // keeps what is below it, too.
             lease.hold(Held::Layer(top.clone()));
-            Ok(inner.known_layer(top)?.is_some())
+            if inner.known_layer(top)?.is_none() {
+                return Ok(false);
+            }
+            chain.iter().try_for_each(|layer| inner.unpack_layer(layer)).map(|()| true)
         })
         .await
     }
@@ -51,9 +55,8 @@ impl Images {
         key: &str,
         below: &[Digest],
     ) -> Result<Option<Part>> {
-        let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
-        let (key, below) = (key.to_owned(), below.to_vec());
-        blocking(move || inner.keep_layer(&lease, &key, &below)).await
+        let (lease, key, below) = (Arc::clone(lease), key.to_owned(), below.to_vec());
+        self.store(move |inner| inner.keep_layer(&lease, &key, &below)).await
     }
 
     /// Makes an image of a configuration, whose `rootfs` names layers that are here, and names it.
@@ -64,8 +67,8 @@ impl Images {
         names: Vec<Reference>,
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
-        let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
-        blocking(move || {
+        let lease = Arc::clone(lease);
+        self.store(move |inner| {
             let chain = config.chain_ids();
             let stored = chain.iter().map(|chain| {
                 let known = inner.known_layer(chain)?;
@@ -82,12 +85,6 @@ impl Images {
         })
         .await
     }
-
-    /// Waits until all that is stored is on the disk: before a row names it.
-    pub(crate) async fn sync(&self) -> Result<()> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.content.sync().map_err(failed)).await
-    }
 }
 
 impl Inner {
@@ -95,7 +92,7 @@ impl Inner {
         let parent = hull_oci::image::chain_ids(below).pop();
         let upper = self.snapshots.writable(key).map_err(failed)?;
         let ingest = self.content.ingest().map_err(failed)?;
-        let packed = (self.pack)(upper.as_fd(), ingest.file(), None)
+        let packed = (self.pack)(upper.as_fd(), ingest.file())
             .map_err(|reason| failed(ImageError::Pack { container: key.to_owned(), reason }))?;
         if packed.diff_id == Digest::sha256(&[0; EMPTY]) {
             return Ok(None);
@@ -105,11 +102,12 @@ impl Inner {
         lease.hold(Held::Layer(chain.clone()));
         let part = Part { diff_id: packed.diff_id.clone(), size: packed.size };
         if self.known_layer(&chain)?.is_some() {
+            self.unpack_layer(&chain)?;
             return Ok(Some(part));
         }
         ingest.publish(&packed.diff_id).map_err(failed)?;
         let record = Layer {
-            chain,
+            chain: chain.clone(),
             parent,
             diff_id: packed.diff_id.clone(),
             blob: packed.diff_id,
@@ -117,7 +115,7 @@ impl Inner {
             media_type: media_type::OCI_LAYER.to_owned(),
             size: packed.size,
         };
-        self.snapshots.adopt(key, &record).map_err(|source| Error::Snapshot { source })?;
+        self.mark_layer(&chain, || self.snapshots.adopt(key, &record))?;
         Ok(Some(part))
     }
 }

@@ -7,7 +7,7 @@ use hull_oci::Reference;
 use hull_oci::image::Config;
 
 use super::add::NewLayer;
-use super::{Image, ImageError, Images, Inner, blocking, failed};
+use super::{Image, ImageError, Images, Inner, failed};
 use crate::capture::{self, Capture, Captured};
 use crate::{Error, Result};
 
@@ -15,8 +15,7 @@ impl Images {
     /// Captures programs, packages and paths of this host as an image of one layer. If
     /// `options.created` is absent, the image is of now.
     pub async fn capture(&self, options: Capture, name: Reference) -> Result<(Arc<Image>, Captured)> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.or_collect(inner.capture(options, name))).await
+        self.store(move |inner| inner.capture(options, name)).await
     }
 
     /// The built-in image, named `hello:latest` if nothing is called so yet.
@@ -26,12 +25,11 @@ impl Images {
             return Ok(image);
         }
         let name = Reference::parse(NAME).map_err(|error| Error::Invalid(error.to_string()))?;
-        let inner = Arc::clone(&self.0);
-        blocking(move || {
+        self.store(move |inner| {
             let hello = capture::hello();
             let store = |out: &mut dyn std::io::Write| out.write_all(&hello.layer).map(|()| hello.config);
             let io = |source| failed(ImageError::Io { action: "store a layer", source });
-            inner.or_collect(inner.one_layer(name, |out| store(out).map_err(io)))
+            inner.one_layer(name, |out| store(out).map_err(io))
         })
         .await
     }

@@ -1,4 +1,7 @@
 //! `commit`: the writable layer of a container becomes the uppermost layer of an image.
+//!
+//! It is answered when the archive is there. The files are unpacked from that right afterwards, for
+//! whoever makes a container of the image.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use hull_oci::{Digest, Reference};
 use rustix::io::Errno;
 
 use super::add::{Stored, chain};
-use super::{EMPTY, Image, ImageError, Images, Inner, blocking, failed};
+use super::{EMPTY, Image, ImageError, Images, Inner, failed};
 use crate::{Error, Result};
 
 /// An image to be made of a container.
@@ -30,8 +33,12 @@ pub struct Commit {
 
 impl Images {
     pub async fn commit(&self, commit: Commit) -> Result<Arc<Image>> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.or_collect(inner.commit(commit))).await
+        self.store(move |inner| {
+            let image = inner.commit(commit)?;
+            image.chain().last().cloned().into_iter().for_each(|layer| inner.unpack_behind(layer));
+            Ok(image)
+        })
+        .await
     }
 }
 
@@ -61,8 +68,7 @@ impl Inner {
     ) -> Result<Option<Stored>> {
         let upper = self.snapshots.writable(container).map_err(failed)?;
         let ingest = self.content.ingest().map_err(failed)?;
-        let staging = self.snapshots.stage().map_err(failed)?;
-        let packed = (self.pack)(upper.as_fd(), ingest.file(), Some(staging.diff.as_fd()))
+        let packed = (self.pack)(upper.as_fd(), ingest.file())
             .map_err(|reason| failed(ImageError::Pack { container: container.to_owned(), reason }))?;
         hull_runtime::failpoint!("engine.commit.packed");
         self.check_whole(container, &upper)?;
@@ -85,7 +91,7 @@ impl Inner {
             media_type: media_type::OCI_LAYER.to_owned(),
             size: packed.size,
         };
-        staging.commit(&record).map_err(failed)?;
+        self.mark_layer(&chain, || self.snapshots.describe(&record))?;
         hull_runtime::failpoint!("engine.commit.published");
         let descriptor = Descriptor::new(media_type::OCI_LAYER, packed.diff_id.clone(), packed.archive_size);
         Ok(Some(Stored { descriptor, diff_id: packed.diff_id, chain, size: packed.size }))

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 use hull_image::compress::Compression;
 use hull_image::content::Ingest;
@@ -15,7 +14,7 @@ use hull_oci::{Digest, Platform, Reference};
 use rustix::fs::{Mode as Bits, OFlags};
 
 use super::add::NewLayer;
-use super::{ImageError, Images, Inner, blocking, changes, failed};
+use super::{ImageError, Images, Inner, changes, failed};
 use crate::Result;
 
 /// What an import says about its archive.
@@ -39,8 +38,7 @@ impl Images {
     pub async fn import(&self, source: OwnedFd, import: Import) -> Result<Digest> {
         let mut config = Config::default();
         changes::apply(&mut config.config, &import.changes)?;
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.or_collect(inner.import(File::from(source), import, config))).await
+        self.store(move |inner| inner.import(File::from(source), import, config)).await
     }
 }
 
@@ -97,7 +95,7 @@ impl Inner {
         }
         file.rewind().map_err(io)?;
         let scratch = self.snapshots.scratch().map_err(failed)?;
-        (self.unpack)(Mode::Stream, file.as_fd(), scratch.diff.as_fd())
+        (self.unpack)(Mode::Stream, file.as_fd(), scratch.diff.as_fd(), None)
             .map_err(|reason| failed(ImageError::Unpack { what: "the archive".to_owned(), reason }))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let stream = rustix::fs::openat(&scratch.diff, STREAM, flags, Bits::empty());

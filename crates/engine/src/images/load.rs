@@ -1,7 +1,6 @@
 //! `load`: from an archive of images to images.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 use hull_image::archive::{self, ArchivedImage};
 use hull_image::layer::Mode;
@@ -9,7 +8,7 @@ use hull_oci::{Digest, Platform};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::add::{NewLayer, Stored};
-use super::{ImageError, Images, Inner, blocking, failed};
+use super::{ImageError, Images, Inner, failed};
 use crate::Result;
 
 /// What a load tells while it goes on.
@@ -47,8 +46,7 @@ impl Images {
         platforms: Vec<Platform>,
         progress: UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.or_collect(inner.load(&source, &platforms, &progress))).await
+        self.store(move |inner| inner.load(&source, &platforms, &progress)).await
     }
 }
 
@@ -60,7 +58,7 @@ impl Inner {
         progress: &UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
         let scratch = self.snapshots.scratch().map_err(failed)?;
-        (self.unpack)(Mode::Files, source.as_fd(), scratch.diff.as_fd()).map_err(|reason| {
+        (self.unpack)(Mode::Files, source.as_fd(), scratch.diff.as_fd(), None).map_err(|reason| {
             failed(ImageError::Unpack { what: "the archive of images".to_owned(), reason })
         })?;
         let host = [Platform::host()];

@@ -5,22 +5,27 @@
 //! threads for blocking work, to the end, even if the caller goes away: a load whose client
 //! vanishes sees the end of its stream and cleans up after itself.
 //!
-//! Order of a new image: its blobs and layers are stored under a lease, the file system is
-//! synced once, the row is committed, memory is changed, the lease ends. So a row never names
-//! bytes that a power cut could take. Removal goes the other way: the row first, then a
-//! collection of whatever nothing names any more.
+//! Order of a new image: its blobs and layers are stored under a lease, the row is committed,
+//! memory is changed, the lease ends. Until all of it is on the disk it is marked as what a power
+//! cut could take (`sync`). Removal goes the other way: the row first, then a collection of
+//! whatever nothing names any more.
+//!
+//! An image's layers are its archives. Their files, which containers need, are unpacked from them
+//! and may come later (`files`).
 
 mod add;
 mod build;
 mod capture;
 pub mod changes;
 mod commit;
+mod files;
 pub mod history;
 mod import;
 pub mod list;
 mod load;
 mod remove;
 mod save;
+mod sync;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +33,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hull_image::archive;
@@ -72,6 +78,9 @@ pub struct Image {
     pub stored: Time,
     #[serde(default)]
     pub last_tagged: Option<Time>,
+    /// The boot in which it was stored, until it is known to be on the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsynced: Option<String>,
 }
 
 impl Image {
@@ -108,9 +117,18 @@ pub struct Unpacked {
     pub compression: String,
 }
 
-/// Unpacks an archive into a folder, in a jail; blocks. The error is one line for people.
-pub type Unpack =
-    Arc<dyn Fn(Mode, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Unpacked, String> + Send + Sync>;
+/// Unpacks an archive (first) into a folder (second), in a jail; blocks. Ends early when the third is
+/// closed at its other end. The error is one line for people.
+pub type Unpack = Arc<
+    dyn Fn(
+            Mode,
+            BorrowedFd<'_>,
+            BorrowedFd<'_>,
+            Option<BorrowedFd<'_>>,
+        ) -> std::result::Result<Unpacked, String>
+        + Send
+        + Sync,
+>;
 
 /// What became of a writable layer; see [`hull_image::layer::Diffed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,13 +138,10 @@ pub struct Packed {
     pub size: u64,
 }
 
-/// Packs a writable layer (first) into an archive (second) and makes a layer's folder of it (third, if
-/// one is to be made), in a jail; blocks. The error is one line for people.
-pub type Pack = Arc<
-    dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>, Option<BorrowedFd<'_>>) -> std::result::Result<Packed, String>
-        + Send
-        + Sync,
->;
+/// Packs a writable layer (first) into an archive (second), in a jail; blocks. The error is one line
+/// for people.
+pub type Pack =
+    Arc<dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Packed, String> + Send + Sync>;
 
 /// Bytes of an archive without entries.
 const EMPTY: usize = 1024;
@@ -143,6 +158,8 @@ pub struct Setup {
     pub events: Events,
     /// `<data-root>/image`.
     pub root: PathBuf,
+    /// What tells this boot of the machine from all others.
+    pub boot: String,
     pub unpack: Unpack,
     pub pack: Pack,
     pub uses: Uses,
@@ -218,6 +235,12 @@ struct Inner {
     state: RwLock<State>,
     /// Held while images or names change, over commit and memory together.
     changes: Mutex<()>,
+    unpacking: files::Unpacking,
+    boot: String,
+    pending: Mutex<sync::Pending>,
+    /// Held by the one sync that is under way.
+    syncing: Mutex<()>,
+    sync_wanted: AtomicBool,
 }
 
 impl std::fmt::Debug for Images {
@@ -234,7 +257,8 @@ struct State {
 }
 
 impl Images {
-    /// Opens the store of blobs and layers and sweeps what a crash has left there. Blocks.
+    /// Opens the store of blobs and layers, sweeps what a crash has left there and puts right what a
+    /// power cut has. Blocks.
     pub fn open(setup: Setup, rows: &Rows) -> Result<Images> {
         let mut state = State::default();
         for (id, record) in &rows.images {
@@ -251,8 +275,8 @@ impl Images {
             }
         }
         let content = Content::open(&setup.root).map_err(failed)?;
-        let snapshots = Snapshots::open(&setup.root).map_err(failed)?;
-        Ok(Images(Arc::new(Inner {
+        let snapshots = Snapshots::open(&setup.root, &setup.boot).map_err(failed)?;
+        let inner = Inner {
             store: setup.store,
             events: setup.events,
             content,
@@ -264,14 +288,25 @@ impl Images {
             kept: setup.kept,
             state: RwLock::new(state),
             changes: Mutex::new(()),
-        })))
+            unpacking: files::Unpacking::default(),
+            boot: setup.boot,
+            pending: Mutex::default(),
+            syncing: Mutex::new(()),
+            sync_wanted: AtomicBool::new(false),
+        };
+        inner.restore()?;
+        Ok(Images(Arc::new(inner)))
     }
 
     /// Removes what a killed daemon had stored and not yet named. To be called when all containers
     /// are known, because they keep layers.
     pub(crate) async fn sweep(&self) -> Result<()> {
         let inner = Arc::clone(&self.0);
-        blocking(move || inner.sweep()).await
+        blocking(move || {
+            inner.sync_behind();
+            inner.sweep()
+        })
+        .await
     }
 
     /// By name (any spelling), id, digest or prefix of an id.
@@ -310,8 +345,10 @@ impl Images {
         self.0.hold(image)
     }
 
-    /// Makes a container's writable layer on top of an image's. A few system calls.
+    /// Makes a container's writable layer on top of an image's, which the caller holds: a few system
+    /// calls, if the image is unpacked. Blocks until it is.
     pub fn prepare(&self, key: &str, image: &Image) -> Result<Rootfs> {
+        self.unpack(&image.chain())?;
         self.0.snapshots.prepare(key, &image.chain()).map_err(failed)
     }
 

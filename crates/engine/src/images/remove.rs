@@ -6,10 +6,9 @@
 
 use std::sync::Arc;
 
-use hull_image::gc::collect;
 use hull_oci::{Digest, Reference};
 
-use super::{Images, Inner, ListFilters, blocking, failed, id_prefix};
+use super::{Images, Inner, ListFilters, blocking, id_prefix};
 use crate::store::Change;
 use crate::{Error, Result};
 
@@ -55,11 +54,7 @@ impl Images {
     /// Removes what nothing names, as it may be left after a crash. Bytes freed.
     pub async fn collect(&self) -> Result<u64> {
         let inner = Arc::clone(&self.0);
-        blocking(move || {
-            let swept = collect(&inner.content, &inner.snapshots, &inner.leases, || inner.roots());
-            Ok(swept.map_err(failed)?.bytes)
-        })
-        .await
+        blocking(move || Ok(inner.collect()?.bytes)).await
     }
 }
 
@@ -174,9 +169,7 @@ impl Removal<'_> {
         self.inner.write().images.remove(id);
         self.inner.publish("delete", id, &id.to_string());
         self.removed.push(Removed::Deleted(id.clone()));
-        let swept =
-            collect(&self.inner.content, &self.inner.snapshots, &self.inner.leases, || self.inner.roots());
-        let swept = swept.map_err(failed)?;
+        let swept = self.inner.collect()?;
         self.bytes += swept.layer_bytes;
         self.removed.extend(swept.layers.into_iter().map(Removed::Deleted));
         match &image.parent {

@@ -21,6 +21,7 @@ fn unpack_here(
     mode: Mode,
     archive: BorrowedFd<'_>,
     folder: BorrowedFd<'_>,
+    _stop: Option<BorrowedFd<'_>>,
 ) -> std::result::Result<Unpacked, String> {
     let mut file = File::from(archive.try_clone_to_owned().unwrap());
     let applied = apply(&mut file, folder, mode, &Limits::default()).map_err(|error| error.to_string())?;
@@ -33,19 +34,13 @@ fn unpack_here(
     })
 }
 
-fn pack_here(
-    upper: BorrowedFd<'_>,
-    archive: BorrowedFd<'_>,
-    folder: Option<BorrowedFd<'_>>,
-) -> Result<Packed, String> {
+fn pack_here(upper: BorrowedFd<'_>, archive: BorrowedFd<'_>) -> Result<Packed, String> {
     let mut archive = File::from(archive.try_clone_to_owned().unwrap());
-    let packed = match folder {
-        Some(folder) => layer::commit(upper, &mut archive, folder),
-        None => layer::diff(upper, &mut archive),
-    };
-    let packed = packed.map_err(|error| error.to_string())?;
+    let packed = layer::diff(upper, &mut archive).map_err(|error| error.to_string())?;
     Ok(Packed { diff_id: packed.diff_id, archive_size: packed.archive_size, size: packed.size })
 }
+
+mod power;
 
 struct World {
     images: Images,
@@ -54,12 +49,17 @@ struct World {
 }
 
 fn open(folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
+    open_in("one boot", folder, uses)
+}
+
+fn open_in(boot: &str, folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
     let (store, _writer, rows) = Store::open(&folder.join("state.db")).unwrap();
     let uses = Arc::clone(uses);
     let setup = Setup {
         store,
         events: Events::default(),
         root: super::folder(folder),
+        boot: boot.to_owned(),
         unpack: Arc::new(unpack_here),
         pack: Arc::new(pack_here),
         uses: Arc::new(move || uses.lock().unwrap().clone()),

@@ -33,10 +33,7 @@ fn a_folder_packed_and_unpacked_is_the_same_folder() {
     std::os::unix::fs::symlink("tool", from.join("bin/alias")).unwrap();
     let path = house.dir.path().join("layer.tar");
     let archive = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-    let layer = house.dir.path().join("layer");
-    std::fs::create_dir(&layer).unwrap();
-    let (upper, folder) = (File::open(&from).unwrap(), File::open(&layer).unwrap());
-    let packed = outcome(&house.client.commit(upper.as_fd(), archive.as_fd(), Some(folder.as_fd())).unwrap());
+    let packed = outcome(&work(&house, Work::Commit, &archive, &from));
     let Outcome::Committed { diff_id, archive_size, .. } = packed else {
         panic!("{packed:?}");
     };
@@ -47,12 +44,25 @@ fn a_folder_packed_and_unpacked_is_the_same_folder() {
         panic!("{unpacked:?}");
     };
     assert_eq!((&same, &blob, entries), (&diff_id, &diff_id, 3));
-    // The one that was unpacked, and the one that was made while it was packed.
-    for to in [to, layer] {
-        let tool = std::fs::metadata(to.join("bin/tool")).unwrap();
-        assert_eq!((tool.mode() & 0o7777, tool.uid(), tool.gid()), (0o4751, 1234, 56));
-        assert_eq!(std::fs::read(to.join("bin/alias")).unwrap(), vec![7; 3_000_000]);
-    }
+    let tool = std::fs::metadata(to.join("bin/tool")).unwrap();
+    assert_eq!((tool.mode() & 0o7777, tool.uid(), tool.gid()), (0o4751, 1234, 56));
+    assert_eq!(std::fs::read(to.join("bin/alias")).unwrap(), vec![7; 3_000_000]);
+}
+
+#[test]
+fn a_worker_that_is_stopped_is_heard_of_when_it_has_ended() {
+    let house = House::new();
+    // An archive that never ends: a pipe that somebody holds open.
+    let (read, _write) = std::io::pipe().unwrap();
+    let folder = house.dir.path().join("to");
+    std::fs::create_dir_all(&folder).unwrap();
+    let folder = File::open(&folder).unwrap();
+    let view = View::Folder(folder.as_fd());
+    let job = house.client.work(Work::ApplyPlain, Some(read.as_fd()), view).unwrap();
+    job.stop();
+    let ended = outcome(&job);
+    assert!(matches!(&ended, Outcome::Failed { message } if message.contains("killed")), "{ended:?}");
+    until("its end", || job.reaped());
 }
 
 #[test]

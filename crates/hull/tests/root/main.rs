@@ -2,6 +2,7 @@
 //! both clients. Nothing here is skipped: what cannot run fails.
 
 mod asked;
+mod behind;
 mod bulk;
 mod called;
 mod churn;

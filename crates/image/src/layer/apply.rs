@@ -223,14 +223,14 @@ pub fn unpack(
 }
 
 /// A file whose bytes are still to be written.
-pub(super) struct Unfinished {
-    pub(super) fd: OwnedFd,
+struct Unfinished {
+    fd: OwnedFd,
     /// It has the group of its folder.
     inherited: bool,
 }
 
 /// Entries on their way into a folder.
-pub(super) struct Extraction<'a> {
+struct Extraction<'a> {
     mode: Mode,
     /// Set where the tree is more than this archive's.
     in_use: Option<&'a Unpack>,
@@ -256,7 +256,7 @@ fn split(name: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl<'a> Extraction<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, mode: Mode) -> Self {
+    fn new(root: BorrowedFd<'a>, mode: Mode) -> Self {
         Self::below(Parents::new(root), mode)
     }
 
@@ -324,7 +324,7 @@ impl<'a> Extraction<'a> {
     }
 
     /// An entry that has no data.
-    pub(super) fn place(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+    fn place(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         if self.is_whiteout(entry) {
             return self.whiteout(entry);
         }
@@ -357,7 +357,7 @@ impl<'a> Extraction<'a> {
     }
 
     /// Makes an empty file, to be written by the caller and then given to [`Self::end_file`].
-    pub(super) fn begin_file(&mut self, entry: &Entry) -> Result<Unfinished, ApplyError> {
+    fn begin_file(&mut self, entry: &Entry) -> Result<Unfinished, ApplyError> {
         let (parent, base) = self.parent(&entry.name)?;
         self.keep_kind(&parent, base, entry)?;
         let fd = self.create(&parent, &entry.name, base)?;
@@ -366,7 +366,7 @@ impl<'a> Extraction<'a> {
     }
 
     /// Gives a file that has its bytes all else.
-    pub(super) fn end_file(&mut self, file: &Unfinished, entry: &Entry) -> Result<(), ApplyError> {
+    fn end_file(&mut self, file: &Unfinished, entry: &Entry) -> Result<(), ApplyError> {
         if let Kind::File { size, .. } = entry.kind {
             self.size += size;
         }
@@ -623,7 +623,7 @@ impl<'a> Extraction<'a> {
     }
 
     /// The last thing to do.
-    pub(super) fn set_folder_times(&mut self) -> Result<(), ApplyError> {
+    fn set_folder_times(&mut self) -> Result<(), ApplyError> {
         for (name, mtime) in std::mem::take(&mut self.folders) {
             let (folder, base) = split(&name);
             let parent = match self.parents.open(folder, &Missing::Fail) {

@@ -1,7 +1,6 @@
 //! A folder becomes an archive: what `apply` makes, the other way round.
 //!
 //! [`diff`] packs one layer by itself, with overlayfs's marks as an archive's, for an image.
-//! [`commit`] makes the layer's folder in the same pass, so that nothing is read twice.
 //! [`pack`] packs any tree as it is seen, for a person; others may be changing it meanwhile.
 //!
 //! Entries come in the byte order of their names, each folder before what is in
@@ -15,7 +14,6 @@ use hull_oci::Digest;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::apply::{ApplyError, Extraction, Mode as Applied};
 use super::stream::{Counted, HashedWriter, Sink};
 use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_whiteout, shown};
 use crate::tar::{Entry, Extent, Kind, Output, Time, WriteError, Writer};
@@ -45,8 +43,6 @@ pub enum DiffError {
         "\"{name}\" has a name that means in an image that another file is gone (.wh.*): remove or rename it"
     )]
     Reserved { name: String },
-    #[error("cannot make the layer")]
-    Layer(#[from] ApplyError),
     #[error("folders are nested deeper than {limit} at \"{name}\"")]
     Depth { name: String, limit: usize },
 }
@@ -60,37 +56,16 @@ const BUFFER: usize = 128 << 10;
 /// container's upper folder) as a layer's archive. Sockets are left out, as they
 /// mean nothing without the process that listened; a whiteout is in their place
 /// where layers below may have the name. The root itself has no entry.
-pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
-    layer(root, out, None)
-}
-
-/// The same, and makes in the empty folder `folder` what [`super::apply`] would make
-/// of the archive, as which it needs capabilities.
 ///
 /// The tree should be at rest. What goes or becomes something else meanwhile is left
-/// out, as by [`pack`]; archive and folder are the same in any case.
-pub fn commit(
-    root: BorrowedFd<'_>,
-    out: &mut dyn Write,
-    folder: BorrowedFd<'_>,
-) -> Result<Diffed, DiffError> {
-    layer(root, out, Some(Extraction::new(folder, Applied::Layer)))
-}
-
-fn layer<'a>(
-    root: BorrowedFd<'_>,
-    out: &'a mut dyn Write,
-    copy: Option<Extraction<'a>>,
-) -> Result<Diffed, DiffError> {
+/// out, as by [`pack`].
+pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
     let mut hashed = HashedWriter::new(out);
-    let mut walk = Walk { copy, ..Walk::new(&mut hashed, Tree::Layer) };
+    let mut walk = Walk::new(&mut hashed, Tree::Layer);
     let folder = open_folder(root, b".").map_err(failed("open the folder", b"."))?;
     walk.folder(Here { folder: &folder, depth: 0, merged: true }, &mut Vec::new())?;
-    let Walk { writer, size, copy, .. } = walk;
+    let Walk { writer, size, .. } = walk;
     writer.finish()?;
-    if let Some(mut copy) = copy {
-        copy.set_folder_times()?;
-    }
     let (diff_id, archive_size) = hashed.finish().map_err(WriteError::Write)?;
     Ok(Diffed { diff_id, archive_size, size })
 }
@@ -110,7 +85,8 @@ pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: Sink<'_>) -> 
         let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", base))?;
         walk.folder(Here { folder: &folder, depth: 0, merged: false }, &mut Vec::new())?;
     } else {
-        walk.entry(Here { folder: &parent, depth: 0, merged: false }, base, &mut name.to_vec())?;
+        let here = Here { folder: &parent, depth: 0, merged: false };
+        walk.entry(here, base, FileType::Unknown, &mut name.to_vec())?;
     }
     walk.writer.finish()?;
     out.flush().map_err(WriteError::Write)?;
@@ -139,8 +115,6 @@ struct Here<'a> {
 struct Walk<'a> {
     tree: Tree,
     writer: Writer<'a>,
-    /// Where all of it goes, too.
-    copy: Option<Extraction<'a>>,
     /// First names of files with several, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
@@ -156,17 +130,24 @@ pub(super) fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-/// The names in a folder, sorted by their bytes.
-pub(super) fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names = Vec::new();
+/// The names in a folder, sorted by their bytes, and what it tells of their kinds (`Unknown` on some
+/// file systems).
+fn entries(folder: &OwnedFd) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
+    let mut entries = Vec::new();
     for entry in Dir::read_from(folder)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if !matches!(&name[..], b"." | b"..") {
-            names.push(name);
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            entries.push((name.to_vec(), entry.file_type()));
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(entries)
+}
+
+/// The names alone.
+pub(super) fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    Ok(entries(folder)?.into_iter().map(|(name, _)| name).collect())
 }
 
 /// Whether the error says that a name is not any more what it was when it was listed.
@@ -178,13 +159,12 @@ fn vanished(error: &DiffError) -> bool {
 impl<'a> Walk<'a> {
     fn new(out: &'a mut dyn Output, tree: Tree) -> Self {
         let (linked, buffer) = (HashMap::new(), vec![0; BUFFER]);
-        Self { tree, writer: Writer::new(out), copy: None, linked, buffer, size: 0 }
+        Self { tree, writer: Writer::new(out), linked, buffer, size: 0 }
     }
 
     /// An entry that has no data.
     fn put(&mut self, entry: &Entry) -> Result<(), DiffError> {
-        self.writer.begin(entry)?;
-        Ok(self.copy.as_mut().map_or(Ok(()), |copy| copy.place(entry))?)
+        Ok(self.writer.begin(entry)?)
     }
 
     /// Everything in the folder `prefix`, which is open as `folder`.
@@ -192,14 +172,14 @@ impl<'a> Walk<'a> {
         if here.depth > DEPTH {
             return Err(DiffError::Depth { name: shown(prefix), limit: DEPTH });
         }
-        let names = names(here.folder).map_err(failed("read the folder", prefix))?;
+        let entries = entries(here.folder).map_err(failed("read the folder", prefix))?;
         let length = prefix.len();
-        for name in names {
+        for (name, kind) in entries {
             if length > 0 && !prefix.ends_with(b"/") {
                 prefix.push(b'/');
             }
             prefix.extend_from_slice(&name);
-            match self.entry(here, &name, prefix) {
+            match self.entry(here, &name, kind, prefix) {
                 Err(error) if vanished(&error) => {}
                 result => result?,
             }
@@ -208,47 +188,65 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn entry(&mut self, here: Here<'_>, base: &[u8], name: &mut Vec<u8>) -> Result<(), DiffError> {
+    /// `listed` is its kind as the folder tells it.
+    fn entry(
+        &mut self,
+        here: Here<'_>,
+        base: &[u8],
+        listed: FileType,
+        name: &mut Vec<u8>,
+    ) -> Result<(), DiffError> {
         let folder = here.folder;
-        let stat =
-            rustix::fs::statat(folder, base, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("examine", name))?;
         if self.tree == Tree::Layer && base.starts_with(WHITEOUT) {
             return Err(DiffError::Reserved { name: shown(name) });
         }
+        // Most entries are files, which are examined when they are open.
+        if listed == FileType::RegularFile {
+            return self.file(folder, base, name);
+        }
+        let stat =
+            rustix::fs::statat(folder, base, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("examine", name))?;
         if self.tree == Tree::Layer && is_whiteout(&stat) {
             return self.hide(base, name);
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let shared = kind != FileType::Directory && stat.st_nlink > 1;
-        let inode = shared.then_some((stat.st_dev, stat.st_ino));
-        if let Some(first) = inode.and_then(|inode| self.linked.get(&inode)) {
-            let kind = Kind::Link { target: first.clone() };
-            return self.put(&described(name, kind, &stat, Vec::new()));
+        match kind {
+            FileType::Directory => return self.subfolder(here, base, name),
+            FileType::RegularFile => return self.file(folder, base, name),
+            _ if self.put_again(name, &stat)? => return Ok(()),
+            _ => {}
         }
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match kind {
-            FileType::Directory => return self.subfolder(here, base, name),
-            FileType::RegularFile => None,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, base, Vec::new());
-                Some(Kind::Symlink { target: target.map_err(failed("read the link", name))?.into_bytes() })
+                Kind::Symlink { target: target.map_err(failed("read the link", name))?.into_bytes() }
             }
-            FileType::CharacterDevice => Some(Kind::Character { major, minor }),
-            FileType::BlockDevice => Some(Kind::Block { major, minor }),
-            FileType::Fifo => Some(Kind::Fifo),
+            FileType::CharacterDevice => Kind::Character { major, minor },
+            FileType::BlockDevice => Kind::Block { major, minor },
+            FileType::Fifo => Kind::Fifo,
             // A socket is left out; what it hides of the layers below must stay hidden.
             _ if here.merged => return self.hide(base, name),
             _ => return Ok(()),
         };
-        match kind {
-            Some(kind) => self.put(&described(name, kind, &stat, Vec::new()))?,
-            None => self.file(folder, base, name)?,
-        }
-        // Only now: nothing may link to an entry that was left out.
-        if let Some(inode) = inode {
-            self.linked.insert(inode, name.clone());
-        }
+        self.put(&described(name, kind, &stat, Vec::new()))?;
+        self.remember(name, &stat);
         Ok(())
+    }
+
+    /// One more name of what has an entry already is a link to that. True: it was.
+    fn put_again(&mut self, name: &[u8], stat: &Stat) -> Result<bool, DiffError> {
+        let first = if stat.st_nlink > 1 { self.linked.get(&(stat.st_dev, stat.st_ino)) } else { None };
+        let Some(target) = first.cloned() else { return Ok(false) };
+        self.put(&described(name, Kind::Link { target }, stat, Vec::new()))?;
+        Ok(true)
+    }
+
+    /// Called when the entry is written: nothing may link to one that was left out.
+    fn remember(&mut self, name: &[u8], stat: &Stat) {
+        if stat.st_nlink > 1 {
+            self.linked.insert((stat.st_dev, stat.st_ino), name.to_vec());
+        }
     }
 
     /// Says that the name in the layers below is not seen.
@@ -283,6 +281,9 @@ impl<'a> Walk<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(failed("open as a regular file", name)(Errno::STALE));
         }
+        if self.put_again(name, &stat)? {
+            return Ok(());
+        }
         let (xattrs, _) = attributes(fd.as_fd(), name, self.tree, &mut self.buffer)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         // st_blocks counts 512 bytes each, whatever the file system's block size.
@@ -295,35 +296,22 @@ impl<'a> Walk<'a> {
         let entry = described(name, kind, &stat, xattrs);
         self.writer.begin(&entry)?;
         self.size += size;
-        let file = self.copy.as_mut().map(|copy| copy.begin_file(&entry)).transpose()?;
-        let to = file.as_ref().map(|file| file.fd.as_fd());
         for extent in extents.as_deref().unwrap_or(&whole) {
-            self.copy(&fd, *extent, name, to)?;
+            self.copy(&fd, *extent, name)?;
         }
-        let (Some(file), Some(copy)) = (&file, &mut self.copy) else { return Ok(()) };
-        if extents.is_some() {
-            rustix::fs::ftruncate(&file.fd, size).map_err(failed("set the size in the layer of", name))?;
-        }
-        Ok(copy.end_file(file, &entry)?)
+        self.remember(name, &stat);
+        Ok(())
     }
 
-    /// The bytes of one extent, into the file `to`, too. A file that shrinks meanwhile is filled up with
-    /// zeros: the header with its size is written already.
-    fn copy(
-        &mut self,
-        fd: &OwnedFd,
-        extent: Extent,
-        name: &[u8],
-        to: Option<BorrowedFd<'_>>,
-    ) -> Result<(), DiffError> {
+    /// The bytes of one extent. A file that shrinks meanwhile is filled up with zeros: the header with
+    /// its size is written already.
+    fn copy(&mut self, fd: &OwnedFd, extent: Extent, name: &[u8]) -> Result<(), DiffError> {
         let (mut at, end) = (extent.offset, extent.offset + extent.length);
         while at < end {
-            if to.is_none() {
-                let moved = self.writer.move_from(fd.as_fd(), at, end - at)?;
-                at += moved;
-                if moved > 0 {
-                    continue;
-                }
+            let moved = self.writer.move_from(fd.as_fd(), at, end - at)?;
+            at += moved;
+            if moved > 0 {
+                continue;
             }
             let most = self.buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
             let count = match rustix::io::pread(fd, &mut self.buffer[..most], at) {
@@ -336,22 +324,10 @@ impl<'a> Walk<'a> {
                 Err(errno) => return Err(failed("read", name)(errno)),
             };
             self.writer.data(&self.buffer[..count])?;
-            if let Some(to) = to {
-                write_at(to, &self.buffer[..count], at).map_err(failed("write in the layer", name))?;
-            }
             at += count as u64;
         }
         Ok(())
     }
-}
-
-fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, bytes, at))?;
-        bytes = &bytes[written..];
-        at += written as u64;
-    }
-    Ok(())
 }
 
 fn described(name: &[u8], kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {

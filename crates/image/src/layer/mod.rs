@@ -1,5 +1,5 @@
-//! A layer as an archive and as a folder: `apply` makes the folder, `diff` the
-//! archive, `commit` both from a container's upper folder; `changes` lists what a folder changes of the layers below it.
+//! A layer as an archive and as a folder: `apply` makes the folder, `diff` the archive;
+//! `changes` lists what a folder changes of the layers below it.
 //!
 //! The folder is one layer by itself, in overlayfs's own conventions
 //! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"),
@@ -45,7 +45,7 @@ mod tests;
 pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use copy::{CopyError, Copying, Dress};
-pub use diff::{DiffError, Diffed, commit, diff, pack};
+pub use diff::{DiffError, Diffed, diff, pack};
 pub use fill::{FillError, Filled, fill, is_unsettled, settle};
 pub use mode::ModeChange;
 pub use stream::{Sink, Source};

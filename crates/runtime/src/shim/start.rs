@@ -62,7 +62,6 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             Role::Control
             | Role::Archive
             | Role::Folder
-            | Role::Layer
             | Role::Mounts { .. }
             | Role::Source
             | Role::SourceFolder

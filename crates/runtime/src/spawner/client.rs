@@ -239,33 +239,8 @@ impl Client {
     /// Has a worker work on the files of `view`, reading or writing `archive`. It is killed when the
     /// job is dropped.
     pub fn work(&self, work: Work, archive: Option<BorrowedFd<'_>>, view: View<'_>) -> Result<Job, Error> {
-        self.work_with(work, archive, view, None)
-    }
-
-    /// Has a worker pack the folder `upper` into `archive`, and make the layer's own folder of it in
-    /// `layer`, which is empty, if there is one.
-    pub fn commit(
-        &self,
-        upper: BorrowedFd<'_>,
-        archive: BorrowedFd<'_>,
-        layer: Option<BorrowedFd<'_>>,
-    ) -> Result<Job, Error> {
-        self.work_with(Work::Commit, Some(archive), View::Folder(upper), layer)
-    }
-
-    fn work_with(
-        &self,
-        work: Work,
-        archive: Option<BorrowedFd<'_>>,
-        view: View<'_>,
-        layer: Option<BorrowedFd<'_>>,
-    ) -> Result<Job, Error> {
         let (ours, theirs) = control()?;
         let (mut roles, mut fds) = (vec![Role::Control], vec![theirs.as_fd()]);
-        if let Some(layer) = layer {
-            roles.push(Role::Layer);
-            fds.push(layer);
-        }
         if let Some(archive) = archive {
             roles.push(Role::Archive);
             fds.push(archive);
@@ -393,6 +368,12 @@ impl Job {
                 Ok(Some((Outcome::Failed { message }, Vec::new())))
             }
         }
+    }
+
+    /// Has the worker killed. When it has ended that is told, as any other end is.
+    pub fn stop(&self) {
+        // It fails for a worker that has ended.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
     }
 
     /// Whether the worker has ended and left nothing; takes whatever it has said. The last copy of its

@@ -345,8 +345,9 @@ impl Spawner {
         if matches!(child.role, ChildRole::Worker) {
             let data = REQUESTER + pid.as_raw_nonzero().get() as u64;
             let data = epoll::EventData::new_u64(data);
-            // Nothing is read here; that the other end was closed is always reported.
-            let _ = epoll::add(&self.epoll, &child.control, data, epoll::EventFlags::empty());
+            // Nothing is read here; that the other end was closed, or will not be written to any more,
+            // which is how a requester has its worker stopped and still hears of its end.
+            let _ = epoll::add(&self.epoll, &child.control, data, epoll::EventFlags::RDHUP);
         }
         self.children.insert(pid, child);
     }

@@ -8,8 +8,7 @@
 //!   nothing executes;
 //! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
 //! - it has no network, no System V objects, and no descriptor but the archive, the folder (and the
-//!   layer that it makes of it, or the image's folder that it fills it with), the control socket and
-//!   /dev/null;
+//!   image's folder that it fills it with), the control socket and /dev/null;
 //! - of the capabilities only those remain that give files their owners, modes, device numbers and
 //!   attributes. CAP_SYS_ADMIN is among them, because `trusted.overlay.*` attributes need it; what
 //!   else that capability allows is cut off by
@@ -74,18 +73,18 @@ const CALLS: [&str; 93] = [
 
 /// The whole life of a worker, in a fresh fork of the spawner; gives the exit code.
 pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
-    let (mut control, mut archive, mut view, mut layer, mut source) = (None, None, None, None, None);
+    let (mut control, mut archive, mut view, mut source) = (None, None, None, None);
     for (role, fd) in given {
         match role {
             Role::Control => control = Some(fd),
             Role::Archive => archive = Some(fd),
             Role::Source => source = Some(source_folder(&fd)),
-            // As with the layer's folder.
+            // A mount of its own has no way out of it either. Copied before this process leaves the
+            // namespace that it is in (open_tree(2)).
             Role::SourceFolder => {
                 source = Some(mount::copy_of(&fd, false).map(tree::Part::Folder).map_err(JailError::from));
             }
             Role::Folder => view = Some(View::Folder(fd)),
-            Role::Layer => layer = Some(fd),
             Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
             Role::Document => view = Some(View::Stopped { tree: fd }),
             _ => {}
@@ -94,17 +93,14 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
     let Some(control) = control else {
         return 125;
     };
-    // A mount of its own has no way out of it either. Copied before this process leaves the namespace
-    // that it is in (open_tree(2)).
-    let layer = layer.map(|fd| mount::copy_of(&fd, false)).transpose().map_err(JailError::from);
     let source = source.transpose();
-    let outcome = match (layer, source, view) {
-        (.., None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
-        (Err(error), ..) | (_, Err(error), _) => failed(&error),
-        (Ok(layer), Ok(source), Some(view)) => match enter_view(view) {
+    let outcome = match (source, view) {
+        (_, None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
+        (Err(error), _) => failed(&error),
+        (Ok(source), Some(view)) => match enter_view(view) {
             Ok(root) if work == Work::Fill => fill(source, &root),
             Ok(root) if matches!(work, Work::Copy(_)) => build(&work, source, &root),
-            Ok(root) => perform(&work, archive, (&root, layer), &control),
+            Ok(root) => perform(&work, archive, &root, &control),
             Err(JailError::Ended) => Outcome::Ended,
             Err(error) => failed(&error),
         },
@@ -245,13 +241,7 @@ fn profile() -> Seccomp {
     Seccomp { default_action: "SCMP_ACT_KILL_PROCESS".to_owned(), syscalls: rules, ..Seccomp::default() }
 }
 
-/// Beside the root there is a layer's folder where one is to be made.
-fn perform(
-    work: &Work,
-    archive: Option<OwnedFd>,
-    (root, layer): (&OwnedFd, Option<OwnedFd>),
-    control: &OwnedFd,
-) -> Outcome {
+fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &OwnedFd) -> Outcome {
     match (work, archive.map(File::from)) {
         (Work::Examine(place), _) => {
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
@@ -270,18 +260,12 @@ fn perform(
             let unpacked = place::unpack(root, path, &options, &archive);
             unpacked.map_or_else(|error| error.outcome(), |()| Outcome::Unpacked)
         }
-        (Work::Commit, Some(mut archive)) => {
-            let packed = match layer {
-                Some(folder) => layer::commit(root.as_fd(), &mut archive, folder.as_fd()),
-                None => layer::diff(root.as_fd(), &mut archive),
-            };
-            match packed {
-                Ok(layer::Diffed { diff_id, archive_size, size }) => {
-                    Outcome::Committed { diff_id, archive_size, size }
-                }
-                Err(error) => failed(&error),
+        (Work::Commit, Some(mut archive)) => match layer::diff(root.as_fd(), &mut archive) {
+            Ok(layer::Diffed { diff_id, archive_size, size }) => {
+                Outcome::Committed { diff_id, archive_size, size }
             }
-        }
+            Err(error) => failed(&error),
+        },
         (Work::ApplyLayer, Some(archive)) => apply(Mode::Layer, archive, root),
         (Work::ApplyPlain, Some(archive)) => apply(Mode::Plain, archive, root),
         (Work::ApplyFiles, Some(archive)) => apply(Mode::Files, archive, root),

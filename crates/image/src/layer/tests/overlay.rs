@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::tree::{listing, set_attribute};
-use super::{Mode, apply_bytes, check_commit, diff_bytes, open};
+use super::{Mode, apply_bytes, check_round_trip, diff_bytes, open};
 use crate::layer::changes::{Limits, list};
 use crate::layer::{ChangeKind, changes, diff};
 use crate::tar::{Entry, Kind, Writer};
@@ -63,7 +63,7 @@ fn check(lower: &[&str], upper: &[&str], seen: &[&str]) {
     apply(scratch.path(), "top", upper);
     let found = in_container(scratch.path(), &["lower", "top"], "true");
     assert_eq!(found.lines().collect::<Vec<_>>(), seen, "{upper:?}");
-    check_commit(&scratch.path().join("top"));
+    check_round_trip(&scratch.path().join("top"));
     // The layer as an archive again means the same.
     let again = diff_bytes(&scratch.path().join("top"));
     fs::create_dir(scratch.path().join("again")).unwrap();
@@ -144,7 +144,7 @@ fn what_a_container_changed_is_what_its_layer_says() {
                   echo -n 2 >>keep; mkfifo pipe; rm pipe; mknod null c 1 3; rm null; chmod 700 d";
     let seen = in_container(scratch.path(), &["lower"], script);
     set_attribute(&scratch.path().join("upper"), "trusted.overlay.opaque", b"y");
-    check_commit(&scratch.path().join("upper"));
+    check_round_trip(&scratch.path().join("upper"));
     let bytes = diff_bytes(&scratch.path().join("upper"));
     fs::remove_dir_all(scratch.path().join("upper")).unwrap();
     fs::create_dir(scratch.path().join("commit")).unwrap();
@@ -162,9 +162,10 @@ fn what_a_socket_has_replaced_stays_gone() {
     let script = "rm a d/x e/x; rmdir e; mkdir e n; for place in a d/x e/x n/x; do perl -MSocket -e \
                   'socket(S,AF_UNIX,SOCK_STREAM,0); bind(S,pack_sockaddr_un($ARGV[0])) or die' $place; done";
     in_container(scratch.path(), &["lower"], script);
-    check_commit(&scratch.path().join("upper"));
+    check_round_trip(&scratch.path().join("upper"));
     fs::create_dir(scratch.path().join("commit")).unwrap();
-    super::commit_into(&scratch.path().join("upper"), &scratch.path().join("commit"));
+    let bytes = diff_bytes(&scratch.path().join("upper"));
+    apply_bytes(&bytes, &scratch.path().join("commit"), Mode::Layer).unwrap();
     fs::remove_dir_all(scratch.path().join("upper")).unwrap();
     let seen = in_container(scratch.path(), &["lower", "commit"], "true");
     assert_eq!(seen.lines().collect::<Vec<_>>(), ["d/", "d/y=1", "e/", "n/"]);
@@ -189,9 +190,10 @@ fn attributes_that_any_process_may_set_say_nothing_of_the_layer() {
         set_attribute(&path, &format!("user.overlay.{name}"), value.as_bytes());
     }
     let seen = in_container(scratch.path(), &["lower"], "true");
-    check_commit(&scratch.path().join("upper"));
+    check_round_trip(&scratch.path().join("upper"));
     fs::create_dir(scratch.path().join("commit")).unwrap();
-    super::commit_into(&scratch.path().join("upper"), &scratch.path().join("commit"));
+    let bytes = diff_bytes(&scratch.path().join("upper"));
+    apply_bytes(&bytes, &scratch.path().join("commit"), Mode::Layer).unwrap();
     assert_eq!(changed(scratch.path(), &["lower"]), ["C /d", "A /d/y", "C /e", "A /e/y"]);
     fs::remove_dir_all(scratch.path().join("upper")).unwrap();
     assert_eq!(in_container(scratch.path(), &["lower", "commit"], "true"), seen);
