@@ -1,6 +1,7 @@
 //! `top`, `port`, `diff`, `update`: facts of one container, and its limits.
 
 use hull_api::client::{Body, Query, segment};
+use hull_api::container::Change;
 use serde_json::{Map, Value, json};
 
 use crate::command::{Arguments, Command, Failure, Outcome, chain, fail};
@@ -145,16 +146,18 @@ fn addresses(bindings: &Value) -> Vec<String> {
 async fn diff(session: &Session, given: &Given) -> Result<u8, Failure> {
     let path = format!("/containers/{}/changes", segment(&given.arguments[0]));
     let answer = session.client.get(&path, &Query::new()).await?;
-    let changes: Option<Vec<Value>> = answer.json().await?;
-    let text = |change: Value| {
-        let kind = match change["Kind"].as_i64() {
-            Some(1) => "A",
-            Some(2) => "D",
-            _ => "C",
-        };
-        format!("{kind} {}\n", change["Path"].as_str().unwrap_or_default())
-    };
-    print(&changes.into_iter().flatten().map(text).collect::<String>());
+    let changes: Option<Vec<Change>> = answer.json().await?;
+    let mut text = String::new();
+    for Change { path, kind } in changes.iter().flatten() {
+        text.push_str(match kind {
+            1 => "A ",
+            2 => "D ",
+            _ => "C ",
+        });
+        text.push_str(path);
+        text.push('\n');
+    }
+    print(&text);
     Ok(0)
 }
 

@@ -13,16 +13,17 @@ use crate::http::{Call, Failure, Handled, json, ok};
 /// `null` where nothing has changed, as the reference prints it.
 pub(super) async fn changes(call: &Call, key: &str) -> Handled {
     let changes = call.server.engine.changes(key).await?;
-    let row = |change: &layer::Change| Change {
+    let row = |change: layer::Change| Change {
         // JSON has no other bytes than text.
-        path: String::from_utf8_lossy(&change.path).into_owned(),
+        path: String::from_utf8(change.path)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
         kind: match change.kind {
             ChangeKind::Modified => 0,
             ChangeKind::Added => 1,
             ChangeKind::Deleted => 2,
         },
     };
-    let rows: Vec<Change> = changes.iter().map(row).collect();
+    let rows: Vec<Change> = changes.into_iter().map(row).collect();
     ok(&(!rows.is_empty()).then_some(rows))
 }
 

@@ -6,7 +6,6 @@
 //! many layers nor deep trees exhaust the descriptors. The container may go on changing its files
 //! meanwhile; what goes between two looks is not told.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -70,12 +69,10 @@ pub(super) fn list(
     while let Some(folder) = waiting.pop() {
         waiting.extend(walk.folder(&folder)?);
     }
-    walk.found.sort_unstable_by(|a, b| a.path.split(is_slash).cmp(b.path.split(is_slash)));
+    // As if a slash, which begins a path's next name, came before all that can be in one.
+    let in_names = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    walk.found.sort_unstable_by(|a, b| a.path.iter().map(in_names).cmp(b.path.iter().map(in_names)));
     Ok(walk.found)
-}
-
-fn is_slash(byte: &u8) -> bool {
-    *byte == b'/'
 }
 
 /// A folder of the writable layer that is still to be visited.
@@ -189,18 +186,22 @@ fn is_opaque(folder: &OwnedFd) -> bool {
     matches!(rustix::fs::fgetxattr(folder, OPAQUE_ATTRIBUTE, &mut value[..]), Ok(1)) && value[0] == b'y'
 }
 
-/// At most so many names, and kinds, as the folder itself tells them (`Unknown` on some file systems).
-fn entries(folder: &OwnedFd, most: usize) -> Result<BTreeMap<Vec<u8>, FileType>, Errno> {
-    let mut entries = BTreeMap::new();
+/// A name in a folder, and its kind, as the folder itself tells it (`Unknown` on some file systems).
+type Named = (Vec<u8>, FileType);
+
+/// At most so many, by their names.
+fn entries(folder: &OwnedFd, most: usize) -> Result<Vec<Named>, Errno> {
+    let mut entries = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
         if entries.len() == most {
             break;
         }
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            entries.insert(entry.file_name().to_bytes().to_vec(), entry.file_type());
+            entries.push((entry.file_name().to_bytes().to_vec(), entry.file_type()));
         }
     }
+    entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(entries)
 }
 
@@ -247,10 +248,11 @@ fn look(below: &[(usize, OwnedFd)], name: &[u8]) -> Result<Below, Errno> {
 }
 
 /// What the layers below show that the hiding folder does not hold.
-fn gone(below: &[(usize, OwnedFd)], held: &BTreeMap<Vec<u8>, FileType>) -> Result<Vec<Vec<u8>>, Errno> {
+fn gone(below: &[(usize, OwnedFd)], held: &[Named]) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names: Vec<Vec<u8>> = Vec::new();
     for (_, folder) in below {
-        names.extend(entries(folder, usize::MAX)?.into_keys().filter(|name| !held.contains_key(name)));
+        let others = entries(folder, usize::MAX)?.into_iter().map(|(name, _)| name);
+        names.extend(others.filter(|name| held.binary_search_by(|(held, _)| held.cmp(name)).is_err()));
     }
     names.sort_unstable();
     names.dedup();
