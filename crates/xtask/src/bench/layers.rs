@@ -15,8 +15,8 @@ const CHANGES: [(&str, &str); 2] = [
     ("one file of 200 MB", "dd if=/dev/urandom of=/big bs=1M count=200"),
 ];
 
-/// `commit` and `diff` of ended containers, each image removed at once.
-pub(crate) fn layers(engines: &[Engine], rounds: usize) -> Vec<Row> {
+/// `commit` and `diff` of ended containers, each image removed at once; then `save` and `load` of one.
+pub(crate) fn layers(engines: &[Engine], work: &Path, rounds: usize) -> Vec<Row> {
     let rounds = rounds.div_ceil(6).max(3);
     let mut rows = Vec::new();
     for (change, script) in CHANGES {
@@ -38,9 +38,29 @@ pub(crate) fn layers(engines: &[Engine], rounds: usize) -> Vec<Row> {
         });
         let parts = [(format!("F10 commit of {change}"), "ms"), (format!("F10 diff of {change}"), "ms")];
         rows.extend(interleave_parts(&parts, rounds, WARM, subjects.collect()));
+        rows.extend(archives(engines, change, work, rounds));
         clear(engines);
     }
     rows
+}
+
+/// `save` of an image of the container `changed` into a file, and `load` where only its layer is new.
+fn archives(engines: &[Engine], change: &str, work: &Path, rounds: usize) -> Vec<Row> {
+    let file = work.join("saved.tar").display().to_string();
+    let file = &file;
+    let subjects = engines.iter().map(|engine| {
+        let made = engine.line(&["commit", "changed", "kept"]);
+        Subject::of_parts(engine.name, move || {
+            made.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+            let saved = engine.time(&["save", "-o", file, "kept"])?;
+            engine.line(&["rmi", "-f", "kept"])?;
+            let times = vec![saved, engine.time(&["load", "-i", file])?];
+            fs::remove_file(file).context("remove the saved image")?;
+            Ok(times)
+        })
+    });
+    let parts = [(format!("F10 save of {change}"), "ms"), (format!("F10 load of {change}"), "ms")];
+    interleave_parts(&parts, rounds, WARM, subjects.collect())
 }
 
 /// `cp` of the same into a container that does not run, and out of it.

@@ -182,7 +182,7 @@ fn measure_engines(
         ("exec", &|| sections::exec(engines, samples)),
         ("many", &|| sections::many(engines, samples)),
         ("logs", &|| sections::logs(engines, samples)),
-        ("layers", &|| layers::layers(engines, samples)),
+        ("layers", &|| layers::layers(engines, &fixture.work, samples)),
         ("copies", &|| layers::copies(engines, &fixture.work, samples)),
         ("mounts", &|| mounts::mounts(engines, samples)),
         ("ports", &|| ports::ports(engines, samples)),
