@@ -261,15 +261,25 @@ fn unescape(text: &[u8]) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-/// Options as they may be told and kept in records: without the passwords of a CIFS server.
+/// Options as they may be told and kept in records: without the passwords of a CIFS server. In one of
+/// those two commas are a comma (mount.cifs(8)).
 fn without_secrets(options: &str) -> String {
-    let hide = |word: &str| match word.split_once('=') {
-        Some((key, _)) if matches!(key.to_ascii_lowercase().as_str(), "password" | "pass" | "password2") => {
-            format!("{key}=********")
+    let mut told = Vec::new();
+    let mut words = options.split(',');
+    while let Some(word) = words.next() {
+        match word.split_once('=') {
+            Some((key, _))
+                if matches!(key.to_ascii_lowercase().as_str(), "password" | "pass" | "password2") =>
+            {
+                told.push(format!("{key}=********"));
+                while words.clone().next() == Some("") {
+                    words.nth(1);
+                }
+            }
+            _ => told.push(word.to_owned()),
         }
-        _ => word.to_owned(),
-    };
-    options.split(',').map(hide).collect::<Vec<_>>().join(",")
+    }
+    told.join(",")
 }
 
 /// The sentence as the reference writes it.
@@ -314,6 +324,14 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("secret"), "{text}");
+        for (options, told) in [
+            ("pass=a,,secret,,more,vers=3", "pass=********,vers=3"),
+            ("password=,,secret", "password=********"),
+            ("vers=3,password=a,,", "vers=3,password=********"),
+            ("password2=secret,rw,,ro", "password2=********,rw,,ro"),
+        ] {
+            assert_eq!(without_secrets(options), told);
+        }
     }
 
     #[test]
