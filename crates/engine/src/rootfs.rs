@@ -1,11 +1,12 @@
-//! Reading a file of a container's root file system without mounting it.
+//! Looking into a container's root file system without mounting it.
 //!
 //! A start needs two small files of the image (`/etc/passwd`, `/etc/group`) before there is any
-//! mount. This walks the layers from the top to the base by descriptors, one path component at a
-//! time and never through a link that the kernel would follow, by overlayfs's own rules
-//! (Documentation/filesystems/overlayfs.rst): the uppermost entry of a name wins, folders merge, a
-//! character device 0:0 hides what is below, an opaque folder ends the merging. Links are
-//! followed here, inside the container's root. Nothing of the layers can lead out of them.
+//! mount, and a volume is filled only where the image has something. This walks the layers from the
+//! top to the base by descriptors, one path component at a time and never through a link that the
+//! kernel would follow, by overlayfs's own rules (Documentation/filesystems/overlayfs.rst): the
+//! uppermost entry of a name wins, folders merge, a character device 0:0 hides what is below, an
+//! opaque folder ends the merging. Links are followed here, inside the container's root. Nothing of
+//! the layers can lead out of them.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -36,14 +37,29 @@ type Merged = Arc<Vec<OwnedFd>>;
 enum Found {
     Folder(Merged),
     Link(PathBuf),
-    /// The layer's folder that holds it.
+    /// A regular one.
     File(OwnedFd),
+    /// Something that is none of these.
+    Other,
     Nothing,
 }
 
 /// Reads a regular file of at most `limit` bytes. `layers` are the layers' folders from the top
 /// to the base. `None`: there is no such file, or it is no regular file.
 pub fn read(layers: &[PathBuf], path: &Path, limit: u64) -> Result<Option<Vec<u8>>, LookupError> {
+    match find(layers, path)? {
+        Found::File(file) => contents(file, path, limit).map(Some),
+        Found::Folder(_) | Found::Link(_) | Found::Other | Found::Nothing => Ok(None),
+    }
+}
+
+/// Whether there is anything at `path`, of whatever kind.
+pub fn has(layers: &[PathBuf], path: &Path) -> Result<bool, LookupError> {
+    find(layers, path).map(|found| !matches!(found, Found::Nothing))
+}
+
+/// What is at `path`, links followed. What has something but a folder on the way is told as that.
+fn find(layers: &[PathBuf], path: &Path) -> Result<Found, LookupError> {
     let shown = || path.display().to_string();
     let call = |call: &'static str| move |source: Errno| LookupError::Call { call, path: shown(), source };
     let root: Merged = Arc::new(
@@ -63,7 +79,7 @@ pub fn read(layers: &[PathBuf], path: &Path, limit: u64) -> Result<Option<Vec<u8
             }
             continue;
         }
-        let Some(here) = stack.last().cloned() else { return Ok(None) };
+        let Some(here) = stack.last().cloned() else { return Ok(Found::Nothing) };
         match look(&here, OsStr::from_bytes(&name)).map_err(call("look up"))? {
             Found::Folder(merged) => stack.push(merged),
             Found::Link(target) => {
@@ -76,11 +92,12 @@ pub fn read(layers: &[PathBuf], path: &Path, limit: u64) -> Result<Option<Vec<u8
                 }
                 rest.extend(components(&target));
             }
-            Found::File(file) if rest.is_empty() => return contents(file, path, limit).map(Some),
-            Found::File(_) | Found::Nothing => return Ok(None),
+            Found::File(file) if rest.is_empty() => return Ok(Found::File(file)),
+            Found::File(_) | Found::Other => return Ok(Found::Other),
+            Found::Nothing => return Ok(Found::Nothing),
         }
     }
-    Ok(None)
+    Ok(stack.pop().map_or(Found::Nothing, Found::Folder))
 }
 
 /// The components of a path, last first.
@@ -128,7 +145,7 @@ fn look(here: &Merged, name: &OsStr) -> Result<Found, Errno> {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 Ok(Found::File(rustix::fs::openat(layer, name, flags, Mode::empty())?))
             }
-            _ => Ok(Found::Nothing),
+            _ => Ok(Found::Other),
         };
     }
     Ok(if merged.is_empty() { Found::Nothing } else { Found::Folder(Arc::new(merged)) })
@@ -265,5 +282,18 @@ mod tests {
         let fifo = l.paths[0].join("etc/group");
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         assert_eq!(l.get("/etc/group"), None);
+    }
+
+    #[test]
+    fn there_is_something_or_there_is_nothing() {
+        let l = layers(2);
+        l.put(1, "etc/passwd", "base");
+        whiteout(&l.paths[0].join("gone"));
+        fs::create_dir(l.paths[1].join("gone")).unwrap();
+        symlink("etc", l.paths[0].join("link")).unwrap();
+        symlink("nowhere", l.paths[0].join("dangling")).unwrap();
+        let has = |path: &str| has(&l.paths, Path::new(path)).unwrap();
+        assert!(["/", "/etc", "/etc/passwd", "/etc/passwd/below", "/link/passwd"].into_iter().all(has));
+        assert!(!["/gone", "/gone/below", "/dangling", "/etc/group"].into_iter().any(has));
     }
 }

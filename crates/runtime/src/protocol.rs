@@ -191,9 +191,10 @@ pub enum Work {
     ApplyStream,
     /// Pack the folder, an overlay upper one, into the archive as an image layer.
     Commit,
-    /// Copy what an image has at a place into the folder, if that is empty; without that place, end
-    /// what an interrupted copy has left.
+    /// Copy what an image has at a place into the folder, which is empty.
     Fill,
+    /// Bring again what was lost of such a copy.
+    Repair,
     /// Say what is at the place.
     Examine(Place),
     /// Say it, then pack it into the archive, all names beginning with `name` in its place. With an
@@ -373,7 +374,7 @@ pub enum Outcome {
         /// Bytes of the files.
         size: u64,
     },
-    /// Entries and bytes that a folder was filled with; none where it was not empty.
+    /// Entries and bytes that a folder was filled with.
     Filled {
         entries: u64,
         bytes: u64,

@@ -1,26 +1,35 @@
 //! The first content of volumes ("copy-up"): an empty one gets what the image has where it is mounted.
 //!
 //! It happens when the container is made, as in the reference, so that a start has nothing to copy and
-//! whoever uses the volume next finds it filled. The copying is a jailed worker's ([`layer::fill`]). One
-//! that was interrupted is ended by the next container that is made with the volume, or by the next
-//! daemon.
+//! whoever uses the volume next finds it filled. The copying is a jailed worker's ([`layer::fill`]), into
+//! a folder that only it and the daemon reach. A complete copy becomes the folder of a volume that was
+//! made for this very container, in one step; into any other it is moved name by name, as somebody may
+//! be looking. Nobody waits for the disk. [`crate::volumes::Mark`] says how far it has come: one that was
+//! interrupted is ended by the next container that is made with the volume, or by the next daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hull_image::layer;
+use hull_image::{folder, layer};
+use hull_oci::Digest;
 use hull_runtime::bundle::Source;
 use hull_sys::root::open_beneath;
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::create::new_id;
 use super::files;
 use super::services::Services;
 use super::settings::{Mount, Settings, VolumeMount};
+use super::spawner::Filled;
 use crate::images::Image;
-use crate::{Error, Result};
+use crate::volumes::{Filling, Mark};
+use crate::{Error, Result, chain, rootfs};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// One at a time fills a volume; the next finds it filled.
 #[derive(Debug, Default)]
@@ -48,54 +57,248 @@ pub(super) fn volumes(services: &Services, id: &str, settings: &Settings, image:
         if rustix::fs::fstatvfs(&root).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY)) {
             continue;
         }
+        end(services, &volume.name, &root)?;
         if volume.copy {
-            copy(services, volume, image, &root)?;
-        } else if layer::is_unsettled(root.as_fd()) {
-            services.spawner.fill(None, root.as_fd()).map_err(failed(&volume.name))?;
+            fill(services, id, volume, image, &root)?;
         }
     }
     Ok(())
 }
 
-fn copy(services: &Services, volume: &VolumeMount, image: &Image, root: &OwnedFd) -> Result<()> {
-    let path = if volume.subpath.is_empty() { "." } else { &volume.subpath };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    // What is wrong with a path below the volume, the start says.
-    let Ok(folder) = open_beneath(root, Path::new(path), flags, Mode::empty()) else { return Ok(()) };
-    let mut lower = services.images.layer_folders(image);
-    lower.reverse();
-    lower.push(files::init_layer(&services.config.data_root));
-    let source = Source::Layers { lower, path: PathBuf::from(&volume.target) };
-    match services.spawner.fill(Some(&source), folder.as_fd()).map_err(failed(&volume.name))? {
-        true => Ok(()),
-        false => Err(Error::Invalid(format!(
-            "cannot mount volume over existing file, file exists {}",
-            volume.target
-        ))),
+/// The folder of a copy.
+struct Copy {
+    parent: OwnedFd,
+    name: String,
+    folder: OwnedFd,
+}
+
+impl Copy {
+    /// Where `filling` says, for the folder `target`.
+    fn parent(services: &Services, filling: &Filling, target: &OwnedFd) -> Result<OwnedFd> {
+        match filling.beside {
+            true => open(&services.volumes.copies()),
+            false => target.try_clone().map_err(|source| io("dup", &filling.copy)(source)),
+        }
+    }
+
+    fn make(services: &Services, filling: &Filling, target: &OwnedFd) -> Result<Copy> {
+        let (parent, name) = (Copy::parent(services, filling, target)?, filling.copy.clone());
+        let made = rustix::fs::mkdirat(&parent, &name, Mode::RWXU);
+        made.map_err(|errno| io("mkdir", &name)(errno.into()))?;
+        let folder = rustix::fs::openat(&parent, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+        let folder = folder.map_err(|errno| io("open", &name)(errno.into()))?;
+        Ok(Copy { parent, name, folder })
+    }
+
+    /// One that was begun, if it is still there.
+    fn find(services: &Services, filling: &Filling, target: &OwnedFd) -> Result<Option<Copy>> {
+        let (parent, name) = (Copy::parent(services, filling, target)?, filling.copy.clone());
+        match rustix::fs::openat(&parent, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(folder) => Ok(Some(Copy { parent, name, folder })),
+            // No folder: not ours.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) => Err(io("open", &name)(errno.into())),
+        }
+    }
+
+    /// With all that is still in it.
+    fn discard(self) -> Result<()> {
+        let Copy { parent, name, folder } = self;
+        let removed = folder::empty(folder.as_fd())
+            .and_then(|()| rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR));
+        removed.map_err(|errno| io("remove", &name)(errno.into()))
     }
 }
 
-/// Ends what the last daemon was about when it was killed; not in file systems of their own, whose
-/// server may not answer: the next container that is made with such a volume does it.
-pub(super) fn settle(services: &Services) {
-    for view in services.volumes.views().into_iter().filter(|view| view.volume.options.is_empty()) {
-        let settled = open(&services.volumes.data(&view.volume)).and_then(|root| {
-            match layer::is_unsettled(root.as_fd()) {
-                true => services.spawner.fill(None, root.as_fd()).map_err(failed(&view.volume.name)),
-                false => Ok(true),
-            }
+/// Fills the volume, or the part of it that is mounted, if that is empty and the image has something.
+fn fill(
+    services: &Services,
+    container: &str,
+    volume: &VolumeMount,
+    image: &Image,
+    root: &OwnedFd,
+) -> Result<()> {
+    // What is wrong with a path below the volume, the start says.
+    let Some(target) = part(root, &volume.subpath) else { return Ok(()) };
+    let layers = image.config.rootfs.diff_ids.clone();
+    let lower = lower(services, &layers);
+    // What cannot be told here, the worker tells.
+    let has = rootfs::has(&lower, Path::new(&volume.target)).unwrap_or(true);
+    if !has || !is_empty(&target).map_err(|source| io("read", &volume.name)(source.into()))? {
+        return Ok(());
+    }
+    let source = Source::Layers { lower, path: PathBuf::from(&volume.target) };
+    let beside = same_mount(&target, &open(&services.volumes.copies())?);
+    let (subpath, path) = (volume.subpath.clone(), volume.target.clone());
+    // In a volume it has a name that says whose it is.
+    let copy = if beside { new_id() } else { format!(".hull-{}", new_id()) };
+    let filling = Filling { copy, beside, subpath, layers, path, boot: boot() };
+    let mark = services.volumes.mark(&volume.name, &filling)?;
+    let copied = Copy::make(services, &filling, &target).map(|copy| {
+        let filled = std::thread::scope(|scope| {
+            let synced = scope.spawn(|| mark.sync());
+            let filled = services.spawner.fill(&source, copy.folder.as_fd(), false);
+            // A panic is reported by the runtime.
+            let synced = synced.join().map_err(|_| Error::ShuttingDown).flatten();
+            synced.and_then(|()| filled.map_err(failed(&volume.name)))
         });
-        if let Err(error) = settled {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(volume = %view.volume.name, error, "an interrupted copy is still in a volume");
+        (copy, filled)
+    });
+    match copied {
+        Ok((copy, Ok(Filled::Whole))) => {
+            mark.complete()?;
+            hull_runtime::failpoint!("engine.fill.copied");
+            place(services, (container, volume), (&filling, copy), &target, mark)
+        }
+        Ok((copy, filled)) => {
+            copy.discard()?;
+            mark.remove()?;
+            match filled? {
+                Filled::NoFolder => Err(Error::Invalid(format!(
+                    "cannot mount volume over existing file, file exists {}",
+                    volume.target
+                ))),
+                Filled::Whole | Filled::Absent => Ok(()),
+            }
+        }
+        Err(error) => {
+            mark.remove()?;
+            Err(error)
         }
     }
 }
 
+/// A complete copy comes into the volume.
+fn place(
+    services: &Services,
+    (container, volume): (&str, &VolumeMount),
+    (filling, copy): (&Filling, Copy),
+    target: &OwnedFd,
+    mark: Mark,
+) -> Result<()> {
+    let whole = filling.beside && filling.subpath.is_empty();
+    let path = services.volumes.copies().join(&filling.copy);
+    if whole && services.volumes.exchange(&volume.name, container, &path)? {
+        hull_runtime::failpoint!("engine.fill.placed");
+        sync_later(services, &volume.name, mark, copy.folder);
+        return Ok(());
+    }
+    let published = layer::publish(copy.folder.as_fd(), target.as_fd());
+    published.map_err(|error| failed(&volume.name)(chain(&error)))?;
+    let folder = copy.folder.try_clone().map_err(io("dup", &filling.copy))?;
+    copy.discard()?;
+    hull_runtime::failpoint!("engine.fill.placed");
+    sync_later(services, &volume.name, mark, folder);
+    Ok(())
+}
+
+/// Has the file system that `folder` is on written to the disk, behind everybody's back, and takes
+/// the mark away.
+fn sync_later(services: &Services, volume: &str, mark: Mark, folder: OwnedFd) {
+    let (volume, turn) = (volume.to_owned(), services.filling.of(volume));
+    tokio::task::spawn_blocking(move || {
+        let synced = rustix::fs::syncfs(&folder).map_err(|errno| io("syncfs", &volume)(errno.into()));
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = synced.and_then(|()| mark.remove()) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(volume, error, "the first content of a volume may not be on the disk");
+        }
+    });
+}
+
+/// Ends a filling of the volume that somebody has begun, if there is one.
+fn end(services: &Services, volume: &str, root: &OwnedFd) -> Result<()> {
+    let Some((mark, filling, complete)) = services.volumes.marked(volume)? else { return Ok(()) };
+    let known = filling.and_then(|filling| Some((part(root, &filling.subpath)?, filling)));
+    let Some((target, filling)) = known else {
+        tracing::warn!(volume, "nobody knows any more what a volume was to be filled with");
+        return mark.remove();
+    };
+    if let Some(copy) = Copy::find(services, &filling, &target)? {
+        if complete {
+            let published = layer::publish(copy.folder.as_fd(), target.as_fd());
+            published.map_err(|error| failed(volume)(chain(&error)))?;
+        }
+        copy.discard()?;
+    }
+    let lost = filling.boot != boot();
+    if lost {
+        let path = PathBuf::from(&filling.path);
+        let source = Source::Layers { lower: lower(services, &filling.layers), path };
+        match services.spawner.fill(&source, target.as_fd(), true) {
+            Ok(_) => tracing::warn!(volume, "what a power cut may have taken of a volume was brought again"),
+            Err(error) => {
+                tracing::error!(volume, error, "what a power cut may have taken of a volume stays away")
+            }
+        }
+    }
+    if complete || lost {
+        sync_later(services, volume, mark, target);
+        return Ok(());
+    }
+    mark.remove()
+}
+
+/// Ends what the last daemon was about when it was killed; not in file systems of their own, whose
+/// server may not answer: the next container that is made with such a volume does it.
+pub(super) fn settle(services: &Services) -> Result<()> {
+    let marked = |name: &str| services.volumes.marked(name).ok().flatten();
+    let names: Vec<_> = services.volumes.views().into_iter().map(|view| view.volume).collect();
+    let begun: Vec<_> = names.iter().filter_map(|volume| Some((volume, marked(&volume.name)?))).collect();
+    let copies = begun.iter().filter_map(|(_, (_, filling, _))| Some(filling.as_ref()?.copy.clone()));
+    services.volumes.sweep_copies(&copies.collect::<BTreeSet<_>>())?;
+    for (volume, _) in begun.into_iter().filter(|(volume, _)| volume.options.is_empty()) {
+        let ended = open(&services.volumes.data(volume)).and_then(|root| end(services, &volume.name, &root));
+        if let Err(error) = ended {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(volume = volume.name, error, "a volume is not filled as it was to be");
+        }
+    }
+    Ok(())
+}
+
+/// The folders of an image's layers as an overlay has them, the uppermost first.
+fn lower(services: &Services, layers: &[Digest]) -> Vec<PathBuf> {
+    let chain = hull_oci::image::chain_ids(layers);
+    let layers = chain.iter().rev().map(|chain| services.images.snapshots().diff(chain));
+    layers.chain([files::init_layer(&services.config.data_root)]).collect()
+}
+
+/// A folder in a volume; empty is the volume itself.
+fn part(root: &OwnedFd, subpath: &str) -> Option<OwnedFd> {
+    let path = if subpath.is_empty() { "." } else { subpath };
+    open_beneath(root, Path::new(path), FOLDER, Mode::empty()).ok()
+}
+
+fn is_empty(folder: &OwnedFd) -> std::result::Result<bool, Errno> {
+    for entry in Dir::read_from(folder)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Names are moved between folders of one mount alone (rename(2), `EXDEV`).
+fn same_mount(one: &OwnedFd, other: &OwnedFd) -> bool {
+    const SELF: &CStr = c"";
+    let id = |fd: &OwnedFd| rustix::fs::statx(fd, SELF, AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one.stx_mnt_id == other.stx_mnt_id)
+}
+
+/// What tells one boot of the host from another; empty where that is not told.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 fn open(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let failed = |errno: Errno| Error::Io { call: "open", path: path.to_owned(), source: errno.into() };
-    rustix::fs::open(path, flags, Mode::empty()).map_err(failed)
+    rustix::fs::open(path, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)
+}
+
+fn io(call: &'static str, name: &str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Io { call, path: name.into(), source }
 }
 
 fn failed(volume: &str) -> impl Fn(String) -> Error {

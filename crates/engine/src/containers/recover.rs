@@ -72,7 +72,7 @@ pub(crate) async fn recover(services: &Arc<Services>, rows: Vec<(String, String)
     }
     let shared = Arc::clone(services);
     let settled = services.blocking(move || {
-        fill::settle(&shared);
+        fill::settle(&shared)?;
         shared.volumes.reconcile(&living);
         Ok(())
     });

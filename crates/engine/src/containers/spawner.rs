@@ -216,22 +216,33 @@ impl Spawner {
         }
     }
 
-    /// Has one fill the folder of a volume with what is at `source`, if it is empty; without that, end
-    /// what an interrupted one has left. False: what is at `source` is no folder. Blocks as
-    /// [`Self::unpack`] does.
+    /// Has one fill a folder with what is at `source`, or with `repair` bring again what was lost of
+    /// that. Blocks as [`Self::unpack`] does.
     pub(crate) fn fill(
         &self,
-        source: Option<&Source>,
-        volume: BorrowedFd<'_>,
-    ) -> std::result::Result<bool, String> {
+        source: &Source,
+        folder: BorrowedFd<'_>,
+        repair: bool,
+    ) -> std::result::Result<Filled, String> {
         let client = self.client_blocking().map_err(|error| chain(&error))?;
-        let job = client.fill(source, volume).map_err(|error| chain(&error))?;
+        let job = client.fill(source, folder, repair).map_err(|error| chain(&error))?;
         match outcome(&job)? {
-            Outcome::Filled { .. } => Ok(true),
-            Outcome::NoFolder => Ok(false),
+            Outcome::Filled { .. } => Ok(Filled::Whole),
+            Outcome::Absent => Ok(Filled::Absent),
+            Outcome::NoFolder => Ok(Filled::NoFolder),
             _ => Err(OTHER.to_owned()),
         }
     }
+}
+
+/// What became of a folder that was to be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    Whole,
+    /// There is nothing at the source.
+    Absent,
+    /// What is there is no folder.
+    NoFolder,
 }
 
 const OTHER: &str = "the worker answered something else";

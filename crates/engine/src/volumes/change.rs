@@ -57,6 +57,14 @@ impl Volumes {
         Ok(())
     }
 
+    /// The same for copies that the last daemon has begun, but those with these names.
+    pub(crate) fn sweep_copies(&self, but: &BTreeSet<String>) -> Result<()> {
+        for copy in self.0.files.copies()?.into_iter().filter(|name| !but.contains(name)) {
+            self.free(self.copies().join(copy));
+        }
+        Ok(())
+    }
+
     /// One that exists by this name is given as it is, whatever else was asked.
     ///
     /// # Errors
@@ -259,6 +267,8 @@ impl Settlement {
             // Nobody asks for another name, so nobody could use it.
             let Ok(volume) = asked.record(hull_sys::time::now()) else { continue };
             tracing::warn!(volume = name, "a folder without a record becomes a volume");
+            // Whoever has put it there may have left that out.
+            files.make(&name)?;
             changes.push(row(&volume)?);
             records.insert(name, volume);
         }

@@ -6,6 +6,8 @@
 //! back, before the commit or at the container's end.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::record::{Volume, Wish};
@@ -56,6 +58,23 @@ impl Volumes {
         let table = self.table();
         let own = table.values().filter(|entry| entry.users.contains_key(container) && !entry.durable);
         own.map(|entry| row(&entry.volume)).collect()
+    }
+
+    /// Puts the folder `copy` in the place of a volume's own, in one step. False: that is not empty, or
+    /// somebody but `container`, which is being made and has claimed the volume first of all, may have it.
+    /// Blocks.
+    pub(crate) fn exchange(&self, name: &str, container: &str, copy: &Path) -> Result<bool> {
+        // Nobody claims it meanwhile.
+        let _turn = self.0.turn.blocking_lock();
+        let alone = |entry: &Entry| !entry.durable && entry.users.keys().all(|user| user == container);
+        if !self.table().get(name).is_some_and(alone) {
+            return Ok(false);
+        }
+        match std::fs::rename(copy, self.folder(name)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+            Err(source) => Err(Error::Io { call: "rename", path: copy.to_owned(), source }),
+        }
     }
 
     /// The rows of the claim are durable.

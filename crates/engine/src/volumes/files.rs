@@ -5,6 +5,8 @@
 //!   NAME/                           0700
 //!     _data/                        0755 at first; what containers see, and theirs
 //!     new                           no record names it yet: an empty file
+//!     filling, filled               its first content is on its way: see [`super::mark`]
+//!   .filling/RANDOM/                a copy that is being made
 //!   .trash/RANDOM/NAME/             one that was removed, until its space is freed
 //! ```
 //!
@@ -26,6 +28,7 @@ use crate::containers::files::{keep_apart, private_dir};
 use crate::{Error, Result};
 
 const TRASH: &str = ".trash";
+const FILLING: &str = ".filling";
 const NEW: &str = "new";
 
 fn failed<'a>(call: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
@@ -49,8 +52,20 @@ impl Files {
     pub(super) fn open(root: PathBuf) -> Result<Files> {
         private_dir(&root)?;
         private_dir(&root.join(TRASH))?;
+        private_dir(&root.join(FILLING))?;
         keep_apart(&root)?;
+        keep_apart(&root.join(FILLING))?;
         Ok(Files(root))
+    }
+
+    /// Where copies are made.
+    pub(super) fn filling(&self) -> PathBuf {
+        self.0.join(FILLING)
+    }
+
+    /// The folders of all copies that were begun.
+    pub(super) fn copies(&self) -> Result<Vec<String>> {
+        names(&self.filling())
     }
 
     pub(super) fn folder(&self, name: &str) -> PathBuf {
@@ -138,7 +153,7 @@ impl Files {
 
     pub(super) fn find(&self) -> Result<Found> {
         let mut found = Found::default();
-        for name in names(&self.0)?.into_iter().filter(|name| name != TRASH) {
+        for name in names(&self.0)?.into_iter().filter(|name| name != TRASH && name != FILLING) {
             let new = self.folder(&name).join(NEW).exists();
             let kind = if new { &mut found.new } else { &mut found.whole };
             kind.insert(name);

@@ -4,6 +4,7 @@
 //! record    what is kept, what may be asked
 //! options   what the options of the driver mean: pure
 //! files     the folders
+//! mark      how far the first content of a volume has come
 //! claim     a container has its volumes, from its creation to its removal
 //! change    volumes are found again, created, removed, pruned
 //! mounted   volumes that are file systems of their own, while containers that run have them
@@ -18,6 +19,7 @@
 mod change;
 mod claim;
 mod files;
+mod mark;
 mod mounted;
 mod options;
 mod record;
@@ -32,6 +34,7 @@ use crate::{Error, Result};
 
 pub use change::Pruned;
 pub use claim::Claim;
+pub(crate) use mark::{Filling, Mark};
 pub(crate) use mounted::Held;
 pub use record::{ANONYMOUS, Create, DRIVER, Volume, Wish};
 
@@ -55,7 +58,7 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     volume: Arc<Volume>,
-    /// It has a row. Before that nobody finds it but who has claimed it.
+    /// It has a row. Before that it goes with the container that has claimed it, if that cannot be made.
     durable: bool,
     /// The containers that have it, by id, and whether it is their own (see [`Wish::own`]).
     users: BTreeMap<String, bool>,
@@ -85,13 +88,12 @@ impl Volumes {
     /// The same with who has it.
     pub fn view(&self, name: &str) -> Result<View> {
         let table = self.table();
-        let entry = table.get(name).filter(|entry| entry.durable);
-        entry.map(Entry::view).ok_or_else(|| Error::NoSuchVolume(name.to_owned()))
+        table.get(name).map(Entry::view).ok_or_else(|| Error::NoSuchVolume(name.to_owned()))
     }
 
     /// By name.
     pub fn views(&self) -> Vec<View> {
-        self.table().values().filter(|entry| entry.durable).map(Entry::view).collect()
+        self.table().values().map(Entry::view).collect()
     }
 
     /// The folder with what containers see of it.
@@ -102,6 +104,21 @@ impl Volumes {
     /// The same of one with this name, be there one or not.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.0.files.data(name)
+    }
+
+    /// Where copies are made that become the first content of volumes.
+    pub(crate) fn copies(&self) -> PathBuf {
+        self.0.files.filling()
+    }
+
+    /// Begins to fill the volume `name`.
+    pub(crate) fn mark(&self, name: &str, filling: &Filling) -> Result<Mark> {
+        Mark::begin(&self.0.files.folder(name), filling)
+    }
+
+    /// What filling it has come to, if that is not over; see [`Mark::find`].
+    pub(crate) fn marked(&self, name: &str) -> Result<Option<(Mark, Option<Filling>, bool)>> {
+        Mark::find(&self.0.files.folder(name))
     }
 
     /// Bytes of its files, each once however many names it has.

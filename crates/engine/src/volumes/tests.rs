@@ -44,12 +44,12 @@ impl House {
         self.volumes().views().into_iter().map(|view| view.volume.name.clone()).collect()
     }
 
-    /// What is in the folder of all volumes, the trash apart.
+    /// The folders of volumes.
     fn folders(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path().join("volumes")).unwrap();
         let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<String> = entries.map(|entry| name(entry).into_string().unwrap()).collect();
-        names.retain(|name| name != ".trash");
+        names.retain(|name| !name.starts_with('.'));
         names.sort();
         names
     }
@@ -81,7 +81,9 @@ async fn who_has_a_volume_keeps_it_from_going() {
     let mut house = House::new();
     let wishes = [Wish { volume: named("data"), own: false }, Wish::default()];
     let claim = house.volumes().claim("c1", &wishes).await.unwrap();
-    assert!(house.names().is_empty(), "nobody else finds them yet");
+    // What can be used is found, and what is being used is not removed.
+    assert_eq!(house.names().len(), 2);
+    assert!(house.volumes().remove("data").await.is_err());
     house.volumes().0.store.commit(claim.rows).await.unwrap();
     house.volumes().settle("c1").await;
     let text = house.volumes().remove("data").await.unwrap_err().to_string();
@@ -144,19 +146,22 @@ async fn what_a_killed_daemon_left_is_finished_or_undone() {
         std::fs::write(root.join("never/new"), "").unwrap();
         std::fs::create_dir_all(root.join("theirs/_data")).unwrap();
         std::fs::write(root.join("theirs/_data/file"), "x").unwrap();
+        std::fs::create_dir_all(root.join("bare")).unwrap();
         std::fs::create_dir_all(root.join(".trash/1")).unwrap();
         std::fs::rename(root.join("forget"), root.join(".trash/1/forget")).unwrap();
         // Removed and made again before the trash was emptied.
         std::fs::create_dir_all(root.join(".trash/2/whole/_data")).unwrap();
         std::fs::remove_dir_all(root.join("lost")).unwrap();
     });
-    let expected = ["finish", "lost", "theirs", "whole"];
+    let expected = ["bare", "finish", "lost", "theirs", "whole"];
     assert_eq!(
         (house.names(), house.folders()),
         (expected.map(str::to_owned).into(), expected.map(str::to_owned).into())
     );
     assert!(!house.dir.path().join("volumes/finish/new").exists());
-    assert!(house.dir.path().join("volumes/lost/_data").exists());
+    for made in ["lost", "bare"] {
+        assert!(house.dir.path().join("volumes").join(made).join("_data").exists());
+    }
     house.volumes().sweep().unwrap();
     // Whatever it does behind the scenes, it comes to its end with the runtime.
     let trash = house.dir.path().join("volumes/.trash");

@@ -12,7 +12,7 @@ use super::{CLIENTS, host};
 
 /// A folder of the test's own with `files` files below, of all owners and modes, with links,
 /// attributes, holes and old times.
-fn content(host: &Host, files: usize) -> PathBuf {
+pub(super) fn content(host: &Host, files: usize) -> PathBuf {
     let root = host.folder().join(format!("content-{files}"));
     let data = root.join("data");
     for number in 0..files {
@@ -36,7 +36,7 @@ fn content(host: &Host, files: usize) -> PathBuf {
 }
 
 /// An image of that folder, and nothing else but busybox to look at it.
-fn image(host: &Host, name: &str, content: &Path, changes: &[&str]) {
+pub(super) fn image(host: &Host, name: &str, content: &Path, changes: &[&str]) {
     let archive = host.folder().join(format!("{name}.tar"));
     let busybox = Command::new("sh").arg("-c").arg("command -v busybox").output().unwrap().stdout;
     let busybox = String::from_utf8(busybox).unwrap();
@@ -65,7 +65,7 @@ fn image(host: &Host, name: &str, content: &Path, changes: &[&str]) {
 }
 
 /// Everything below a folder: what a person could see of it.
-fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(super) fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
     fn walk(
         root: &Path,
         folder: &Path,
@@ -116,7 +116,7 @@ fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 #[track_caller]
-fn alike(found: &BTreeMap<PathBuf, String>, expected: &BTreeMap<PathBuf, String>) {
+pub(super) fn alike(found: &BTreeMap<PathBuf, String>, expected: &BTreeMap<PathBuf, String>) {
     for (path, line) in expected {
         assert_eq!(found.get(path), Some(line), "{}", path.display());
     }
@@ -129,7 +129,7 @@ fn own(path: &Path) -> (u32, u32, u32) {
     (meta.mode() & 0o7777, meta.uid(), meta.gid())
 }
 
-fn data(host: &Host, volume: &str) -> PathBuf {
+pub(super) fn data(host: &Host, volume: &str) -> PathBuf {
     host.data_root().join("volumes").join(volume).join("_data")
 }
 
@@ -299,9 +299,12 @@ fn a_copy_that_a_kill_interrupts_is_made_anew() {
             host.hull_command(&["create", "--name", "box", "-v", "data:/data", "full", "/bin/true"]);
         let mut client =
             client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        let part = data(&host, "data").join(".hull-copy-up");
+        let copies = host.data_root().join("volumes/.filling");
         let start = Instant::now();
-        let under_way = || std::fs::read_dir(&part).is_ok_and(|entries| entries.count() > rounds);
+        let begun = |copy: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_dir(copy.unwrap().path()).is_ok_and(|entries| entries.count() > rounds)
+        };
+        let under_way = || std::fs::read_dir(&copies).unwrap().any(begun);
         while !under_way() {
             assert!(start.elapsed() < patience(20), "the copy was never seen");
             if client.try_wait().unwrap().is_some() {
@@ -325,6 +328,105 @@ fn a_copy_that_a_kill_interrupts_is_made_anew() {
         host.hull(&["volume", "rm", "data"]).ok();
     }
     assert!(undone > 1, "no kill met a copy");
+}
+
+fn marked(host: &Host, volume: &str) -> bool {
+    let folder = host.data_root().join("volumes").join(volume);
+    ["filling", "filled"].iter().any(|mark| folder.join(mark).exists())
+}
+
+/// The mark goes when the disk has the bytes, which nobody waits for.
+#[track_caller]
+fn until_unmarked(host: &Host, volume: &str) {
+    let start = Instant::now();
+    while marked(host, volume) {
+        assert!(start.elapsed() < patience(20), "the mark stays");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// What a daemon finds after a power cut: a mark of another boot, and files that are missing or empty.
+#[test]
+fn what_a_power_cut_took_of_a_new_volume_is_brought_again() {
+    let mut host = host();
+    let content = content(&host, 300);
+    image(&host, "full", &content, &[]);
+    host.hull(&["create", "--name", "box", "-v", "data:/data", "full", "/bin/true"]).ok();
+    until_unmarked(&host, "data");
+    let volume = data(&host, "data");
+    let expected = listing(&volume);
+    alike(&expected, &listing(&content.join("data")));
+    let id = host.hull(&["inspect", "-f", "{{.Image}}", "box"]).ok().to_owned();
+    let layers = host.hull(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", &id]).ok().to_owned();
+    for (boot, mends) in [("another", true), ("", false)] {
+        let own = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let boot = if boot.is_empty() { own.trim() } else { boot };
+        host.kill_daemon();
+        let mark = format!(
+            r#"{{"copy":"gone","beside":true,"subpath":"","layers":{layers},"path":"/data","boot":"{boot}"}}"#
+        );
+        std::fs::write(volume.join("../filled"), mark).unwrap();
+        std::fs::write(volume.join("d1/f101"), "").unwrap();
+        std::fs::remove_file(volume.join("d2/f201")).unwrap();
+        std::fs::write(volume.join("d0/f1"), "changed").unwrap();
+        std::fs::write(volume.join("mine"), "mine").unwrap();
+        host.start_daemon();
+        until_unmarked(&host, "data");
+        let found = listing(&volume);
+        let same = |path: &str| found.get(Path::new(path)) == expected.get(Path::new(path));
+        assert_eq!([same("d1/f101"), same("d2/f201")], [mends; 2]);
+        assert_eq!(std::fs::read_to_string(volume.join("d0/f1")).unwrap(), "changed");
+        assert_eq!(std::fs::read_to_string(volume.join("mine")).unwrap(), "mine");
+        assert_eq!(found.len(), expected.len() + 1 - usize::from(!mends));
+    }
+}
+
+/// Names that an earlier version had for its marks are like any other.
+#[test]
+fn what_a_container_leaves_in_a_volume_makes_the_daemon_do_nothing() {
+    let mut host = host();
+    let script = "mkdir /v/.hull-copied-up /v/.hull-copy-up; chmod 777 /v/.hull-copied-up; echo x > /v/filled; \
+                  echo y > /v/.hull-copied-up/name";
+    host.hull(&["run", "--rm", "-v", "data:/v", "busybox", "sh", "-c", script]).ok();
+    let before = (own(&data(&host, "data")), listing(&data(&host, "data")));
+    host.kill_daemon();
+    host.start_daemon();
+    host.hull(&["create", "-v", "data:/bin", "busybox"]).ok();
+    assert_eq!((own(&data(&host, "data")), listing(&data(&host, "data"))), before);
+}
+
+/// A volume that is a file system of its own is filled in it; so is one that exists, and a part of one.
+#[test]
+fn volumes_of_every_kind_are_filled() {
+    let host = host();
+    let content = content(&host, 20);
+    image(&host, "full", &content, &[]);
+    let expected = listing(&content.join("data"));
+    let bound = host.folder().join("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let device = format!("device={}", bound.display());
+    for (client, name) in CLIENTS.into_iter().zip(["ours", "theirs"]) {
+        host.hull(&["volume", "create", "there"]).ok();
+        host.hull(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, name]).ok();
+        host.hull(&["run", "--rm", "-v", "parts:/v", "busybox", "mkdir", "/v/sub"]).ok();
+        for mount in [
+            "type=volume,src=there,dst=/data".to_owned(),
+            format!("type=volume,src={name},dst=/data"),
+            "type=volume,src=parts,dst=/data,volume-subpath=sub".to_owned(),
+        ] {
+            client(&host, &["run", "--rm", "--mount", &mount, "full", "/bin/true"]).ok();
+        }
+        for folder in [data(&host, "there"), bound.clone(), data(&host, "parts").join("sub")] {
+            alike(&listing(&folder), &expected);
+            assert_eq!(own(&folder), (0o751, 77, 88));
+        }
+        for volume in ["there", name, "parts"] {
+            until_unmarked(&host, volume);
+            host.hull(&["volume", "rm", volume]).ok();
+        }
+        std::fs::remove_dir_all(&bound).unwrap();
+        std::fs::create_dir(&bound).unwrap();
+    }
 }
 
 /// Whether something can be read and written, for each kind of mount, access and user.

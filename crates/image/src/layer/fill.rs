@@ -1,16 +1,10 @@
-//! What an image has at a place becomes the first content of an empty volume ("copy-up"), with owners,
-//! modes, times, extended attributes, links and holes.
+//! What an image has at a place becomes the first content of a volume ("copy-up"), with owners, modes,
+//! times, extended attributes, links and holes.
 //!
-//! Containers may use the volume meanwhile, and whoever does this may be killed at any moment. So the
-//! copy is made in a folder in the volume and moved into place, name by name, when it is complete:
-//!
-//! | in the volume | what it means |
-//! |---|---|
-//! | `.hull-copy-up` | a copy that was not finished: it is removed |
-//! | `.hull-copied-up` | one that was: what is in it is still to be moved |
-//!
-//! [`fill`] and [`settle`] begin with what an earlier one has left. A name that a container has made
-//! in the meantime stays as it is.
+//! Containers may use the volume meanwhile, and whoever does this may be killed at any moment. So
+//! [`fill`] makes the copy in a folder that nobody else has, and [`publish`] moves it into place, name by
+//! name, when it is complete: a name that a container has made in the meantime stays as it is. What a
+//! power cut took of a copy whose bytes were not on the disk yet, [`repair`] brings again.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,13 +14,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::apply::remove;
 use super::diff::{names, open_folder};
 use super::{is_portable, is_whiteout, shown};
-
-/// A copy that is being made, and one that is complete.
-const PART: &str = ".hull-copy-up";
-const DONE: &str = ".hull-copied-up";
 
 /// Deepest nesting that is copied: each level keeps two descriptors open.
 const DEPTH: usize = 400;
@@ -42,7 +31,7 @@ pub struct Filled {
     pub bytes: u64,
 }
 
-/// Why a volume could not be filled. It is then as it was.
+/// Why a volume could not be filled.
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {
     #[error("cannot {action} \"{name}\" ({errno})")]
@@ -55,80 +44,49 @@ fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> FillError {
     move |errno| FillError::Entry { action, name: shown(name), errno }
 }
 
-/// Whether an earlier [`fill`] of the volume `target` was interrupted.
-pub fn is_unsettled(target: BorrowedFd<'_>) -> bool {
-    [PART, DONE].iter().any(|name| rustix::fs::statat(target, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+/// Copies the folder `source` into the folder `target`, which is empty and nobody else's. What fails
+/// leaves part of it there.
+pub fn fill(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Filled, FillError> {
+    let (source, target) = (open_own(source)?, open_own(target)?);
+    let mut copy = Copy::new(&target, false);
+    copy.contents(&source, &target, &mut Vec::new(), 0)?;
+    dress_like(&target, &source, b".")?;
+    Ok(copy.filled)
 }
 
-/// Ends what an interrupted [`fill`] has left: undone, or finished if the copy was complete.
-pub fn settle(target: BorrowedFd<'_>) -> Result<(), FillError> {
-    discard(target, PART)?;
-    match open_folder(target, DONE.as_bytes()) {
-        Ok(done) => publish(target, &done),
-        Err(Errno::NOENT) => Ok(()),
-        // No folder: not ours.
-        Err(_) => discard(target, DONE),
-    }
-}
-
-/// Copies the folder `source` into the folder `target` if that is empty. `None`: it is not.
+/// Brings again what was lost of a copy of `source` in `target`: what is missing, and files that have
+/// lost all of their content. Whatever else is there, and whatever it is by now, stays as it is.
 ///
-/// Whatever a container that uses the volume does meanwhile, nothing outside of `target` is touched:
-/// nothing is found by more than one name below a descriptor, and no link is followed.
-pub fn fill(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Option<Filled>, FillError> {
-    settle(target)?;
-    let root = open_folder(target, b".").map_err(failed("open the folder", b"."))?;
-    if !names(&root).map_err(failed("read the folder", b"."))?.is_empty() {
-        return Ok(None);
-    }
-    let copied = make_folder(target, PART.as_bytes()).map_err(failed("make the folder", PART.as_bytes()));
-    let copied = copied.and_then(|part| {
-        let source = open_folder(source, b".").map_err(failed("open the folder", b"."))?;
-        let buffer = vec![0; BUFFER].into_boxed_slice();
-        let mut copy = Copy { root: part.as_fd(), linked: HashMap::new(), buffer, filled: Filled::default() };
-        copy.folder(&source, &part, &mut Vec::new(), 0)?;
-        let filled = copy.filled;
-        if filled.entries > 0 {
-            // A volume with names in it is not filled again: their bytes are to outlive a power cut.
-            rustix::fs::syncfs(&part).map_err(failed("sync the folder", PART.as_bytes()))?;
-        }
-        let complete = rustix::fs::renameat(target, PART, target, DONE);
-        complete.map_err(failed("rename the folder", PART.as_bytes()))?;
-        Ok((part, filled))
-    });
-    match copied {
-        Ok((done, filled)) => publish(target, &done).map(|()| Some(filled)),
-        Err(error) => {
-            // What made it fail is told, not this.
-            let _ = discard(target, PART);
-            Err(error)
-        }
-    }
+/// Nothing outside of `target` is touched, whoever uses it meanwhile: nothing is found by more than one
+/// name below a descriptor, and no link is followed.
+pub fn repair(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Filled, FillError> {
+    let (source, target) = (open_own(source)?, open_own(target)?);
+    let mut copy = Copy::new(&target, true);
+    copy.contents(&source, &target, &mut Vec::new(), 0)?;
+    Ok(copy.filled)
 }
 
-fn discard(target: BorrowedFd<'_>, name: &str) -> Result<(), FillError> {
-    match remove(target, name.as_bytes()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(failed("remove", name.as_bytes())(errno)),
-    }
-}
-
-/// Moves what was copied into place. The volume's own folder becomes like the image's before the mark
-/// goes that says so; its times are set once more, for the mark was in it.
-fn publish(target: BorrowedFd<'_>, done: &OwnedFd) -> Result<(), FillError> {
+/// Moves the content of the folder `copy`, which [`fill`] has made, into `target` on the same mount, and
+/// makes `target` itself like it. Begun again after it was interrupted, it does the rest.
+///
+/// No name is found by more than its folder's descriptor, so it leads nowhere else, whoever uses
+/// `target` meanwhile.
+pub fn publish(copy: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), FillError> {
+    let (copy, root) = (open_own(copy)?, open_own(target)?);
     // Before its names go, which is a change of it.
-    let stat = rustix::fs::fstat(done).map_err(failed("examine", DONE.as_bytes()))?;
-    for name in names(done).map_err(failed("read the folder", DONE.as_bytes()))? {
-        match move_new(done, target, &name) {
+    let stat = rustix::fs::fstat(&copy).map_err(failed("examine", b"."))?;
+    for name in names(&copy).map_err(failed("read the folder", b"."))? {
+        match move_new(&copy, target, &name) {
             Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
             Err(errno) => return Err(failed("move", &name)(errno)),
         }
     }
-    let attributes = attributes(done.as_fd(), b".")?;
-    let root = open_folder(target, b".").map_err(failed("open the folder", b"."))?;
-    dress(&root, &stat, &attributes, b".")?;
-    discard(target, DONE)?;
-    rustix::fs::futimens(&root, &times(&stat)).map_err(failed("set the times of", b"."))
+    dress(&root, &stat, &attributes(copy.as_fd(), b".")?, b".")
+}
+
+/// The folder that a descriptor is of, to be read and changed.
+fn open_own(folder: BorrowedFd<'_>) -> Result<OwnedFd, FillError> {
+    open_folder(folder, b".").map_err(failed("open the folder", b"."))
 }
 
 /// EEXIST: `target` has the name.
@@ -158,15 +116,22 @@ fn make_folder(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
 struct Copy<'a> {
     /// The folder of the copy.
     root: BorrowedFd<'a>,
+    /// It is there, and to be mended.
+    repair: bool,
     /// First names, below `root`, of files with several, by device and inode of the source.
     linked: HashMap<(u64, u64), Vec<u8>>,
     buffer: Box<[u8]>,
     filled: Filled,
 }
 
-impl Copy<'_> {
-    /// Everything in the folder `path`, and what it is like itself.
-    fn folder(
+impl<'a> Copy<'a> {
+    fn new(root: &'a OwnedFd, repair: bool) -> Self {
+        let buffer = vec![0; BUFFER].into_boxed_slice();
+        Copy { root: root.as_fd(), repair, linked: HashMap::new(), buffer, filled: Filled::default() }
+    }
+
+    /// Everything in the folder `path`.
+    fn contents(
         &mut self,
         source: &OwnedFd,
         target: &OwnedFd,
@@ -185,8 +150,7 @@ impl Copy<'_> {
             self.entry(source, target, (&name, path), depth)?;
             path.truncate(length);
         }
-        let stat = rustix::fs::fstat(source).map_err(failed("examine", path))?;
-        dress(target, &stat, &attributes(source.as_fd(), path)?, path)
+        Ok(())
     }
 
     fn entry(
@@ -202,11 +166,15 @@ impl Copy<'_> {
         if kind == FileType::Socket || is_whiteout(&stat) {
             return Ok(());
         }
+        if self.repair && self.mended(source, target, (name, path), &stat, depth)? {
+            return Ok(());
+        }
         self.filled.entries += 1;
         if kind == FileType::Directory {
             let from = open_folder(source.as_fd(), name).map_err(failed("open the folder", path))?;
             let to = make_folder(target.as_fd(), name).map_err(failed("make the folder", path))?;
-            return self.folder(&from, &to, path, depth + 1);
+            self.contents(&from, &to, path, depth + 1)?;
+            return dress_like(&to, &from, path);
         }
         if stat.st_nlink > 1 {
             let identity = (stat.st_dev, stat.st_ino);
@@ -217,7 +185,10 @@ impl Copy<'_> {
             self.linked.insert(identity, path.clone());
         }
         match kind {
-            FileType::RegularFile => self.file(source, target, name, path),
+            FileType::RegularFile => {
+                let flags = OFlags::CREATE | OFlags::EXCL;
+                self.file(source, (target, flags), name, path)
+            }
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(source, name, Vec::new());
                 let link = link.map_err(failed("read the link", path))?;
@@ -232,17 +203,49 @@ impl Copy<'_> {
         }
     }
 
-    fn file(
+    /// Whether there is something by this name, the content of which is all right now.
+    fn mended(
         &mut self,
         source: &OwnedFd,
         target: &OwnedFd,
+        (name, path): (&[u8], &mut Vec<u8>),
+        stat: &Stat,
+        depth: usize,
+    ) -> Result<bool, FillError> {
+        let there = match rustix::fs::statat(target, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(false),
+            there => there.map_err(failed("examine", path))?,
+        };
+        let kinds = [stat, &there].map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if kinds == [FileType::Directory; 2] {
+            let from = open_folder(source.as_fd(), name).map_err(failed("open the folder", path))?;
+            let to = open_folder(target.as_fd(), name).map_err(failed("open the folder", path))?;
+            self.contents(&from, &to, path, depth + 1)?;
+        }
+        if kinds == [FileType::RegularFile; 2] {
+            if stat.st_nlink > 1 {
+                self.linked.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| path.clone());
+            }
+            if there.st_size == 0 && stat.st_size > 0 {
+                self.filled.entries += 1;
+                self.file(source, (target, OFlags::empty()), name, path)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// `flags` are those of open(2) that make the file, or none for one that is there.
+    fn file(
+        &mut self,
+        source: &OwnedFd,
+        (target, flags): (&OwnedFd, OFlags),
         name: &[u8],
         path: &[u8],
     ) -> Result<(), FillError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let from = rustix::fs::openat(source, name, flags, Mode::empty()).map_err(failed("open", path))?;
+        let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let from = rustix::fs::openat(source, name, read, Mode::empty()).map_err(failed("open", path))?;
         let stat = rustix::fs::fstat(&from).map_err(failed("examine", path))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = flags | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let to = rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600));
         let to = to.map_err(failed("create the file", path))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -324,7 +327,13 @@ fn dress(target: &OwnedFd, stat: &Stat, attributes: &[Attribute], path: &[u8]) -
     rustix::fs::futimens(target, &times(stat)).map_err(failed("set the times of", path))
 }
 
-/// The same of what cannot be opened; links have no mode.
+/// What the folder `path` is like itself.
+fn dress_like(target: &OwnedFd, source: &OwnedFd, path: &[u8]) -> Result<(), FillError> {
+    let stat = rustix::fs::fstat(source).map_err(failed("examine", path))?;
+    dress(target, &stat, &attributes(source.as_fd(), path)?, path)
+}
+
+/// As [`dress`] for what cannot be opened; links have no mode.
 fn dress_node(parent: &OwnedFd, name: &[u8], stat: &Stat, mode: Option<Mode>) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;

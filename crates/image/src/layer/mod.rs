@@ -46,7 +46,7 @@ pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use copy::{CopyError, Copying, Dress};
 pub use diff::{DiffError, Diffed, diff, pack};
-pub use fill::{FillError, Filled, fill, is_unsettled, settle};
+pub use fill::{FillError, Filled, fill, publish, repair};
 pub use mode::ModeChange;
 pub use stream::{Sink, Source};
 

@@ -299,17 +299,15 @@ impl Client {
         Ok(Job { socket: ours })
     }
 
-    /// Has a worker fill the folder of a volume with what is at `source`, if it is empty; without
-    /// that, end what an interrupted one has left. It is killed when the job is dropped.
-    pub fn fill(&self, source: Option<&Source>, volume: BorrowedFd<'_>) -> Result<Job, Error> {
+    /// Has a worker fill a folder with what is at `source`, or with `repair` bring again what was lost of
+    /// that. It is killed when the job is dropped.
+    pub fn fill(&self, source: &Source, folder: BorrowedFd<'_>, repair: bool) -> Result<Job, Error> {
         let (ours, theirs) = control()?;
-        let (mut roles, mut fds) = (vec![Role::Control, Role::Folder], vec![theirs.as_fd(), volume]);
-        let sealed = source.map(document).transpose()?;
-        if let Some(sealed) = &sealed {
-            roles.push(Role::Source);
-            fds.push(sealed.as_fd());
-        }
-        protocol::send(&self.socket, &ToSpawner::Worker { work: Work::Fill, roles }, &fds)?;
+        let sealed = document(source)?;
+        let (roles, fds) =
+            (vec![Role::Control, Role::Folder, Role::Source], [theirs.as_fd(), folder, sealed.as_fd()]);
+        let work = if repair { Work::Repair } else { Work::Fill };
+        protocol::send(&self.socket, &ToSpawner::Worker { work, roles }, &fds)?;
         Ok(Job { socket: ours })
     }
 

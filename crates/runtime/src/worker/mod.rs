@@ -98,7 +98,7 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
         (_, None) => Outcome::Failed { message: "the work came without files to work on".to_owned() },
         (Err(error), _) => failed(&error),
         (Ok(source), Some(view)) => match enter_view(view) {
-            Ok(root) if work == Work::Fill => fill(source, &root),
+            Ok(root) if matches!(work, Work::Fill | Work::Repair) => fill(&work, source, &root),
             Ok(root) if matches!(work, Work::Copy(_)) => build(&work, source, &root),
             Ok(root) => perform(&work, archive, &root, &control),
             Err(JailError::Ended) => Outcome::Ended,
@@ -174,17 +174,19 @@ fn source_folder(document: &OwnedFd) -> Result<tree::Part, JailError> {
     Ok(tree::part(&protocol::document(document)?)?)
 }
 
-fn fill(source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
-    let filled = match source {
-        None | Some(tree::Part::Absent) => layer::settle(root.as_fd()).map(|()| None),
-        Some(tree::Part::Folder(source)) => layer::fill(source.as_fd(), root.as_fd()),
+fn fill(work: &Work, source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
+    let source = match source {
+        None => return Outcome::Failed { message: "the work came without a place in an image".to_owned() },
+        Some(tree::Part::Absent) => return Outcome::Absent,
         Some(tree::Part::Other) => return Outcome::NoFolder,
+        Some(tree::Part::Folder(source)) => source,
+    };
+    let filled = match work {
+        Work::Repair => layer::repair(source.as_fd(), root.as_fd()),
+        _ => layer::fill(source.as_fd(), root.as_fd()),
     };
     match filled {
-        Ok(filled) => {
-            let layer::Filled { entries, bytes } = filled.unwrap_or_default();
-            Outcome::Filled { entries, bytes }
-        }
+        Ok(layer::Filled { entries, bytes }) => Outcome::Filled { entries, bytes },
         Err(error) => failed(&error),
     }
 }
@@ -246,7 +248,7 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
         (Work::Examine(place), _) => {
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
         }
-        (Work::Fill, _) => fill(None, root),
+        (Work::Fill | Work::Repair, _) => fill(work, None, root),
         (Work::Copy(_) | Work::MakeFolder { .. } | Work::Fingerprint(_), _) => build(work, None, root),
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
         (Work::Pack { place, name }, Some(archive)) => {

@@ -3,7 +3,11 @@
 use hull_testkit::{Baseline, Host};
 
 use super::covered;
-use super::house::{Act, House};
+use super::house::{Act, House, warm};
+use crate::filled::{alike, content, data, image, listing};
+
+/// Where it dies while a new or an existing volume is filled.
+pub(super) const FILL: [&str; 2] = ["engine.fill.copied", "engine.fill.placed"];
 
 /// Where it dies, of what, what the next daemon shows of the container, and which volumes it has:
 /// `ram` was there before, `?` has no name.
@@ -32,7 +36,7 @@ fn volumes(host: &Host) -> [Vec<String>; 2] {
     let listed: Vec<String> = host.hull(&["volume", "ls", "-q"]).ok().lines().map(mark).collect();
     let entries = std::fs::read_dir(host.data_root().join("volumes")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let names = names.filter(|name| name != ".trash").map(|name| mark(&name)).collect();
+    let names = names.filter(|name| !name.starts_with('.')).map(|name| mark(&name)).collect();
     [listed, names].map(|mut names: Vec<String>| {
         names.sort();
         names
@@ -98,5 +102,50 @@ fn what_a_new_volume_binds_outlives_a_kill() {
     assert_eq!(std::fs::read_to_string(canary.join("file")).unwrap(), "theirs");
     house.shows("engine.volume.mounted", "");
     house.clear("");
+    house.end();
+}
+
+#[test]
+fn a_volume_is_filled_whenever_the_daemon_is_killed() {
+    let mut house = House::new();
+    let content = content(&house.host, 30);
+    image(&house.host, "full", &content, &[]);
+    let expected = listing(&content.join("data"));
+    house.host.kill_daemon();
+    house.host.start_daemon();
+    warm(&house.host);
+    let before = Baseline::of(&house.host);
+    for point in FILL {
+        for known in [false, true] {
+            if known {
+                house.host.hull(&["volume", "create", "victims"]).ok();
+            }
+            let create = ["create", "--name", "victim", "-v", "victims:/data", "full", "/bin/true"];
+            house.arm(point);
+            house.host.hull(&create);
+            assert_eq!(house.host.await_daemon(), 137, "{point}");
+            house.host.start_daemon();
+            house.shows(point, "");
+            // What was not acknowledged is not there; what was there is as if it had been.
+            let expected_names: &[&str] = if known { &["victims"] } else { &[] };
+            assert_eq!(volumes(&house.host), [expected_names; 2], "{point}");
+            if known {
+                alike(&listing(&data(&house.host, "victims")), &expected);
+            }
+            house.host.hull(&create).ok();
+            alike(&listing(&data(&house.host, "victims")), &expected);
+            house.host.hull(&["rm", "victim"]).ok();
+            house.host.hull(&["volume", "rm", "victims"]).ok();
+            let copies = house.host.data_root().join("volumes/.filling");
+            let start = std::time::Instant::now();
+            while std::fs::read_dir(&copies).unwrap().next().is_some() {
+                assert!(start.elapsed() < hull_testkit::patience(20), "{point}: a copy is left");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+    }
+    warm(&house.host);
+    before.returns(&house.host);
+    house.host.hull(&["rmi", "full"]).ok();
     house.end();
 }

@@ -195,9 +195,13 @@ fn a_daemon_that_starts_looks_into_no_file_system_of_a_volume() {
     let device = format!("device={}", folder.display());
     host.hull(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "site"]).ok();
     run(&host, "one", "site:/v");
-    let interrupted = folder.join(".hull-copy-up");
+    let interrupted = folder.join(".hull-begun");
     std::fs::create_dir(&interrupted).unwrap();
     host.kill_daemon();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let mark = serde_json::json!({"copy": ".hull-begun", "beside": false, "subpath": "", "layers": [],
+        "path": "/v", "boot": boot.trim()});
+    std::fs::write(host.data_root().join("volumes/site/filling"), mark.to_string()).unwrap();
     host.start_daemon();
     assert_eq!(inside(&host, "one", "cat /v/f").ok(), "x");
     assert!(interrupted.exists());

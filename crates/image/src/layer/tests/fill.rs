@@ -1,26 +1,35 @@
-//! An image's folder copied into a volume: alike in everything, into an empty one only, and whole or
-//! not at all.
+//! An image's folder copied into a volume: alike in everything, moved into place without touching what
+//! is there, and mended.
 
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::layer::{Filled, fill, is_unsettled, settle};
+use crate::layer::{Filled, fill, publish, repair};
 
 use super::open;
 use super::tree::{listing, make_everything};
 
-fn filled(source: &Path, target: &Path) -> Option<Filled> {
+fn filled(source: &Path, target: &Path) -> Filled {
     fill(open(source).as_fd(), open(target).as_fd()).unwrap()
 }
 
+fn mended(source: &Path, target: &Path) -> Filled {
+    repair(open(source).as_fd(), open(target).as_fd()).unwrap()
+}
+
+fn folders<const N: usize>(dir: &Path, names: [&str; N]) -> [PathBuf; N] {
+    names.map(|name| {
+        fs::create_dir(dir.join(name)).unwrap();
+        dir.join(name)
+    })
+}
+
 #[test]
-fn everything_is_alike_in_an_empty_volume_and_nothing_is_touched_in_another() {
+fn everything_is_alike_in_the_copy_and_where_it_is_moved() {
     let dir = tempfile::tempdir().unwrap();
-    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-    fs::create_dir(&source).unwrap();
-    fs::create_dir(&target).unwrap();
+    let [source, copy, target] = folders(dir.path(), ["source", "copy", "target"]);
     make_everything(&source);
     fs::set_permissions(&source, fs::Permissions::from_mode(0o1751)).unwrap();
     std::os::unix::fs::chown(&source, Some(7), Some(8)).unwrap();
@@ -29,112 +38,104 @@ fn everything_is_alike_in_an_empty_volume_and_nothing_is_touched_in_another() {
     // A socket means nothing without who listens.
     let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
     fs::File::open(&source).unwrap().set_modified(modified).unwrap();
-    let copied = filled(&source, &target).unwrap();
+    let copied = filled(&source, &copy);
     fs::remove_file(source.join("socket")).unwrap();
+    assert!(copied.entries >= 10 && copied.bytes > 0, "{copied:?}");
+    assert_eq!(listing(&copy), before);
+    publish(open(&copy).as_fd(), open(&target).as_fd()).unwrap();
+    assert_eq!(listing(&copy), "");
     assert_eq!(listing(&target), before);
     let meta = fs::metadata(&target).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1751, 7, 8));
     assert_eq!(meta.modified().unwrap(), modified);
-    assert!(copied.entries >= 10 && copied.bytes > 0, "{copied:?}");
-    // What has content keeps it.
-    fs::write(source.join("later"), "").unwrap();
-    assert_eq!(filled(&source, &target), None);
+    // There is nothing to mend.
+    assert_eq!(mended(&source, &target), Filled::default());
     assert_eq!(listing(&target), before);
 }
 
 #[test]
 fn holes_stay_holes() {
     let dir = tempfile::tempdir().unwrap();
-    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-    fs::create_dir(&source).unwrap();
-    fs::create_dir(&target).unwrap();
+    let [source, target] = folders(dir.path(), ["source", "target"]);
     let file = fs::File::create(source.join("sparse")).unwrap();
     let write = |at: u64| std::os::unix::fs::FileExt::write_all_at(&file, b"data", at).unwrap();
     write(1 << 20);
     write(9 << 20);
     file.set_len(20 << 20).unwrap();
-    assert_eq!(filled(&source, &target), Some(Filled { entries: 1, bytes: 20 << 20 }));
+    assert_eq!(filled(&source, &target), Filled { entries: 1, bytes: 20 << 20 });
     assert_eq!(listing(&target), listing(&source));
     assert!(fs::metadata(target.join("sparse")).unwrap().blocks() * 512 < 1 << 20);
 }
 
-/// Where a copy can have been interrupted, and what becomes of it.
 #[test]
-fn an_interrupted_copy_is_undone_or_finished() {
+fn what_a_container_has_made_meanwhile_stays_and_the_rest_of_an_interrupted_move_follows() {
     let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("source");
-    fs::create_dir_all(source.join("etc")).unwrap();
-    fs::write(source.join("etc/file"), "image").unwrap();
-    fs::write(source.join("name"), "image").unwrap();
-    let volume = |name: &str| {
-        let target = dir.path().join(name);
-        fs::create_dir(&target).unwrap();
-        target
-    };
-    // Half a copy: undone, and then made anew.
-    let half = volume("half");
-    fs::create_dir_all(half.join(".hull-copy-up/etc")).unwrap();
-    fs::write(half.join(".hull-copy-up/name"), "im").unwrap();
-    assert!(is_unsettled(open(&half).as_fd()));
-    settle(open(&half).as_fd()).unwrap();
-    assert_eq!(listing(&half), "");
-    fs::create_dir_all(half.join(".hull-copy-up/etc")).unwrap();
-    assert!(filled(&source, &half).is_some());
-    assert_eq!(listing(&half), listing(&source));
-    // A whole copy, of which something is in place and something else a container has made meanwhile.
-    let whole = volume("whole");
-    let complete = whole.join(".hull-copied-up");
-    fs::create_dir_all(complete.join("etc")).unwrap();
-    fs::set_permissions(&complete, fs::Permissions::from_mode(0o1777)).unwrap();
-    fs::write(complete.join("etc/file"), "image").unwrap();
-    fs::write(complete.join("other"), "image").unwrap();
-    fs::write(whole.join("other"), "container").unwrap();
-    assert!(is_unsettled(open(&whole).as_fd()));
-    assert_eq!(filled(&source, &whole), None);
-    assert!(!is_unsettled(open(&whole).as_fd()));
-    assert_eq!(fs::read_to_string(whole.join("etc/file")).unwrap(), "image");
-    assert_eq!(fs::read_to_string(whole.join("other")).unwrap(), "container");
-    assert_eq!(fs::metadata(&whole).unwrap().mode() & 0o7777, 0o1777);
-    assert_eq!(fs::read_dir(&whole).unwrap().count(), 2);
+    let [copy, target] = folders(dir.path(), ["copy", "target"]);
+    fs::create_dir(copy.join("etc")).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(copy.join("etc/file"), "image").unwrap();
+    fs::write(copy.join("other"), "image").unwrap();
+    fs::write(target.join("other"), "container").unwrap();
+    for _ in 0..2 {
+        publish(open(&copy).as_fd(), open(&target).as_fd()).unwrap();
+    }
+    assert_eq!(fs::read_to_string(target.join("etc/file")).unwrap(), "image");
+    assert_eq!(fs::read_to_string(target.join("other")).unwrap(), "container");
+    assert_eq!(fs::metadata(&target).unwrap().mode() & 0o7777, 0o1777);
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 2);
 }
 
-/// The mark stays until the volume's own folder is like the image's: here it cannot go.
 #[test]
-fn the_volumes_own_folder_is_done_before_the_mark_goes() {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+fn what_was_lost_comes_back_and_what_was_changed_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let complete = dir.path().join(".hull-copied-up");
-    fs::create_dir(&complete).unwrap();
-    fs::set_permissions(&complete, fs::Permissions::from_mode(0o1751)).unwrap();
-    fs::write(complete.join("file"), "image").unwrap();
-    fs::write(dir.path().join("file"), "container").unwrap();
-    let fixed = fs::File::open(complete.join("file")).unwrap();
-    let flags = ioctl_getflags(&fixed).unwrap();
-    ioctl_setflags(&fixed, flags | IFlags::IMMUTABLE).unwrap();
-    let settled = settle(open(dir.path()).as_fd());
-    let mode = fs::metadata(dir.path()).unwrap().mode() & 0o7777;
-    ioctl_setflags(&fixed, flags).unwrap();
-    assert!(settled.is_err() && is_unsettled(open(dir.path()).as_fd()));
-    assert_eq!(mode, 0o1751);
-    settle(open(dir.path()).as_fd()).unwrap();
-    assert!(!is_unsettled(open(dir.path()).as_fd()));
+    let [source, target] = folders(dir.path(), ["source", "target"]);
+    make_everything(&source);
+    fs::create_dir_all(source.join("deep/er")).unwrap();
+    for name in ["emptied", "kept", "deep/er/lost", "deep/twin", "replaced"] {
+        fs::write(source.join(name), "image").unwrap();
+    }
+    fs::hard_link(source.join("deep/twin"), source.join("deep/other")).unwrap();
+    symlink("kept", source.join("link")).unwrap();
+    filled(&source, &target);
+    let before = listing(&target);
+    fs::write(target.join("emptied"), "").unwrap();
+    fs::remove_dir_all(target.join("deep/er")).unwrap();
+    fs::remove_file(target.join("deep/twin")).unwrap();
+    fs::remove_file(target.join("link")).unwrap();
+    assert!(mended(&source, &target).entries >= 5);
+    // Folders that were there are as what came after has left them.
+    let untimed =
+        |text: &str| text.lines().filter(|line| !line.contains("dir")).collect::<Vec<_>>().join("\n");
+    assert_eq!(untimed(&listing(&target)), untimed(&before));
+    assert!(target.join("deep/er/lost").exists());
+    // What is somebody's by now.
+    fs::write(target.join("kept"), "mine").unwrap();
+    fs::write(target.join("more"), "mine").unwrap();
+    fs::remove_file(target.join("replaced")).unwrap();
+    fs::create_dir(target.join("replaced")).unwrap();
+    fs::remove_dir_all(target.join("deep")).unwrap();
+    fs::write(target.join("deep"), "").unwrap();
+    let mine = listing(&target);
+    assert_eq!(mended(&source, &target), Filled::default());
+    assert_eq!(listing(&target), mine);
 }
 
 #[test]
 fn what_a_container_has_put_in_the_way_leads_nowhere() {
     let dir = tempfile::tempdir().unwrap();
-    let (canary, source) = (dir.path().join("canary"), dir.path().join("source"));
-    fs::create_dir(&canary).unwrap();
-    fs::create_dir(&source).unwrap();
-    fs::write(canary.join("file"), "untouched").unwrap();
-    fs::write(source.join("file"), "image").unwrap();
-    let before = listing(&canary);
-    for name in [".hull-copy-up", ".hull-copied-up"] {
-        let target = dir.path().join(format!("target{name}"));
-        fs::create_dir(&target).unwrap();
-        symlink(&canary, target.join(name)).unwrap();
-        assert!(filled(&source, &target).is_some(), "{name}");
-        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "image");
-        assert_eq!(listing(&canary), before);
+    let [canary, source, copy, target] = folders(dir.path(), ["canary", "source", "copy", "target"]);
+    for place in [&canary, &source] {
+        fs::create_dir(place.join("folder")).unwrap();
     }
+    fs::write(canary.join("file"), "").unwrap();
+    fs::write(source.join("file"), "image").unwrap();
+    fs::write(source.join("folder/file"), "image").unwrap();
+    let before = listing(&canary);
+    symlink(&canary, target.join("folder")).unwrap();
+    symlink(canary.join("file"), target.join("file")).unwrap();
+    filled(&source, &copy);
+    publish(open(&copy).as_fd(), open(&target).as_fd()).unwrap();
+    assert_eq!(mended(&source, &target), Filled::default());
+    assert_eq!(listing(&canary), before);
+    assert!(target.join("folder").is_symlink() && target.join("file").is_symlink());
 }
