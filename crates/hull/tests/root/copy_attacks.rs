@@ -35,7 +35,7 @@ pub(crate) fn tar(folder: &Path, words: &[&str]) -> Vec<u8> {
 }
 
 /// Everything below a folder: names, contents, inodes and times of change.
-fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>, u64, i64)> {
+pub(super) fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>, u64, i64)> {
     use std::os::unix::fs::MetadataExt;
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

@@ -15,6 +15,7 @@ mod datagrams;
 mod exec;
 mod explain;
 mod faults;
+mod fill_attacks;
 mod filled;
 mod image_attacks;
 mod images;
