@@ -184,7 +184,7 @@ fn measure_engines(
         ("logs", &|| sections::logs(engines, samples)),
         ("layers", &|| layers::layers(engines, &fixture.work, samples)),
         ("copies", &|| layers::copies(engines, &fixture.work, samples)),
-        ("mounts", &|| mounts::mounts(engines, samples)),
+        ("mounts", &|| mounts::mounts(engines, &fixture.work, samples)),
         ("ports", &|| ports::ports(engines, samples)),
         ("names", &|| names::names(engines, samples)),
         ("networks", &|| networks::networks(engines, samples)),
