@@ -211,6 +211,9 @@ pub struct BindOptions {
     pub read_only_non_recursive: bool,
     #[serde(skip_serializing_if = "crate::is_false")]
     pub read_only_force_recursive: bool,
+    /// Hull's own: in a user namespace the ids on disk are those that the container knows.
+    #[serde(skip_serializing_if = "crate::is_false")]
+    pub id_map: bool,
 }
 
 /// Of a mount of type `volume`.

@@ -32,6 +32,9 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
             "readonly" | "ro" => {
                 mount.insert("ReadOnly".to_owned(), json!(on()?));
             }
+            "idmap" => {
+                options[0].2.insert("IdMap".to_owned(), json!(on()?));
+            }
             "consistency" => set(&mut mount, "Consistency", value.to_ascii_lowercase()),
             _ => {
                 let kind = key.split('-').next().unwrap_or_default().to_owned();
@@ -45,7 +48,8 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     finish(mount, options)
 }
 
-const SWITCHES: [&str; 5] = ["readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src"];
+const SWITCHES: [&str; 6] =
+    ["readonly", "ro", "idmap", "volume-nocopy", "bind-nonrecursive", "bind-create-src"];
 
 fn set(mount: &mut Map<String, Value>, key: &str, value: String) {
     mount.insert(key.to_owned(), Value::String(value));
@@ -261,6 +265,10 @@ mod tests {
                 "type=bind,src=/a,dst=/h,bind-propagation=rslave,bind-recursive=disabled",
                 r#"{"Type":"bind","Source":"/a","Target":"/h","BindOptions":{"Propagation":"rslave","NonRecursive":true}}"#,
             ),
+            (
+                "type=bind,src=/a,dst=/h,idmap",
+                r#"{"Type":"bind","Source":"/a","Target":"/h","BindOptions":{"IdMap":true}}"#,
+            ),
             ("\"src=/a,b\",type=bind,dst=/x,ro=false", r#"{"Type":"bind","Source":"/a,b","Target":"/x"}"#),
         ] {
             assert_eq!(parse(text).unwrap().to_string(), document, "{text}");
@@ -271,6 +279,7 @@ mod tests {
             ("foo=1,dst=/x", "unexpected key 'foo' in 'foo=1'"),
             ("dst=/x,ro=maybe", "invalid value for ro: maybe"),
             ("dst=/x,tmpfs-size=1", "cannot mix 'tmpfs-*' options with mount type 'volume'"),
+            ("dst=/x,idmap", "cannot mix 'bind-*' options with mount type 'volume'"),
             ("type=tmpfs,tmpfs-size=x,dst=/d", "invalid value for tmpfs-size: x"),
         ] {
             assert_eq!(parse(text).unwrap_err(), refusal, "{text}");

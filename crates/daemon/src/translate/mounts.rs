@@ -227,7 +227,7 @@ fn long_bind(mount: &ApiMount, below: Below) -> Result<Mount> {
             () => below,
         },
         mode: String::new(),
-        idmap: false,
+        idmap: options.id_map,
     })
 }
 

@@ -147,6 +147,10 @@ fn binds_go_on_working_with_idmap() {
     let out = host.hull(&[&words[..], &["--userns=auto"], &run].concat());
     assert_eq!(out.ok(), "65534\n1000\nno");
     assert_eq!(owner(&shared.join("made")), (0, 0));
+    let long = format!("type=bind,src={},dst=/mapped,idmap", shared.display());
+    let words_long = ["run", "--rm", "--userns=auto", "--mount", &long];
+    let out = host.hull(&[&words_long[..], &["busybox", "stat", "-c", "%u", "/mapped/of-1000"]].concat());
+    assert_eq!(out.ok(), "1000");
     // With the host's users there is nothing to map.
     for client in CLIENTS {
         let out = client(&host, &[&words[..], &["--userns=host"], &run].concat());
