@@ -22,22 +22,23 @@ use crate::{Error, Result};
 /// Takes over what `--volumes-from` names, and finds the images that are to be mounted. What it
 /// gives keeps their layers until the container does.
 pub(super) fn resolve(services: &Services, settings: &mut Settings) -> Result<Vec<Lease>> {
+    let mut leases = Vec::new();
     for entry in std::mem::take(&mut settings.volumes_from) {
         let (key, mode) = entry.split_once(':').unwrap_or((&entry, ""));
-        let words: Vec<&str> = mode.split(',').filter(|word| !word.is_empty()).collect();
-        if !words.iter().all(|word| matches!(*word, "rw" | "ro" | "z" | "Z" | "nocopy")) {
-            return Err(Error::Invalid(format!("invalid mode: {mode}")));
-        }
+        let read_only = read_only(mode).ok_or_else(|| Error::Invalid(format!("invalid mode: {mode}")))?;
         // Not a 404: to the client of a `create` that would mean the image.
-        let other = services.registry.find(key).map_err(|error| Error::Invalid(error.to_string()))?;
-        let view = other.view();
-        let inherited =
-            view.settings.mounts.iter().filter_map(|mount| inherited(mount, words.contains(&"ro")));
+        let find = || services.registry.find(key).map_err(|error| Error::Invalid(error.to_string()));
+        let view = find()?.view();
+        let inherited = view.settings.mounts.iter().filter_map(|mount| inherited(mount, read_only));
         for mount in inherited {
             if !settings.mounts.iter().any(|own| own.target() == mount.target()) {
+                // The image that it shows there, whatever has its name by now.
+                leases.extend(mount.image().map(|image| services.images.keep_layers(&image.layers)));
                 settings.mounts.push(mount);
             }
         }
+        // While it is there it has its images' layers: so they were held in time.
+        find()?;
     }
     for place in &settings.volumes {
         let target = spec::working_dir(place);
@@ -51,9 +52,8 @@ pub(super) fn resolve(services: &Services, settings: &mut Settings) -> Result<Ve
             }));
         }
     }
-    let mut leases = Vec::new();
     for mount in &mut settings.mounts {
-        if let Mount::Image { name, found, .. } = mount {
+        if let Mount::Image { name, found: found @ None, .. } = mount {
             let image = services.images.resolve(name)?;
             leases.push(services.images.hold(&image)?);
             let layers = image.config.rootfs.diff_ids.clone();
@@ -61,6 +61,19 @@ pub(super) fn resolve(services: &Services, settings: &mut Settings) -> Result<Ve
         }
     }
     Ok(leases)
+}
+
+/// Whether the second part of a `--volumes-from` takes the mounts over to be read only. `None`: it is no
+/// mode. Labels and consistency mean nothing here; how a mount spreads and whether it is filled is not
+/// asked anew.
+fn read_only(mode: &str) -> Option<bool> {
+    const KINDS: [&[&str]; 3] =
+        [&["ro", "rw"], &["z", "Z"], &["default", "consistent", "cached", "delegated"]];
+    let words: Vec<&str> = if mode.is_empty() { Vec::new() } else { mode.split(',').collect() };
+    let of = |kind: &[&str]| words.iter().filter(|word| kind.contains(word)).count();
+    let once = KINDS.iter().all(|kind| of(kind) <= 1);
+    let known = KINDS.iter().map(|kind| of(kind)).sum::<usize>() == words.len();
+    (once && known).then(|| words.contains(&"ro"))
 }
 
 /// A mount of another container in this one: not its memory, and with `read_only` not more than to
@@ -234,6 +247,23 @@ fn obstacle(table: &str, id: &str, source: &str, propagation: &str) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_over_is_read_only_or_as_it_was() {
+        for (mode, expected) in [
+            ("", Some(false)),
+            ("ro", Some(true)),
+            ("rw,z", Some(false)),
+            ("Z,ro,cached", Some(true)),
+            ("ro,rw", None),
+            ("ro,", None),
+            ("nocopy", None),
+            ("rslave", None),
+            ("nosuch", None),
+        ] {
+            assert_eq!(read_only(mode), expected, "{mode}");
+        }
+    }
 
     #[test]
     fn a_bind_spreads_only_where_the_hosts_mount_does() {

@@ -345,6 +345,15 @@ impl Images {
         self.0.hold(image)
     }
 
+    /// The same of layers that a container has, and still has when this returns.
+    pub(crate) fn keep_layers(&self, layers: &[Digest]) -> Lease {
+        let lease = self.0.leases.take();
+        if let Some(top) = hull_oci::image::chain_ids(layers).last() {
+            lease.hold(Held::Layer(top.clone()));
+        }
+        lease
+    }
+
     /// Makes a container's writable layer on top of an image's, which the caller holds: a few system
     /// calls, if the image is unpacked. Blocks until it is.
     pub fn prepare(&self, key: &str, image: &Image) -> Result<Rootfs> {

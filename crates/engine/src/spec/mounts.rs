@@ -104,7 +104,8 @@ fn etc(files: &Files, mapped: bool) -> Vec<Entry> {
 fn wanted(mount: &Mount, settings: &Settings, shown: &Shown, recursive_read_only: bool) -> Entry {
     match mount {
         Mount::Volume(volume) => {
-            self::volume(volume, shown.volumes.get(&volume.name), settings.users.is_some())
+            let folder = shown.volumes.get(&volume.name);
+            self::volume(volume, folder, settings.users.is_some(), recursive_read_only)
         }
         Mount::Bind { source, target, read_only, propagation, non_recursive, below, idmap, .. } => {
             let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
@@ -144,10 +145,11 @@ fn wanted(mount: &Mount, settings: &Settings, shown: &Shown, recursive_read_only
     }
 }
 
-/// A volume, whose files are in `folder`: with the ids that containers see in it.
-fn volume(volume: &VolumeMount, folder: Option<&PathBuf>, mapped: bool) -> Entry {
+/// A volume, whose files are in `folder`: with the ids that containers see in it. Read-only, what the
+/// host has mounted in it is that too, where the kernel can.
+fn volume(volume: &VolumeMount, folder: Option<&PathBuf>, mapped: bool, recursive: bool) -> Entry {
     let source = folder.map(|folder| folder.to_string_lossy()).unwrap_or_default();
-    let access = volume.read_only.then_some("ro");
+    let access = volume.read_only.then_some(if recursive { "rro" } else { "ro" });
     let idmap = mapped.then_some("idmap");
     let options: Vec<_> = [Some("rbind"), access, Some("rprivate"), idmap].into_iter().flatten().collect();
     entry(&volume.target, "bind", &source, &options)

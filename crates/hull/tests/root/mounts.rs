@@ -61,7 +61,44 @@ fn an_image_is_mounted_read_only_wholly_or_in_part() {
     host.hull(&kept).ok();
     host.hull(&["tag", "busybox", "tools"]).ok();
     host.hull(&["image", "prune", "-a", "-f"]).ok();
-    assert!(!host.hull(&["start", "-a", "kept"]).ok().contains("home"));
+    let shown = host.hull(&["start", "-a", "kept"]).ok().to_owned();
+    assert!(!shown.contains("home"), "{shown}");
+    for client in CLIENTS {
+        let taken = ["run", "--rm", "--volumes-from", "kept", "busybox", "ls", "/t"];
+        assert_eq!(client(&host, &taken).ok(), shown, "whoever takes it over has it, too");
+        for mode in ["nocopy", "rslave", "ro,rw"] {
+            let from = format!("kept:{mode}");
+            client(&host, &["run", "--rm", "--volumes-from", &from, "busybox", "true"])
+                .fails(125, &format!("invalid mode: {mode}"));
+        }
+    }
+}
+
+/// What the host has mounted below is as read-only as the rest, where nobody asked for something else.
+#[test]
+fn what_is_mounted_below_a_read_only_volume_or_bind_is_read_only() {
+    let host = host();
+    host.hull(&["volume", "create", "data"]).ok();
+    let bound = host.folder().join("bound");
+    for folder in [&host.data_root().join("volumes/data/_data"), &bound] {
+        std::fs::create_dir_all(folder.join("below")).unwrap();
+        mount(&host, &folder.join("below"));
+    }
+    let bind = bound.display().to_string();
+    for client in CLIENTS {
+        let writes = |words: &[&str]| {
+            let run = [&["run", "--rm"], words, &["busybox", "touch", "/v/below/file"]].concat();
+            client(&host, &run).code == 0
+        };
+        for source in ["data", bind.as_str()] {
+            assert!(writes(&["-v", &format!("{source}:/v")]), "{source}");
+            assert!(!writes(&["-v", &format!("{source}:/v:ro")]), "{source}");
+        }
+        assert!(!writes(&["--mount", "type=volume,src=data,dst=/v,readonly"]));
+        let mount = |words: &str| format!("type=bind,src={bind},dst=/v,readonly{words}");
+        assert!(!writes(&["--mount", &mount("")]));
+        assert!(writes(&["--mount", &mount(",bind-recursive=writable")]));
+    }
 }
 
 #[test]
