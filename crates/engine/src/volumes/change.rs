@@ -5,7 +5,7 @@
 //! of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{Files, Found};
@@ -90,8 +90,11 @@ impl Volumes {
         let name = volume.name.clone();
         if let Err(error) = made {
             // What may be there of it is marked as new: else the next daemon removes it.
-            let undone = self.blocking(move |files| files.undo(&name)).await;
-            undone.ok().flatten().into_iter().for_each(|trash| self.free(trash));
+            let undone = self.blocking(move |files| {
+                let trash = files.new_trash()?;
+                files.undo(&name, &trash).map(|()| trash)
+            });
+            undone.await.into_iter().for_each(|trash| self.free(trash));
             return Err(error);
         }
         hull_runtime::failpoint!("engine.volume-create.committed");
@@ -132,7 +135,7 @@ impl Volumes {
             let users = users.join(", ");
             return Err(Error::Conflict(format!("remove {name}: volume is in use - [{users}]")));
         }
-        self.erase(&volume).await
+        self.erase(vec![volume]).await.1
     }
 
     /// Removes every volume that no container has and that `wanted` accepts.
@@ -164,42 +167,39 @@ impl Volumes {
         pruned
     }
 
-    /// Takes a volume away that nobody has; it is there, or wholly gone. In the turn of the caller.
-    pub(super) async fn erase(&self, volume: &Volume) -> Result<()> {
-        let name = volume.name.clone();
-        let durable = self.table().get(&volume.name).is_some_and(|entry| entry.durable);
-        let trash = self
-            .blocking(move |files| {
-                let folder = files.folder(&name);
-                match mounted::below(&folder)? {
-                    Some(place) => Err(Error::Conflict(format!(
-                        "remove {name}: something is mounted at {}: unmount it first",
-                        place.display()
-                    ))),
-                    None if durable => files.discard(&name),
-                    None => files.undo(&name),
-                }
-            })
-            .await?;
+    /// Takes volumes away that nobody has, all in one go; each is there, or wholly gone. In the turn of
+    /// the caller. Gives those that stay, and why the first of them does.
+    pub(super) async fn erase(&self, going: Vec<Arc<Volume>>) -> (Vec<Arc<Volume>>, Result<()>) {
+        let is_durable = |volume: &Arc<Volume>| self.known(&volume.name).is_some_and(|(_, durable)| durable);
+        let going: Vec<_> = going.into_iter().map(|volume| (is_durable(&volume), volume)).collect();
+        let all = going.iter().map(|(_, volume)| Arc::clone(volume)).collect();
+        let Discarded { gone, mut stay, why, trash } =
+            match self.blocking(move |files| discard(files, going)).await {
+                Ok(discarded) => discarded,
+                Err(error) => return (all, Err(error)),
+            };
         hull_runtime::failpoint!("engine.volume-remove.discarded");
-        if durable {
-            let gone = self.0.store.commit(vec![Change::DeleteVolume { name: volume.name.clone() }]).await;
-            if let Err(error) = gone {
-                let name = volume.name.clone();
-                let restore = move |files: &Files| trash.map_or(Ok(()), |trash| files.restore(&name, &trash));
-                if let Err(error) = self.blocking(restore).await {
-                    tracing::error!(volume = volume.name, %error, "a volume that stays lies in the trash");
-                }
-                return Err(error);
+        let rows = gone.iter().filter(|(durable, _)| *durable);
+        let rows: Vec<_> =
+            rows.map(|(_, volume)| Change::DeleteVolume { name: volume.name.clone() }).collect();
+        if !rows.is_empty()
+            && let Err(error) = self.0.store.commit(rows).await
+        {
+            stay.extend(gone.iter().map(|(_, volume)| Arc::clone(volume)));
+            if let Err(error) = self.blocking(move |files| restore(files, &gone, &trash)).await {
+                tracing::error!(%error, "volumes that stay lie in the trash");
             }
+            return (stay, why.and(Err(error)));
         }
         hull_runtime::failpoint!("engine.volume-remove.row-gone");
-        self.table().remove(&volume.name);
-        if durable {
-            self.publish("destroy", &volume.name);
+        for (durable, volume) in gone {
+            self.table().remove(&volume.name);
+            if durable {
+                self.publish("destroy", &volume.name);
+            }
         }
-        trash.into_iter().for_each(|trash| self.free(trash));
-        Ok(())
+        self.free(trash);
+        (stay, why)
     }
 
     /// Frees space behind everybody's back. What is not done when the daemon ends, the next one
@@ -212,6 +212,46 @@ impl Volumes {
             }
         });
     }
+}
+
+/// Volumes of which some are out of sight; with each, whether it has a row.
+struct Discarded {
+    gone: Vec<(bool, Arc<Volume>)>,
+    stay: Vec<Arc<Volume>>,
+    /// The first of those that stay.
+    why: Result<()>,
+    /// Where the others are.
+    trash: PathBuf,
+}
+
+fn discard(files: &Files, going: Vec<(bool, Arc<Volume>)>) -> Result<Discarded> {
+    let places = mounted::places()?;
+    let trash = files.new_trash()?;
+    let mut discarded = Discarded { gone: Vec::new(), stay: Vec::new(), why: Ok(()), trash };
+    for (durable, volume) in going {
+        let name = &volume.name;
+        let out = mounted::below(&places, &files.folder(name)).and_then(|place| match place {
+            Some(place) => Err(Error::Conflict(format!(
+                "remove {name}: something is mounted at {}: unmount it first",
+                place.display()
+            ))),
+            None if durable => files.discard(name, &discarded.trash),
+            None => files.undo(name, &discarded.trash),
+        });
+        match out {
+            Ok(()) => discarded.gone.push((durable, volume)),
+            Err(error) => {
+                discarded.stay.push(volume);
+                discarded.why = discarded.why.and(Err(error));
+            }
+        }
+    }
+    Ok(discarded)
+}
+
+fn restore(files: &Files, gone: &[(bool, Arc<Volume>)], trash: &Path) -> Result<()> {
+    let each = gone.iter().map(|(_, volume)| files.restore(&volume.name, trash));
+    each.fold(Ok(()), Result::and).and_then(|()| Files::empty(trash))
 }
 
 /// What is to be done about what a killed daemon has left; see [`super::files`].
@@ -244,7 +284,7 @@ impl Settlement {
         let mut changes = Vec::new();
         for name in &self.remove {
             match mounted::clear(&files.folder(name), &files.data(name)) {
-                Ok(()) => drop(files.discard(name)?),
+                Ok(()) => files.discard(name, &files.new_trash()?)?,
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(volume = name, error, "what a killed daemon has left of a volume stays");

@@ -111,15 +111,18 @@ impl Volumes {
     }
 
     async fn give_up(&self, container: &str, with_own: bool) -> Result<()> {
-        let mut outcome = Ok(());
         let going = leave(&mut self.table(), container, with_own);
-        for (volume, own) in going {
-            hull_runtime::failpoint!("engine.volume.releasing");
-            if let Err(error) = self.erase(&volume).await {
-                if let Some(entry) = self.table().get_mut(&volume.name) {
-                    entry.users.insert(container.to_owned(), own);
-                }
-                outcome = outcome.and(Err(error));
+        if going.is_empty() {
+            return Ok(());
+        }
+        hull_runtime::failpoint!("engine.volume.releasing");
+        let (own, volumes): (BTreeMap<_, _>, Vec<_>) =
+            going.into_iter().map(|(volume, own)| ((volume.name.clone(), own), volume)).unzip();
+        let (stay, outcome) = self.erase(volumes).await;
+        let mut table = self.table();
+        for volume in stay {
+            if let (Some(entry), Some(own)) = (table.get_mut(&volume.name), own.get(&volume.name)) {
+                entry.users.insert(container.to_owned(), *own);
             }
         }
         outcome

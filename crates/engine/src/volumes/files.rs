@@ -107,35 +107,34 @@ impl Files {
         }
     }
 
-    /// Takes out of sight what is marked as new; see [`Files::discard`].
-    pub(super) fn undo(&self, name: &str) -> Result<Option<PathBuf>> {
-        if self.folder(name).join(NEW).exists() { self.discard(name) } else { Ok(None) }
-    }
-
-    /// Takes it out of sight, at once. Gives what [`Files::empty`] removes; nothing there is no
-    /// error.
-    pub(super) fn discard(&self, name: &str) -> Result<Option<PathBuf>> {
-        let from = self.folder(name);
+    /// A place for what is discarded together; [`Files::empty`] removes it.
+    pub(super) fn new_trash(&self) -> Result<PathBuf> {
         let random: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
         let trash = self.0.join(TRASH).join(random);
-        private_dir(&trash)?;
+        private_dir(&trash).map(|()| trash)
+    }
+
+    /// As [`Files::discard`] for what is marked as new alone.
+    pub(super) fn undo(&self, name: &str, trash: &Path) -> Result<()> {
+        if self.folder(name).join(NEW).exists() { self.discard(name, trash) } else { Ok(()) }
+    }
+
+    /// Takes it out of sight, at once. Nothing there is no error.
+    pub(super) fn discard(&self, name: &str, trash: &Path) -> Result<()> {
+        let from = self.folder(name);
         match fs::rename(&from, trash.join(name)) {
-            Ok(()) => Ok(Some(trash)),
-            Err(error) => {
-                fs::remove_dir(&trash).map_err(failed("remove", &trash))?;
-                if error.kind() == ErrorKind::NotFound {
-                    return Ok(None);
-                }
-                Err(failed("rename", &from)(error))
-            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("rename", &from)(error)),
+            _ => Ok(()),
         }
     }
 
     /// Takes back what was discarded.
     pub(super) fn restore(&self, name: &str, trash: &Path) -> Result<()> {
         let from = trash.join(name);
-        fs::rename(&from, self.folder(name)).map_err(failed("rename", &from))?;
-        fs::remove_dir(trash).map_err(failed("remove", trash))
+        match fs::rename(&from, self.folder(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("rename", &from)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Frees the space of what was discarded, however deep it is.

@@ -202,10 +202,10 @@ fn is_mounted(data: &Path) -> Result<bool> {
     Ok(places()?.contains(&data))
 }
 
-/// What of a volume's folder somebody has mounted something at.
-pub(super) fn below(folder: &Path) -> Result<Option<PathBuf>> {
+/// What of a volume's folder somebody has mounted something at, of all [`places`].
+pub(super) fn below(places: &[PathBuf], folder: &Path) -> Result<Option<PathBuf>> {
     let Some(folder) = resolved(folder)? else { return Ok(None) };
-    Ok(places()?.into_iter().find(|place| place.starts_with(&folder)))
+    Ok(places.iter().find(|place| place.starts_with(&folder)).cloned())
 }
 
 /// Unmounts what a killed daemon has mounted at `data`; what it shows is not the volume's own.
@@ -216,7 +216,7 @@ pub(super) fn clear(folder: &Path, data: &Path) -> Result<()> {
     if is_mounted(data)? {
         unmount(data);
     }
-    match below(folder)? {
+    match below(&places()?, folder)? {
         None => Ok(()),
         Some(place) => Err(Error::Volume(format!("something is mounted at {}", place.display()))),
     }
@@ -232,7 +232,7 @@ fn resolved(path: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// All mount points of this process's namespace (proc_pid_mountinfo(5)).
-fn places() -> Result<Vec<PathBuf>> {
+pub(super) fn places() -> Result<Vec<PathBuf>> {
     let path = Path::new("/proc/self/mountinfo");
     let table =
         std::fs::read(path).map_err(|source| Error::Io { call: "read", path: path.to_owned(), source })?;
@@ -302,6 +302,7 @@ mod tests {
         let way = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/", way.path().join("root")).unwrap();
         let odd = way.path().join("root");
+        let below = |path: &Path| below(&places().unwrap(), path);
         assert_eq!(below(&odd.join("proc")).unwrap(), Some("/proc".into()), "by another way");
         assert!(is_mounted(&odd.join("proc")).unwrap() && !is_mounted(&odd.join("etc")).unwrap());
         assert!(!is_mounted(Path::new("/nosuch/_data")).unwrap());
