@@ -14,6 +14,7 @@ pub mod dockerfile;
 pub mod executor;
 pub mod graph;
 pub mod progress;
+pub mod solve;
 
 pub use executor::{Base, Cache, Executor, Failure, Known, Layer, Selection, Source, Stack, Wanted};
 pub use progress::Progress;
