@@ -7,14 +7,18 @@
 //!                                                                           └─ Cache: what was done before (the engine)
 //! ```
 //!
-//! Everything here decides; whatever touches the host is behind [`Executor`] and [`Cache`], which the
+//! [`build`](build()) is all of it. Everything here decides; whatever touches the host is behind [`Executor`] and [`Cache`], which the
 //! engine implements. It knows no HTTP: progress goes up as plain [`Progress`] values.
 
+pub mod build;
+mod config;
 pub mod dockerfile;
 pub mod executor;
 pub mod graph;
+pub mod plan;
 pub mod progress;
 pub mod solve;
 
+pub use build::{BuildError, Built, Request, build};
 pub use executor::{Base, Cache, Executor, Failure, Known, Layer, Selection, Source, Stack, Wanted};
 pub use progress::Progress;

@@ -1,0 +1,104 @@
+//! A whole build, from the bytes of a Dockerfile to an image's configuration and layers.
+
+use std::collections::HashMap;
+
+use futures_util::future::try_join_all;
+use hull_oci::image::Config;
+
+use crate::dockerfile::{self, Problem};
+use crate::executor::{Base, Cache, Executor, Failure, Layer, Wanted};
+use crate::plan::{self, Need, Options, Outcome, Plan, PlanError};
+use crate::progress::Progress;
+use crate::solve::{Host, Report, Running, StepError, solve};
+
+/// What is to be built.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub dockerfile: Vec<u8>,
+    pub options: Options,
+    /// Most steps at a time.
+    pub parallel: usize,
+    /// The time that steps which are done now are said to be done at, in RFC 3339. SOURCE_DATE_EPOCH
+    /// among the build arguments replaces it.
+    pub now: String,
+}
+
+/// An image that is not stored yet; its layers are.
+#[derive(Debug, Clone)]
+pub struct Built {
+    pub config: Config,
+    /// Lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// Why there is no image. The texts are for people; [`Problem::show`] and the fields have the place.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BuildError {
+    /// All that is wrong with the Dockerfile, in the order of their places; at least one.
+    #[error("{}", .0.first().map(|problem| problem.message.as_str()).unwrap_or_default())]
+    Dockerfile(Vec<Problem>),
+    #[error(transparent)]
+    Plan(PlanError),
+    /// A base image, or one that files come from. The line is the Dockerfile's.
+    #[error("{failure}")]
+    Image { name: String, line: usize, failure: Failure },
+    #[error(transparent)]
+    Step(Box<StepError>),
+}
+
+/// Builds. To drop it ends all that it does; nothing is left but what the cache keeps.
+pub async fn build<E: Executor, C: Cache>(
+    request: &Request,
+    executor: &E,
+    cache: &C,
+    running: &Running,
+    report: Report,
+) -> Result<Built, BuildError> {
+    let plan = plan_with(request, executor).await?;
+    for message in &plan.warnings {
+        report(Progress::Warning { message: message.clone() });
+    }
+    report(Progress::Planned { instructions: plan.instructions.clone() });
+    let created = created(request)?;
+    let host = Host { executor, cache, running, report, parallel: request.parallel, created: &created };
+    let stack =
+        solve(&plan.graph, plan.target, host).await.map_err(|error| BuildError::Step(Box::new(error)))?;
+    Ok(Built { config: plan.config(&stack, &created), layers: stack.layers() })
+}
+
+/// Plans, and looks up images until no more are needed: a base image's triggers can name others.
+async fn plan_with<E: Executor>(request: &Request, executor: &E) -> Result<Plan, BuildError> {
+    let dockerfile = dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
+    let text = String::from_utf8_lossy(&request.dockerfile);
+    let mut known: HashMap<Wanted, Base> = HashMap::new();
+    loop {
+        let outcome =
+            plan::plan(&text, &dockerfile, &request.options, &known).map_err(|error| match error {
+                PlanError::Problem(problem) => BuildError::Dockerfile(vec![problem]),
+                error => BuildError::Plan(error),
+            })?;
+        let needs = match outcome {
+            Outcome::Ready(plan) => return Ok(*plan),
+            Outcome::Needs(needs) => needs,
+        };
+        let looked_up = needs.into_iter().map(|Need { wanted, line }| async move {
+            match executor.image(wanted.clone()).await {
+                Ok(base) => Ok((wanted, base)),
+                Err(failure) => Err(BuildError::Image { name: wanted.reference.familiar(), line, failure }),
+            }
+        });
+        known.extend(try_join_all(looked_up).await?);
+    }
+}
+
+fn created(request: &Request) -> Result<String, BuildError> {
+    let Some(seconds) = plan::newest(&request.options).map_err(BuildError::Plan)? else {
+        return Ok(request.now.clone());
+    };
+    let time = jiff::Timestamp::from_second(seconds);
+    time.map(|time| time.to_string()).map_err(|_| BuildError::Plan(PlanError::Epoch(seconds.to_string())))
+}
+
+#[cfg(test)]
+#[path = "build_tests.rs"]
+mod tests;
