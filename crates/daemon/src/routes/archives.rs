@@ -31,7 +31,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 }
 
 /// The body's bytes into a pipe, whose other end it gives.
-fn feed(body: Incoming) -> Result<OwnedFd, Failure> {
+pub(super) fn feed(body: Incoming) -> Result<OwnedFd, Failure> {
     let (read, write) = pipe()?;
     feed_into(body, write)?;
     Ok(read)

@@ -6,6 +6,7 @@
 
 mod absent;
 mod archives;
+mod build;
 mod capture;
 mod containers;
 mod copy;
@@ -147,8 +148,8 @@ async fn system_route(call: Call, method: &Method, path: &[&str]) -> Handled {
         ("GET", ["events"]) => streams::events(&call),
         ("GET", ["system", "df"]) => system::disk_usage(&call).await,
         ("POST", ["auth"]) => system::auth(call).await,
-        ("POST", ["build"]) => Err(Failure::later("building images comes in a later build")),
-        ("POST", ["build", "prune"]) => Ok(system::nothing_to_prune()),
+        ("POST", ["build"]) => build::build(call).await,
+        ("POST", ["build", "prune"]) => build::prune(&call).await,
         ("POST", ["commit"]) => layer::commit(call).await,
         ("GET", ["distribution", .., "json"]) => Err(Failure::later("registries come in a later build")),
         _ => absent::swarm(method, path),

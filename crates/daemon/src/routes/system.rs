@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, PRAGMA};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use hull_api::system::{
-    Commit, Component, DiskUsage, IndexConfig, Info, Plugins, RegistryConfig, Runtime, Swarm, Usage, Version,
+    Commit, Component, DiskUsage, IndexConfig, Info, Plugins, RegistryConfig, Runtime, Swarm, Version,
 };
 use hull_api::{ApiVersion, compat};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{containers, images, show, volumes};
-use crate::http::{Answer, Body, Call, Failure, Handled, json as answer, ok, set};
+use super::{build, containers, images, show, volumes};
+use crate::http::{Answer, Body, Call, Failure, Handled, ok, set};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -178,7 +178,7 @@ pub(super) async fn disk_usage(call: &Call) -> Handled {
         image_usage,
         container_usage,
         volume_usage,
-        build_cache_usage: asked("build-cache").then(Usage::default),
+        build_cache_usage: asked("build-cache").then(|| build::usage(call)),
     };
     let mut value = value_of(&usage)?;
     compat::disk_usage(call.version, &mut value, call.query.flag("verbose"));
@@ -189,9 +189,4 @@ pub(super) async fn disk_usage(call: &Call) -> Handled {
 pub(super) async fn auth(mut call: Call) -> Handled {
     drop(call.json_bytes().await?);
     Err(Failure::later("logging in to registries comes in a later build"))
-}
-
-/// There is no build cache yet.
-pub(super) fn nothing_to_prune() -> Answer {
-    answer(StatusCode::OK, &json!({"CachesDeleted": null, "SpaceReclaimed": 0}))
 }

@@ -5,18 +5,22 @@
 //! destination means what it means in a container of that image. What it copies from is a descriptor, and
 //! nothing of the host is in sight.
 
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hull_builder::executor::{Copy, Folder, Mount as Wanted, MountKind, Selection, Source, Unpack};
 use hull_builder::{Failure, Layer};
+use hull_context::Ignore;
 use hull_oci::Digest;
 use hull_oci::image::chain_ids;
 use hull_runtime::bundle::{Rootfs, Source as Shown, Tree, Upper};
 use hull_runtime::protocol::{self, Outcome, Work};
 use hull_runtime::spawner::{Files, View};
-use rustix::fs::{CWD, Mode, OFlags};
+use hull_sys::Errno;
+use hull_sys::root::open_inside;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::site::Site;
 use super::{Build, Context, diff_ids, failure};
@@ -29,6 +33,9 @@ use crate::{Error, Result, rootfs};
 
 /// Bytes of the image's passwd or group file that are read at most.
 const USERS_LIMIT: u64 = 4 << 20;
+/// Bytes of a Dockerfile or ignore file at most.
+const DOCKERFILE_LIMIT: u64 = 4 << 20;
+const IGNORE: &str = ".dockerignore";
 
 /// Unpacks what is read from `source` into a folder of its own.
 pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result<Context> {
@@ -41,6 +48,53 @@ pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result
         Outcome::Applied { .. } => Ok(Context(site)),
         other => Err(unexpected(other)),
     }
+}
+
+impl Context {
+    /// Reads the Dockerfile. What the ignore file names goes then, itself and the Dockerfile too: clients
+    /// send them all the same.
+    ///
+    /// # Errors
+    /// In the reference's words where there is none, or an empty one.
+    pub fn dockerfile(&self, name: &str) -> Result<Vec<u8>> {
+        let missing = || Error::Invalid(format!("Cannot locate specified Dockerfile: {name}"));
+        let root = open(&self.0.rootfs.upper)?;
+        let bytes = text(&root, name)?.ok_or_else(missing)?;
+        if bytes.is_empty() {
+            return Err(Error::Invalid(format!("the Dockerfile ({name}) cannot be empty")));
+        }
+        let ignore = text(&root, IGNORE)?.unwrap_or_default();
+        let ignore = Ignore::parse(&ignore)
+            .map_err(|error| Error::Invalid(format!("error reading {IGNORE}: {error}")))?;
+        for file in [name, IGNORE] {
+            let path = Path::new(file.trim_start_matches("./"));
+            if ignore.is_ignored(path) && path.components().count() == 1 {
+                // A name in the folder itself: nothing is followed.
+                rustix::fs::unlinkat(&root, path, AtFlags::empty()).ok();
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A regular file of a context; links in it are followed within it.
+fn text(root: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>> {
+    let failed = |source| Error::Io { call: "read", path: PathBuf::from(name), source };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    let file = match open_inside(root, Path::new(name), flags, Mode::empty()) {
+        Ok(file) => std::fs::File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        Err(errno) => return Err(failed(errno.into())),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(DOCKERFILE_LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > DOCKERFILE_LIMIT {
+        return Err(Error::Invalid(format!("{name} has more than {DOCKERFILE_LIMIT} bytes")));
+    }
+    Ok(Some(bytes))
 }
 
 fn open(folder: &Path) -> Result<OwnedFd> {

@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
 use hull_builder::progress::Stream;
-use hull_builder::{Cache, Executor, Failure, Known, Layer};
+use hull_builder::solve::{Report, Running};
+use hull_builder::{BuildError, Built, Cache, Executor, Failure, Known, Layer, Request};
 use hull_image::lease::Lease;
 use hull_oci::image::Config;
 use hull_oci::{Digest, Reference};
@@ -43,13 +44,15 @@ use site::Site;
 #[derive(Debug)]
 pub(crate) struct Builds {
     pub(crate) memory: Arc<Memory>,
+    /// Steps that are being done.
+    running: Running,
     /// Each process of a build has a receiver.
     closing: watch::Sender<bool>,
 }
 
 impl Builds {
     pub(crate) fn new(memory: Arc<Memory>) -> Builds {
-        Builds { memory, closing: watch::Sender::new(false) }
+        Builds { memory, running: Running::default(), closing: watch::Sender::new(false) }
     }
 
     fn closing(&self) -> watch::Receiver<bool> {
@@ -89,6 +92,24 @@ impl Build {
         Build(Arc::new(Inner { services: Arc::clone(services), limits, contexts, lease }))
     }
 
+    /// Builds, makes an image of that, and names it. Dropped, it ends all that it does.
+    pub async fn make(
+        &self,
+        request: &Request,
+        names: Vec<Reference>,
+        report: Report,
+    ) -> std::result::Result<Finished, Unbuilt> {
+        let running = &self.0.services.builds.running;
+        let Built { config, .. } = hull_builder::build(request, self, self, running, report).await?;
+        if config.history.is_empty() {
+            let text = "No image was generated. Is your Dockerfile empty?";
+            return Err(Unbuilt::Store(Error::Invalid(text.to_owned())));
+        }
+        let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
+        let image = self.finish(config, names.clone(), None).await?;
+        Ok(Finished { id: image.id.clone(), names })
+    }
+
     /// Makes an image of what was built, and names it.
     pub async fn finish(
         &self,
@@ -104,6 +125,24 @@ impl Build {
         let kept = self.0.services.images.keep_layer(&self.0.lease, &site.id, below).await?;
         Ok(kept.map(|Part { diff_id, size }| Layer { diff_id, size }))
     }
+}
+
+/// What a build has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// The image's.
+    pub id: Digest,
+    pub names: Vec<Reference>,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum Unbuilt {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] Error),
 }
 
 /// A build's context, as a folder of its own until it is dropped.

@@ -68,10 +68,10 @@ pub(super) async fn run(
     let closing = services.builds.closing();
     let work = tokio::spawn(async move {
         let record = record(&services, &site.id, process, limits, below)?;
-        let outcome = attend(&services, &record, (asker_gone, closing), output).await;
+        let outcome = attend(&services, &record, (asker_gone, closing.clone()), output).await;
         end(&services, &record).await;
-        // Nothing is written to it any more.
-        drop(site);
+        // Nothing is written to it any more, and nobody has to wait for this.
+        drop((site, closing));
         outcome
     });
     work.await.map_err(|_| Error::ShuttingDown)?
@@ -192,19 +192,22 @@ async fn exit_code(
         Some(outcome) => outcome.map(|exit| exit.code),
         // The shim has gone without a word, and what it looked after goes, too.
         None => {
-            kill(services, record, process.as_ref()).await;
+            recover::kill_cgroup(services, services.cgroup_path(record)).await;
             Ok(link::exit_of(services.exec_root(), Kind::Container, &record.id, process).await.code)
         }
     }
 }
 
-/// With the first process all others of its namespace end; those elsewhere are in its cgroup.
+/// With the first process all others of its namespace end. Only where that is not known yet, all in the
+/// cgroup do: freezing what dies would wait for what is frozen.
 async fn kill(services: &Arc<Services>, record: &Record, process: Option<&OwnedFd>) {
-    if let Some(process) = process {
+    match process {
         // It may have ended by itself.
-        let _ = hull_sys::process::signal(process, crate::signals::SIGKILL);
+        Some(process) => {
+            hull_sys::process::signal(process, crate::signals::SIGKILL).ok();
+        }
+        None => recover::kill_cgroup(services, services.cgroup_path(record)).await,
     }
-    recover::kill_cgroup(services, services.cgroup_path(record)).await;
 }
 
 /// Gives back all that the process had of the host, but for its layer.

@@ -1,0 +1,332 @@
+//! `POST /build`, the classic endpoint: an archive with a Dockerfile in it becomes an image, and what
+//! happens is told line by line.
+//!
+//! The build is the answer's: it goes on while the answer is read, and a client that leaves ends it.
+
+mod classic;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hull_api::hostconfig::Ulimit;
+use hull_api::{ErrorDetail, ProgressMessage};
+use hull_builder::BuildError;
+use hull_builder::build::Request;
+use hull_builder::dockerfile::Position;
+use hull_builder::plan::Options;
+use hull_builder::solve::Report;
+use hull_builder::{Failure as StepFailure, Progress};
+use hull_engine::builds::{Cached, Finished, Forget, Limits, Unbuilt};
+use hull_engine::containers::settings::NetworkMode;
+use hull_oci::runtime::Rlimit;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{archives, containers, images, show};
+use crate::http::{Call, Failure, Handled, chain, ok, stream};
+use classic::Classic;
+
+/// Most steps of one build at a time.
+const PARALLEL: usize = 4;
+
+type Work = Pin<Box<dyn Future<Output = Result<Finished, Unbuilt>> + Send>>;
+
+/// A build that is going on.
+struct Going {
+    work: Option<Work>,
+    told: mpsc::UnboundedReceiver<Progress>,
+    classic: Classic,
+    quiet: bool,
+    /// Lines that wait for the client.
+    lines: VecDeque<Bytes>,
+}
+
+pub(super) async fn build(call: Call) -> Handled {
+    let limits = limits(&call)?;
+    let query = &call.query;
+    let options = options(&call)?;
+    let mut names = Vec::new();
+    for tag in query.all("t").filter(|tag| !tag.is_empty()) {
+        names.push(images::reference(tag, "")?);
+    }
+    for (name, text) in [
+        ("remote", "contexts at addresses come in a later build: send the files"),
+        ("outputs", "outputs come in a later build"),
+        ("cgroupparent", "a build's cgroup cannot be chosen yet"),
+    ] {
+        if !query.text(name).is_empty() {
+            return Err(Failure::later(text));
+        }
+    }
+    if query.text("version") == "2" {
+        return Err(Failure::later("BuildKit's protocol comes in a later build: set DOCKER_BUILDKIT=0"));
+    }
+    if query.flag("squash") {
+        return Err(Failure::invalid("squash is only supported with experimental mode"));
+    }
+    let (name, quiet) = (query.text("dockerfile").to_owned(), query.flag("q"));
+    let engine = call.server.engine.clone();
+    let context = engine.build_context(archives::feed(call.body)?).await;
+    let context = context
+        .map_err(|error| Failure::invalid(format!("the context cannot be read: {}", chain(&error))))?;
+    let name = if name.is_empty() { "Dockerfile".to_owned() } else { name };
+    let dockerfile = context.dockerfile(&name)?;
+    let text = String::from_utf8_lossy(&dockerfile).into_owned();
+    let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
+    let build = engine.build(limits, Some(context));
+    let (tell, told) = mpsc::unbounded_channel();
+    let report: Report = Arc::new(move |progress| {
+        // The build outlives its listener by moments.
+        tell.send(progress).ok();
+    });
+    let work: Work = Box::pin(async move { build.make(&request, names, report).await });
+    let mut going =
+        Going { work: Some(work), told, classic: Classic::default(), quiet, lines: VecDeque::new() };
+    // What is wrong with the Dockerfile is the answer's status.
+    if let Some(Err(error)) = going.step().await {
+        if let Some(message) = refusal(&error, &name, &text) {
+            return Err(Failure::invalid(message));
+        }
+        going.lines.push_back(failed(&error));
+    }
+    Ok(stream("application/json", futures_util::stream::unfold(going, Going::next)))
+}
+
+impl Going {
+    /// Waits for the next thing that happens; `Some` when the build has ended with it.
+    async fn step(&mut self) -> Option<Result<(), Unbuilt>> {
+        let work = self.work.as_mut()?;
+        let outcome = tokio::select! {
+            // What was told before the end comes before it.
+            biased;
+            Some(progress) = self.told.recv() => {
+                self.show(progress);
+                return None;
+            }
+            outcome = work => outcome,
+        };
+        self.work = None;
+        while let Ok(progress) = self.told.try_recv() {
+            self.show(progress);
+        }
+        Some(outcome.map(|finished| self.finish(&finished)))
+    }
+
+    fn show(&mut self, progress: Progress) {
+        let texts = self.classic.feed(progress);
+        if !self.quiet {
+            self.lines.extend(texts.into_iter().map(|text| said(&text)));
+        }
+    }
+
+    fn finish(&mut self, finished: &Finished) {
+        let id = &finished.id;
+        self.lines.push_back(line(&json!({ "aux": { "ID": id } })));
+        if self.quiet {
+            self.lines.push_back(said(&format!("{id}\n")));
+            return;
+        }
+        self.lines.push_back(said(&format!("Successfully built {}\n", id.short())));
+        for name in &finished.names {
+            self.lines.push_back(said(&format!("Successfully tagged {}\n", name.familiar())));
+        }
+    }
+
+    async fn next(mut self) -> Option<(Bytes, Going)> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some((line, self));
+            }
+            self.work.as_ref()?;
+            if let Some(Err(error)) = self.step().await {
+                self.lines.push_back(failed(&error));
+            }
+        }
+    }
+}
+
+fn line(value: &impl serde::Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.extend_from_slice(b"\r\n");
+    line.into()
+}
+
+fn said(text: &str) -> Bytes {
+    line(&ProgressMessage { stream: text.to_owned(), ..ProgressMessage::default() })
+}
+
+/// The last word of a build that failed. Clients end with the code.
+fn failed(error: &Unbuilt) -> Bytes {
+    let (code, message) = match error {
+        Unbuilt::Build(BuildError::Step(step)) => match (&step.failure, &step.command) {
+            (StepFailure::Exit { code }, Some(command)) => {
+                (*code, format!("The command '{command}' returned a non-zero code: {code}"))
+            }
+            (failure, _) => (0, failure.to_string()),
+        },
+        error => (0, chain(error)),
+    };
+    line(&ProgressMessage {
+        error_detail: Some(ErrorDetail { code: code.into(), message: message.clone() }),
+        error: message,
+        ..ProgressMessage::default()
+    })
+}
+
+/// What makes the whole request wrong, in the reference's words: the first problem, then all others.
+fn refusal(error: &Unbuilt, name: &str, text: &str) -> Option<String> {
+    let problems = match error {
+        Unbuilt::Build(BuildError::Dockerfile(problems)) => problems,
+        Unbuilt::Build(BuildError::Plan(error)) => return Some(chain(error)),
+        Unbuilt::Build(BuildError::Image { .. } | BuildError::Step(_)) | Unbuilt::Store(_) => return None,
+    };
+    let told = |message: &str, line: usize| match message {
+        "no build stage in current context" => message.to_owned(),
+        "file with no instructions" => format!("failed to parse {name}: {message}"),
+        message => format!("dockerfile parse error on line {line}: {message}"),
+    };
+    let all: Vec<String> = problems
+        .iter()
+        .map(|problem| {
+            let told = told(&problem.message, Position::of(text, problem.span.start).line);
+            if problem.remedy.is_empty() { told } else { format!("{told} ({})", problem.remedy) }
+        })
+        .collect();
+    Some(all.join("\n"))
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+/// A parameter that is a JSON document.
+fn document<T: serde::de::DeserializeOwned + Default>(call: &Call, name: &str) -> Result<T, Failure> {
+    match call.query.text(name) {
+        "" => Ok(T::default()),
+        text => serde_json::from_str(text)
+            .map_err(|error| Failure::invalid(format!("error reading {name}: {error}"))),
+    }
+}
+
+fn options(call: &Call) -> Result<Options, Failure> {
+    let query = &call.query;
+    let arguments: BTreeMap<String, Option<String>> = document(call, "buildargs")?;
+    Ok(Options {
+        target: Some(query.text("target").to_owned()).filter(|target| !target.is_empty()),
+        arguments: arguments.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        labels: document(call, "labels")?,
+        platform: archives::platform(query.text("platform"))?,
+        pull: query.flag("pull"),
+        no_cache: query.flag("nocache"),
+        ..Options::default()
+    })
+}
+
+fn limits(call: &Call) -> Result<Limits, Failure> {
+    let query = &call.query;
+    let network = match query.text("networkmode") {
+        "" | "default" | "bridge" => NetworkMode::Default,
+        "none" => NetworkMode::None,
+        "host" => NetworkMode::Host,
+        other => match other.strip_prefix("container:") {
+            Some(key) => NetworkMode::Container(key.to_owned()),
+            None => NetworkMode::Named(other.to_owned()),
+        },
+    };
+    let mut limits = Limits { network, ..Limits::default() };
+    let given = |name| query.number(name).map(|number| number.filter(|number| *number != 0));
+    let unsigned = |name| given(name).map(|number| number.and_then(|number| u64::try_from(number).ok()));
+    let resources = &mut limits.resources;
+    resources.memory.limit = given("memory")?;
+    resources.memory.swap = given("memswap")?;
+    resources.cpu.shares = unsigned("cpushares")?;
+    resources.cpu.period = unsigned("cpuperiod")?;
+    resources.cpu.quota = given("cpuquota")?;
+    resources.cpu.cpus = query.text("cpusetcpus").to_owned();
+    resources.cpu.mems = query.text("cpusetmems").to_owned();
+    limits.shm_bytes = unsigned("shmsize")?.unwrap_or(0);
+    let ulimits: Vec<Ulimit> = document(call, "ulimits")?;
+    limits.rlimits = ulimits
+        .into_iter()
+        .map(|limit| Rlimit {
+            kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
+            // -1 is without limit.
+            hard: u64::try_from(limit.hard).unwrap_or(u64::MAX),
+            soft: u64::try_from(limit.soft).unwrap_or(u64::MAX),
+        })
+        .collect();
+    limits.extra_hosts = query
+        .all("extrahosts")
+        .flat_map(|hosts| hosts.split(','))
+        .filter(|host| !host.is_empty())
+        .map(str::to_owned)
+        .collect();
+    Ok(limits)
+}
+
+/// A remembered step as the API has it.
+fn record(step: &Cached) -> serde_json::Value {
+    json!({
+        "ID": step.id.short(),
+        "Type": "regular",
+        "Description": step.description,
+        "InUse": false,
+        "Shared": false,
+        "Size": step.size,
+        "CreatedAt": show::time(Some(step.created)),
+        "LastUsedAt": show::time(Some(step.used)),
+        "UsageCount": step.uses,
+    })
+}
+
+/// For `system df`.
+pub(super) fn usage(call: &Call) -> hull_api::system::Usage<serde_json::Value> {
+    let steps = call.server.engine.build_cache();
+    let size = steps.iter().map(|step| i64::try_from(step.size).unwrap_or(i64::MAX)).sum();
+    hull_api::system::Usage {
+        active_count: 0,
+        items: steps.iter().map(record).collect(),
+        reclaimable: size,
+        total_count: i64::try_from(steps.len()).unwrap_or(i64::MAX),
+        total_size: size,
+    }
+}
+
+/// `POST /build/prune`
+pub(super) async fn prune(call: &Call) -> Handled {
+    let filters = call.query.filters()?;
+    filters.check(&[
+        "until",
+        "unused-for",
+        "id",
+        "parent",
+        "type",
+        "description",
+        "inuse",
+        "shared",
+        "private",
+    ])?;
+    let values = |name: &str| filters.0.get(name).into_iter().flatten().cloned().collect::<Vec<String>>();
+    let keep = |name| call.query.number(name).map(|bytes| bytes.and_then(|bytes| u64::try_from(bytes).ok()));
+    let forget = Forget {
+        all: call.query.flag("all"),
+        keep: keep("reserved-space")?.or(keep("keep-storage")?).unwrap_or(0),
+        before: values("until")
+            .iter()
+            .chain(&values("unused-for"))
+            .next()
+            .map(|text| containers::moment(text, show::now()))
+            .transpose()?,
+        ids: values("id"),
+    };
+    let gone = call.server.engine.forget_builds(&forget).await?;
+    let ids: Vec<&str> = gone.iter().map(|step| step.id.short()).collect();
+    let bytes: u64 = gone.iter().map(|step| step.size).sum();
+    ok(&json!({
+        "CachesDeleted": if ids.is_empty() { None } else { Some(ids) },
+        "SpaceReclaimed": bytes,
+    }))
+}
