@@ -12,6 +12,7 @@
 //! Architecture invariant: the host is reached only through
 //! [`hull_api::client::Client`].
 
+mod build;
 mod command;
 mod config;
 mod container;
@@ -69,8 +70,7 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 18] = [
-    "build",
+const LATER: [&str; 17] = [
     "builder",
     "buildx",
     "checkpoint",
@@ -98,6 +98,7 @@ static TREE: &[Entry] = &[
     Entry::Group(&SYSTEM),
     Entry::Group(&VOLUME),
     Entry::Command("attach", &start::ATTACH),
+    Entry::Command("build", &build::BUILD),
     Entry::Command("commit", &layer::COMMIT),
     Entry::Command("cp", &copy::COPY),
     Entry::Command("create", &create::CREATE),
@@ -168,6 +169,7 @@ static IMAGE: Group = Group {
     name: "image",
     summary: "Manage images",
     commands: &[
+        ("build", &[], &build::BUILD),
         ("capture", &[], &names::CAPTURE),
         ("history", &[], &names::HISTORY),
         ("import", &[], &archive::IMPORT),

@@ -21,6 +21,7 @@ struct Message {
     status: Option<String>,
     id: Option<String>,
     progress: Option<String>,
+    aux: Option<Aux>,
     #[serde(rename = "errorDetail")]
     detail: Option<Detail>,
     error: Option<String>,
@@ -29,7 +30,17 @@ struct Message {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Detail {
+    /// Of a build: what its process ended with.
+    code: u8,
     message: String,
+}
+
+/// What a program would want to know of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Aux {
+    #[serde(rename = "ID")]
+    id: String,
 }
 
 /// What has been shown so far.
@@ -39,6 +50,8 @@ pub(crate) struct Progress {
     /// Ids with a line of their own, from the top.
     lines: Vec<String>,
     pending: Vec<u8>,
+    /// Of the image that was made.
+    id: Option<String>,
 }
 
 impl Progress {
@@ -48,7 +61,13 @@ impl Progress {
             terminal: rustix::termios::isatty(rustix::stdio::stdout()),
             lines: Vec::new(),
             pending: Vec::new(),
+            id: None,
         }
+    }
+
+    /// The id of the image that was made, if the answer has told one.
+    pub(crate) fn id(&self) -> Option<String> {
+        self.id.clone()
     }
 
     /// Shows all messages of an answer.
@@ -87,13 +106,18 @@ impl Progress {
     }
 
     fn show(&mut self, message: Message, text: &mut String) -> Result<(), Failure> {
+        if let Some(aux) = message.aux {
+            self.id = Some(aux.id);
+            return Ok(());
+        }
+        let code = message.detail.as_ref().map_or(0, |detail| detail.code).max(1);
         let reason =
             message.detail.map(|detail| detail.message).filter(|reason| !reason.is_empty()).or(message.error);
         if let Some(reason) = reason {
             if !self.quiet && !text.is_empty() {
                 print(text);
             }
-            return Err(fail(reason));
+            return Err(Failure { code, message: reason });
         }
         if let Some(stream) = message.stream {
             text.push_str(&stream);
@@ -134,7 +158,7 @@ mod tests {
     use super::*;
 
     fn plain() -> Progress {
-        Progress { quiet: true, terminal: false, lines: Vec::new(), pending: Vec::new() }
+        Progress { quiet: true, terminal: false, lines: Vec::new(), pending: Vec::new(), id: None }
     }
 
     #[test]

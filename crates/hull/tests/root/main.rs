@@ -3,6 +3,7 @@
 
 mod asked;
 mod behind;
+mod builds;
 mod bulk;
 mod called;
 mod churn;

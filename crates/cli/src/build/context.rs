@@ -1,0 +1,233 @@
+//! A folder on its way to the daemon: walked by descriptor, without what its ignore file names, as an
+//! archive that is made while it is sent.
+//!
+//! As the reference's client does, the Dockerfile and the ignore file are always in it, and a Dockerfile
+//! from elsewhere gets a name that nobody else has.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use hull_context::{Entry, Folder, Ignore, Kind, Tree as _, walk};
+use hull_image::tar::{self, Time, Writer};
+use rustix::fs::{Mode, OFlags};
+
+use crate::command::{Failure, chain, fail};
+use crate::create::reason;
+
+/// What is to be sent, found and checked.
+pub(super) struct Context {
+    root: File,
+    entries: Vec<Entry>,
+    /// The Dockerfile's name in the archive.
+    pub(super) dockerfile: String,
+    /// Its bytes, where it is not among the entries.
+    extra: Option<Vec<u8>>,
+}
+
+/// Bytes moved at once.
+const BUFFER: usize = 128 << 10;
+const DOCKERFILE: &str = "Dockerfile";
+/// Bytes of a Dockerfile or ignore file that are read at most.
+const LIMIT: u64 = 16 << 20;
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Context {
+    /// Looks at `folder`; `file` is the Dockerfile as it was given, empty for the usual one.
+    pub(super) fn open(folder: &str, file: &str) -> Result<Context, Failure> {
+        let failed = |text: String| fail(format!("unable to prepare context: {text}"));
+        let root = std::fs::canonicalize(folder)
+            .ok()
+            .filter(|root| root.is_dir())
+            .ok_or_else(|| failed(format!("path {folder:?} not found")))?;
+        let asked = match file {
+            "-" => None,
+            "" => Some(root.join(DOCKERFILE)),
+            file => Some(PathBuf::from(file)),
+        };
+        let found = asked.map(|asked| {
+            std::fs::canonicalize(&asked).map_err(|error| {
+                failed(format!(
+                    "unable to evaluate symlinks in Dockerfile path: lstat {}: {}",
+                    asked.display(),
+                    reason(&error)
+                ))
+            })
+        });
+        let found = found.transpose()?;
+        let inside = found.as_ref().and_then(|found| found.strip_prefix(&root).ok());
+        let (dockerfile, extra) = match (inside, &found) {
+            (Some(inside), _) => (inside.to_string_lossy().into_owned(), None),
+            (None, found) => {
+                let bytes = match found {
+                    Some(found) => read(found)?,
+                    None => stdin()?,
+                };
+                (format!(".dockerfile.{:x}", std::process::id()), Some(bytes))
+            }
+        };
+        let own = found.map(|found| {
+            let mut own = found.into_os_string();
+            own.push(".dockerignore");
+            PathBuf::from(own)
+        });
+        let file = own.filter(|own| own.is_file()).unwrap_or_else(|| root.join(".dockerignore"));
+        let ignore = match read(&file) {
+            Ok(bytes) => Ignore::parse(&bytes)
+                .map_err(|error| failed(format!("error reading {}: {}", file.display(), chain(&error))))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ignore::default(),
+            Err(error) => return Err(failed(format!("open {}: {}", file.display(), reason(&error)))),
+        };
+        let root = File::open(&root)?;
+        let mut entries = walk(&Folder::new(root.as_fd(), ignore))?;
+        if extra.is_none() {
+            add(&root, &mut entries, Path::new(&dockerfile))?;
+        }
+        Ok(Context { root, entries, dockerfile, extra })
+    }
+
+    /// Writes all of it as an archive.
+    pub(super) fn send(&self, out: OwnedFd) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(BUFFER, File::from(out));
+        let mut writer = Writer::new(&mut out);
+        let mut buffer = vec![0; BUFFER];
+        for entry in &self.entries {
+            self.put(&mut writer, entry, &mut buffer)?;
+        }
+        if let Some(bytes) = &self.extra {
+            let kind = tar::Kind::File { size: bytes.len() as u64, extents: None };
+            writer
+                .file(&tar::Entry::new(self.dockerfile.as_bytes(), kind), bytes)
+                .map_err(io::Error::other)?;
+        }
+        writer.finish().map_err(io::Error::other)?;
+        out.flush()
+    }
+
+    /// A file that has become shorter since it was looked at is filled up with zeros; what has become
+    /// longer is cut off.
+    fn put(&self, writer: &mut Writer<'_>, entry: &Entry, buffer: &mut [u8]) -> io::Result<()> {
+        let name = entry.path.as_os_str().as_bytes();
+        let mut opened = None;
+        let kind = match &entry.kind {
+            Kind::Folder => tar::Kind::Directory,
+            Kind::File { .. } => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = File::from(rustix::fs::openat(&self.root, &entry.path, flags, Mode::empty())?);
+                let size = file.metadata()?.len();
+                opened = Some((file, size));
+                tar::Kind::File { size, extents: None }
+            }
+            Kind::Link(target) => tar::Kind::Symlink { target: target.as_os_str().as_bytes().to_vec() },
+            Kind::Fifo => tar::Kind::Fifo,
+            Kind::CharacterDevice(major, minor) => tar::Kind::Character { major: *major, minor: *minor },
+            Kind::BlockDevice(major, minor) => tar::Kind::Block { major: *major, minor: *minor },
+        };
+        let (seconds, nanoseconds) = entry.modified;
+        let mtime = Time { seconds, nanoseconds };
+        let entry = tar::Entry { mode: entry.mode, mtime, ..tar::Entry::new(name, kind) };
+        writer.begin(&entry).map_err(io::Error::other)?;
+        let Some((mut file, mut left)) = opened else { return Ok(()) };
+        while left > 0 {
+            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = match file.read(&mut buffer[..most])? {
+                0 => {
+                    buffer[..most].fill(0);
+                    most
+                }
+                count => count,
+            };
+            writer.data(&buffer[..count]).map_err(io::Error::other)?;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+}
+
+/// An entry that is sent although it is ignored.
+fn add(root: &File, entries: &mut Vec<Entry>, path: &Path) -> Result<(), Failure> {
+    if entries.iter().any(|entry| entry.path == path) {
+        return Ok(());
+    }
+    entries.extend(Folder::new(root.as_fd(), Ignore::default()).entry(path)?);
+    Ok(())
+}
+
+fn stdin() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A Dockerfile alone, as an archive.
+pub(super) fn alone(dockerfile: &[u8]) -> io::Result<Vec<u8>> {
+    let mut archive = Vec::new();
+    let mut writer = Writer::new(&mut archive);
+    let kind = tar::Kind::File { size: dockerfile.len() as u64, extents: None };
+    writer.file(&tar::Entry::new(DOCKERFILE.as_bytes(), kind), dockerfile).map_err(io::Error::other)?;
+    writer.finish().map_err(io::Error::other)?;
+    Ok(archive)
+}
+
+/// Whether the bytes begin an archive, compressed or not; else they are a Dockerfile.
+pub(super) fn is_archive(bytes: &[u8]) -> bool {
+    use hull_image::compress::Compression;
+    Compression::detect(bytes) != Compression::Plain
+        || bytes.get(257..262).is_some_and(|magic| OsStr::from_bytes(magic) == "ustar")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(context: &Context) -> Vec<String> {
+        let mut pipe = io::pipe().unwrap();
+        context.send(pipe.1.into()).unwrap();
+        let mut bytes = Vec::new();
+        pipe.0.read_to_end(&mut bytes).unwrap();
+        let mut source = &bytes[..];
+        let mut reader = tar::Reader::new(&mut source, tar::Limits::default());
+        let mut names = Vec::new();
+        while let Some(entry) = reader.next().unwrap() {
+            names.push(String::from_utf8(entry.name).unwrap());
+        }
+        names
+    }
+
+    #[test]
+    fn what_is_ignored_is_not_sent_but_the_dockerfile_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("context");
+        std::fs::create_dir_all(root.join("dir")).unwrap();
+        for name in ["Dockerfile", "a", "b.md", "dir/c.md", "keep.md"] {
+            std::fs::write(root.join(name), name).unwrap();
+        }
+        std::fs::write(root.join(".dockerignore"), "**/*.md\n!keep.md\nDockerfile\n").unwrap();
+        let folder = root.to_str().unwrap();
+        let context = Context::open(folder, "").unwrap();
+        assert_eq!(names(&context), [".dockerignore", "a", "dir", "keep.md", "Dockerfile"]);
+        let outside = scratch.path().join("Elsewhere");
+        std::fs::write(&outside, "FROM scratch").unwrap();
+        let context = Context::open(folder, outside.to_str().unwrap()).unwrap();
+        assert!(context.dockerfile.starts_with(".dockerfile."));
+        assert_eq!(names(&context).last(), Some(&context.dockerfile));
+        let missing = Context::open(folder, "/nosuch/file").err().unwrap();
+        assert!(missing.message.starts_with("unable to prepare context: unable to evaluate symlinks"));
+        let missing = Context::open("/nosuch", "").err().unwrap();
+        assert_eq!(missing.message, "unable to prepare context: path \"/nosuch\" not found");
+    }
+
+    #[test]
+    fn a_dockerfile_alone_is_told_from_an_archive() {
+        let archive = alone(b"FROM scratch\n").unwrap();
+        assert!(is_archive(&archive) && !is_archive(b"FROM scratch\n") && is_archive(&[0x1f, 0x8b, 8, 0]));
+    }
+}
