@@ -26,6 +26,7 @@ pub trait Output: Write {
 }
 
 impl Output for Vec<u8> {}
+impl<W: Write> Output for io::BufWriter<W> {}
 impl Output for &mut (dyn Write + '_) {}
 
 /// A writer of ustar archives that adds a PAX header only to entries with a value
