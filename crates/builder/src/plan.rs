@@ -128,18 +128,27 @@ pub fn plan(
         vertices: Vec::new(),
         instructions: Vec::new(),
         needs: Vec::new(),
+        nested: 0,
     };
-    planner.look_ahead(target)?;
-    let stage = match planner.stage(target) {
-        Err(Stop::Problem(problem)) => return Err(problem.into()),
-        Err(Stop::Needs) => None,
-        Ok(stage) => Some(stage),
-    };
-    let Some(stage) = stage.filter(|_| planner.needs.is_empty()) else {
-        planner.needs.sort_by_key(|need| need.line);
-        return Ok(Outcome::Needs(planner.needs));
-    };
-    Ok(Outcome::Ready(Box::new(planner.finish(dockerfile, stage))))
+    // In the order of the file: a stage needs only earlier ones, which are planned when it comes.
+    for index in planner.look_ahead(target)? {
+        if !planner.needs.is_empty() {
+            break;
+        }
+        match planner.stage(index) {
+            Err(Stop::Problem(problem)) => return Err(problem.into()),
+            Ok(()) | Err(Stop::Needs) => {}
+        }
+    }
+    match planner.stages[target].take() {
+        Some(stage) if planner.needs.is_empty() => {
+            Ok(Outcome::Ready(Box::new(planner.finish(dockerfile, stage))))
+        }
+        _ => {
+            planner.needs.sort_by_key(|need| need.line);
+            Ok(Outcome::Needs(planner.needs))
+        }
+    }
 }
 
 /// SOURCE_DATE_EPOCH as a number (reproducible-builds.org/specs/source-date-epoch).
@@ -232,12 +241,14 @@ struct Planner<'a> {
     /// With the stage and the place in it, by which they are sorted.
     instructions: Vec<((usize, usize), Planned)>,
     needs: Vec<Need>,
+    /// Stages that wait for the one that is planned now.
+    nested: usize,
 }
 
 impl Planner<'_> {
-    /// Notes all images that the target needs as far as the file tells, so that they are looked up at the
-    /// same time.
-    fn look_ahead(&mut self, target: usize) -> Result<(), Problem> {
+    /// The stages that the target needs as far as the file tells, in its order. Notes all of their images,
+    /// so that they are looked up at the same time.
+    fn look_ahead(&mut self, target: usize) -> Result<Vec<usize>, Problem> {
         let mut ahead = vec![target];
         let mut seen = vec![false; self.sections.len()];
         while let Some(index) = ahead.pop() {
@@ -259,7 +270,7 @@ impl Planner<'_> {
                 }
             }
         }
-        Ok(())
+        Ok((0..=target).filter(|&index| seen[index]).collect())
     }
 
     fn need(&mut self, wanted: Wanted, span: Span) {

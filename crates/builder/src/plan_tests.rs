@@ -127,15 +127,15 @@ COPY --from=third / .
         text,
         &options(&[]),
         &expect![[r#"
-        asks 1:base:latest 8:third:latest
-        #0 [stage-2 1/4] FROM scratch: 0 layers
-        #1 [build 1/2] FROM base AS build: 1 layers
-        #2 [build 2/2] RUN make: #1 run ["/bin/sh", "-c", "make"] in / with ["PATH=/bin", "FROM_BASE=1"]
-        #3 [stage-2 2/4] COPY --from=build /a /b: #0 copy #2 ["/a"] to /b
-        #4 [stage-2 3/4] COPY --from=0 c d /e/: #3 copy #2 ["c", "d"] to /e/
-        #5 FROM third: 1 layers
-        #6 [stage-2 4/4] COPY --from=third / .: #4 copy #5 ["/"] to /
-    "#]],
+            asks 1:base:latest 8:third:latest
+            #0 [build 1/2] FROM base AS build: 1 layers
+            #1 [build 2/2] RUN make: #0 run ["/bin/sh", "-c", "make"] in / with ["PATH=/bin", "FROM_BASE=1"]
+            #2 [stage-2 1/4] FROM scratch: 0 layers
+            #3 [stage-2 2/4] COPY --from=build /a /b: #2 copy #1 ["/a"] to /b
+            #4 [stage-2 3/4] COPY --from=0 c d /e/: #3 copy #1 ["c", "d"] to /e/
+            #5 FROM third: 1 layers
+            #6 [stage-2 4/4] COPY --from=third / .: #4 copy #5 ["/"] to /
+        "#]],
     );
     let target = Options { target: Some("BUILD".into()), ..options(&[]) };
     check(
@@ -268,6 +268,16 @@ EOF
 }
 
 #[test]
+fn many_stages_take_no_stack() {
+    let mut text = "FROM trigger AS s0\n".to_owned();
+    for stage in 1..3000 {
+        text += &format!("FROM s{} AS s{stage}\n", stage - 1);
+    }
+    let (plan, asked) = planned(&text, &options(&[])).unwrap();
+    assert_eq!((plan.graph.vertices.len(), asked.len()), (4, 2));
+}
+
+#[test]
 fn what_cannot_be_planned_says_why() {
     let cases = [
         ("FROM a\nCOPY --from=3 /a /b\n", "invalid from flag value 3: index out of bounds"),
@@ -282,6 +292,8 @@ fn what_cannot_be_planned_says_why() {
     for (text, message) in cases {
         assert_eq!(refused(text, &options(&[])), message, "{text}");
     }
+    let deep = format!("FROM a\n{}", "WORKDIR /w\n".repeat(125));
+    assert_eq!(refused(&deep, &options(&[])), "max depth exceeded");
     let epoch = options(&[("SOURCE_DATE_EPOCH", "yesterday")]);
     assert!(refused("FROM a\n", &epoch).starts_with("invalid SOURCE_DATE_EPOCH: \"yesterday\""));
 }

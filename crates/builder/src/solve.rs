@@ -21,17 +21,20 @@
 //! A step that is done although it was known (`--no-cache`) gets a key of its own by its result, so whatever
 //! was done to the former result is done again; but it is kept in the former's place for the next build.
 //!
-//! All of it is one future, and no task is spawned: to drop it is to end whatever runs, and so the first error ends the
-//! other steps.
+//! All of it is one future, and no task is spawned: to drop it is to end whatever runs, and so the first error ends
+//! the other steps. Within it the questions that steps are asked are jobs that lie side by side in one set; a job that
+//! needs another's answer asks for it and waits. So no chain of steps, however long, makes a deep stack of calls.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, try_join, try_join_all};
+use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hull_oci::Digest;
-use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore, SetOnce};
 
 use crate::executor::{Cache, Change, Executor, Failure, Known, Layer, Selection, Source, Stack};
 use crate::graph::{Graph, Operation, Task, base_key, operation_key, result_key};
@@ -104,19 +107,16 @@ pub async fn solve<E: Executor, C: Cache>(
     target: Step,
     host: Host<'_, E, C>,
 ) -> Result<Stack, StepError> {
-    let each = graph.vertices.len();
+    let (asks, asked) = unbounded_channel();
     let solver = Solver {
         graph,
         permits: Semaphore::new(host.parallel.max(1)),
         host,
         again: again(graph),
-        told: std::iter::repeat_with(AtomicBool::default).take(each).collect(),
-        looked: std::iter::repeat_with(OnceCell::default).take(each).collect(),
-        defined: std::iter::repeat_with(OnceCell::default).take(each).collect(),
-        made: std::iter::repeat_with(OnceCell::default).take(each).collect(),
+        steps: graph.vertices.iter().map(|_| State::default()).collect(),
+        asks,
     };
-    let known = solver.make(target).await?;
-    Ok(known.stack.clone())
+    solver.drive(target, asked).await
 }
 
 /// Which steps must not be found by their definition: those that are fresh, and all that need such a one.
@@ -132,20 +132,90 @@ fn again(graph: &Graph) -> Vec<bool> {
     again
 }
 
+/// What a step is asked. Each question is asked of it once, however many need the answer.
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    /// Its key as far as nothing has to be made for it.
+    Define(Step),
+    /// Its file system.
+    Make(Step),
+}
+
+/// What is known of a step while the graph is solved.
+#[derive(Default)]
+struct State {
+    /// Whoever watches knows of the step.
+    told: AtomicBool,
+    /// Fingerprints of what it reads from elsewhere than from other steps.
+    looked: OnceCell<Vec<Option<Digest>>>,
+    define_asked: AtomicBool,
+    defined: SetOnce<Digest>,
+    make_asked: AtomicBool,
+    made: SetOnce<Known>,
+}
+
 struct Solver<'a, E, C> {
     graph: &'a Graph,
     host: Host<'a, E, C>,
     permits: Semaphore,
     again: Vec<bool>,
-    /// Whoever watches knows of the step.
-    told: Vec<AtomicBool>,
-    /// Fingerprints of what a step reads from elsewhere than from other steps.
-    looked: Vec<OnceCell<Vec<Option<Digest>>>>,
-    defined: Vec<OnceCell<Digest>>,
-    made: Vec<OnceCell<Known>>,
+    steps: Vec<State>,
+    asks: UnboundedSender<Job>,
 }
 
 impl<E: Executor, C: Cache> Solver<'_, E, C> {
+    /// Does jobs as they are asked for, all at the same time, until `target` is made or one fails.
+    async fn drive(&self, target: Step, mut asked: UnboundedReceiver<Job>) -> Result<Stack, StepError> {
+        let mut jobs: FuturesUnordered<BoxFuture<'_, Result<(), StepError>>> = FuturesUnordered::new();
+        self.ask(Job::Make(target));
+        loop {
+            let done = std::future::poll_fn(|cx| {
+                while let Poll::Ready(Some(job)) = asked.poll_recv(cx) {
+                    jobs.push(Box::pin(self.work(job)));
+                }
+                jobs.poll_next_unpin(cx)
+            });
+            done.await.transpose()?;
+            if let Some(known) = self.steps[target].made.get() {
+                return Ok(known.stack.clone());
+            }
+        }
+    }
+
+    fn ask(&self, job: Job) {
+        let asked = match job {
+            Job::Define(step) => &self.steps[step].define_asked,
+            Job::Make(step) => &self.steps[step].make_asked,
+        };
+        if !asked.swap(true, Ordering::Relaxed) {
+            // The receiver lives as long as any job.
+            let _ = self.asks.send(job);
+        }
+    }
+
+    async fn work(&self, job: Job) -> Result<(), StepError> {
+        // A job is done once, so its answer is not there yet.
+        match job {
+            Job::Define(step) => {
+                let _ = self.steps[step].defined.set(self.define(step).await?);
+            }
+            Job::Make(step) => {
+                let _ = self.steps[step].made.set(self.make(step).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn defined(&self, step: Step) -> &Digest {
+        self.ask(Job::Define(step));
+        self.steps[step].defined.wait().await
+    }
+
+    async fn made(&self, step: Step) -> &Known {
+        self.ask(Job::Make(step));
+        self.steps[step].made.wait().await
+    }
+
     fn operation(&self, step: Step) -> Option<&Operation<Step>> {
         match &self.graph.vertices[step].task {
             Task::Base(_) => None,
@@ -153,12 +223,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         }
     }
 
-    /// The file system of a step, out of the cache or made.
-    fn make(&self, step: Step) -> BoxFuture<'_, Result<&Known, StepError>> {
-        self.made[step].get_or_try_init(move || self.make_once(step)).boxed()
-    }
-
-    async fn make_once(&self, step: Step) -> Result<Known, StepError> {
+    async fn make(&self, step: Step) -> Result<Known, StepError> {
         let operation = match &self.graph.vertices[step].task {
             Task::Base(layers) => {
                 self.tell_cached(step);
@@ -167,14 +232,17 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
             }
             Task::Operation(operation) => operation,
         };
-        let definition = self.define(step).await?;
+        let definition = self.defined(step).await;
         if !self.again[step]
             && let Some(known) = self.host.cache.find(definition).await
         {
             self.tell_cached(step);
             return Ok(known);
         }
-        let (below, contents) = try_join(self.make(*operation.below()), self.contents(step)).await?;
+        // All that it needs is made at the same time.
+        operation.needs().for_each(|step| self.ask(Job::Make(step)));
+        let contents = self.contents(step, operation).await?;
+        let below = self.made(*operation.below()).await;
         let key = operation_key(operation, &below.key, &contents);
         if self.graph.vertices[step].fresh {
             return self.perform(step, operation, &key, below).await;
@@ -188,61 +256,48 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         self.perform(step, operation, &key, below).await
     }
 
-    /// The key of a step that needs nothing to be made.
-    fn define(&self, step: Step) -> BoxFuture<'_, Result<&Digest, StepError>> {
-        self.defined[step].get_or_try_init(move || self.define_once(step)).boxed()
-    }
-
-    async fn define_once(&self, step: Step) -> Result<Digest, StepError> {
+    async fn define(&self, step: Step) -> Result<Digest, StepError> {
         let operation = match &self.graph.vertices[step].task {
             Task::Base(layers) => return Ok(base_key(layers)),
             Task::Operation(operation) => operation,
         };
-        let stages = operation.reads().into_iter().map(|(source, _)| async move {
-            match source {
-                Source::Layers(stage) => self.define(*stage).await.map(|key| Some(key.clone())),
-                _ => Ok(None),
+        operation.needs().for_each(|step| self.ask(Job::Define(step)));
+        let mut contents = self.look(step, operation).await?.clone();
+        for ((source, _), content) in operation.reads().into_iter().zip(&mut contents) {
+            if let Source::Layers(stage) = source {
+                *content = Some(self.defined(*stage).await.clone());
             }
-        });
-        let inputs = try_join(self.define(*operation.below()), try_join_all(stages));
-        let ((below, stages), looked) = try_join(inputs, self.look(step)).await?;
-        let contents: Vec<_> = stages.into_iter().zip(looked).map(|(a, b)| a.or_else(|| b.clone())).collect();
-        Ok(operation_key(operation, below, &contents))
+        }
+        Ok(operation_key(operation, self.defined(*operation.below()).await, &contents))
     }
 
     /// Fingerprints of all that a step reads; stages are made for it.
-    async fn contents(&self, step: Step) -> Result<Vec<Option<Digest>>, StepError> {
-        let reads = self.operation(step).map(Operation::reads).unwrap_or_default();
-        let stages = reads.into_iter().map(|(source, selection)| async move {
-            let Source::Layers(stage) = source else { return Ok(None) };
-            let layers = self.make(*stage).await?.stack.layers();
+    async fn contents(
+        &self,
+        step: Step,
+        operation: &Operation<Step>,
+    ) -> Result<Vec<Option<Digest>>, StepError> {
+        let looked = self.look(step, operation).await?;
+        let reads = operation.reads().into_iter().zip(looked);
+        let contents = reads.map(|((source, selection), looked)| async move {
+            let Source::Layers(stage) = source else { return Ok(looked.clone()) };
+            let layers = self.made(*stage).await.stack.layers();
             self.fingerprint(step, Source::Layers(layers), selection).await.map(Some)
         });
-        let (stages, looked) = try_join(try_join_all(stages), self.look(step)).await?;
-        Ok(stages.into_iter().zip(looked).map(|(a, b)| a.or_else(|| b.clone())).collect())
+        try_join_all(contents).await
     }
 
     /// Fingerprints of what a step reads from contexts and addresses.
-    async fn look(&self, step: Step) -> Result<&Vec<Option<Digest>>, StepError> {
+    async fn look(&self, step: Step, operation: &Operation<Step>) -> Result<&Vec<Option<Digest>>, StepError> {
         let look = || {
-            let reads = self.operation(step).map(Operation::reads).unwrap_or_default();
-            try_join_all(reads.into_iter().map(move |(source, selection)| async move {
-                let source = match source {
-                    Source::Layers(_) | Source::Inline(_) => return Ok(None),
-                    Source::Context(name) => Source::Context(name.clone()),
-                    Source::Url { address, checksum } => {
-                        Source::Url { address: address.clone(), checksum: checksum.clone() }
-                    }
-                    Source::Git { address, checksum, keep_git_dir } => Source::Git {
-                        address: address.clone(),
-                        checksum: checksum.clone(),
-                        keep_git_dir: *keep_git_dir,
-                    },
-                };
-                self.fingerprint(step, source, selection).await.map(Some)
+            try_join_all(operation.reads().into_iter().map(|(source, selection)| async move {
+                match elsewhere(source) {
+                    Some(source) => self.fingerprint(step, source, selection).await.map(Some),
+                    None => Ok(None),
+                }
             }))
         };
-        self.looked[step].get_or_try_init(look).await
+        self.steps[step].looked.get_or_try_init(look).await
     }
 
     async fn fingerprint(
@@ -267,10 +322,10 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         key: &Digest,
         below: &Known,
     ) -> Result<Known, StepError> {
-        let stages = operation
-            .needs()
-            .map(|stage| async move { self.make(stage).await.map(|known| (stage, known.stack.layers())) });
-        let stages: HashMap<Step, Vec<Layer>> = try_join_all(stages).await?.into_iter().collect();
+        let mut stages: HashMap<Step, Vec<Layer>> = HashMap::new();
+        for stage in operation.needs() {
+            stages.insert(stage, self.made(stage).await.stack.layers());
+        }
         let operation = operation
             .clone()
             .map(below.stack.layers(), &|stage| stages.get(&stage).cloned().unwrap_or_default());
@@ -282,7 +337,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         stack.changes.push(Change { layer: layer.clone(), created: self.host.created.to_owned() });
         let fresh = self.graph.vertices[step].fresh;
         let known = Known { key: if fresh { result_key(key, layer.as_ref()) } else { key.clone() }, stack };
-        let definition = self.define(step).await?;
+        let definition = self.defined(step).await;
         self.keep(step, &[key, definition], &known).await;
         self.tell(Progress::Done { step, layer: layer.map(|layer| layer.diff_id) });
         Ok(known)
@@ -316,7 +371,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
     }
 
     fn start(&self, step: Step) {
-        self.told[step].store(true, Ordering::Relaxed);
+        self.steps[step].told.store(true, Ordering::Relaxed);
         self.tell(Progress::Started { step, name: self.graph.vertices[step].name.clone() });
     }
 
@@ -337,7 +392,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         let mut ahead = vec![step];
         let mut steps = Vec::new();
         while let Some(step) = ahead.pop() {
-            if !self.told[step].swap(true, Ordering::Relaxed) {
+            if !self.steps[step].told.swap(true, Ordering::Relaxed) {
                 steps.push(step);
                 ahead.extend(self.operation(step).into_iter().flat_map(Operation::needs));
             }
@@ -352,6 +407,21 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
             }
         }
     }
+}
+
+/// A source that is neither another step's nor in the operation itself.
+fn elsewhere(source: &Source<Step>) -> Option<Source> {
+    Some(match source {
+        Source::Layers(_) | Source::Inline(_) => return None,
+        Source::Context(name) => Source::Context(name.clone()),
+        Source::Url { address, checksum } => {
+            Source::Url { address: address.clone(), checksum: checksum.clone() }
+        }
+        Source::Git { address, checksum, keep_git_dir } => {
+            let (address, checksum) = (address.clone(), checksum.clone());
+            Source::Git { address, checksum, keep_git_dir: *keep_git_dir }
+        }
+    })
 }
 
 #[cfg(test)]

@@ -259,9 +259,15 @@ impl World {
     }
 }
 
-/// Polls a future once.
+/// Polls a future as long as it could go on by itself.
 async fn waits<F: Future + Unpin>(future: &mut F) -> bool {
-    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+    for _ in 0..100 {
+        let poll = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending()));
+        if !poll.await {
+            return false;
+        }
+    }
+    true
 }
 
 const NOTHING: Vec<String> = Vec::new();
@@ -500,4 +506,15 @@ async fn mounts_count_by_their_files_and_proxies_not_at_all() {
     assert_eq!(world.does(&with("HTTP_PROXY=2")).await, NOTHING);
     world.fake.files.lock().unwrap().insert("a".into(), "2".into());
     assert_eq!(world.does(&with("HTTP_PROXY=2")).await, ["x"]);
+}
+
+#[tokio::test]
+async fn a_long_chain_takes_no_stack() {
+    let world = World::default();
+    let mut graph = vec![base()];
+    for step in 0..3000 {
+        graph.push(copy(0, Source::Layers(step), &format!("x{step}")));
+    }
+    assert_eq!(world.does(&graph).await.len(), 3000);
+    assert_eq!(world.does(&graph).await, NOTHING);
 }

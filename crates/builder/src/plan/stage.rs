@@ -11,6 +11,11 @@ use crate::executor::{Copy, Folder, Mount, MountKind, Network, Run, Selection, S
 use crate::graph::{Operation, Task, Vertex};
 use crate::progress::{Planned, Step};
 
+/// Most layers and steps of an image: the reference's limit, in its words.
+const MAX_DEPTH: usize = 125;
+/// Most stages that are planned in the midst of another, which takes stack.
+const MAX_NESTED: usize = 32;
+
 /// What a stage has come to.
 #[derive(Debug, Clone)]
 pub(super) struct Stage {
@@ -18,6 +23,8 @@ pub(super) struct Stage {
     pub(super) past: Vec<Past>,
     /// Whose file system it is.
     pub(super) top: Step,
+    /// Layers of its base image, and steps since.
+    depth: usize,
     scope: scope::Stage,
     /// A CMD of this stage, which an ENTRYPOINT leaves alone.
     has_command: bool,
@@ -50,15 +57,35 @@ pub(super) fn froms(body: &[Instruction]) -> Vec<&Word> {
 }
 
 impl Planner<'_> {
-    /// Plans a stage, with all that it needs, if it is not planned yet.
-    pub(super) fn stage(&mut self, index: usize) -> Result<Stage, Stop> {
-        if let Some(stage) = &self.stages[index] {
-            return Ok(stage.clone());
+    /// Plans a stage, if it is not planned yet. What it needs is planned before, but for stages that only a
+    /// base image's triggers name.
+    pub(super) fn stage(&mut self, index: usize) -> Result<(), Stop> {
+        if self.stages[index].is_some() {
+            return Ok(());
         }
+        let span = self.sections[index].span;
+        if self.nested == MAX_NESTED {
+            let remedy = "name the stages that its triggers need in the Dockerfile, too";
+            return Err(Problem::new(span, "triggers need too many stages of each other", remedy).into());
+        }
+        self.nested += 1;
+        let planned = self.plan_stage(index);
+        self.nested -= 1;
+        self.stages[index] = Some(planned?);
+        Ok(())
+    }
+
+    /// A stage that may have to be planned first.
+    fn other(&mut self, index: usize) -> Result<&Stage, Stop> {
+        self.stage(index)?;
+        self.stages[index].as_ref().ok_or(Stop::Needs)
+    }
+
+    fn plan_stage(&mut self, index: usize) -> Result<Stage, Stop> {
         let span = self.sections[index].span;
         let base = self.base_of(index)?;
         let below = match &base {
-            Named::Stage(stage) => Some(self.stage(*stage)?),
+            Named::Stage(stage) => Some(self.other(*stage)?.clone()),
             _ => None,
         };
         let triggers = match (&base, &below) {
@@ -89,7 +116,6 @@ impl Planner<'_> {
             let planned = Planned { text: item.text, step, trigger: item.trigger };
             self.instructions.push(((index, place + 1), planned));
         }
-        self.stages[index] = Some(stage.clone());
         Ok(stage)
     }
 
@@ -133,9 +159,10 @@ impl Planner<'_> {
             }
             Named::Stage(_) | Named::Scratch => (config::scratch(&self.platform), Vec::new()),
         };
+        let depth = layers.len();
         let top = self.base_vertex(name, line, layers);
         let scope = scope::Stage::new(&config.config.env);
-        Ok(Stage { config, past: Vec::new(), top, scope, has_command: false })
+        Ok(Stage { config, past: Vec::new(), top, depth, scope, has_command: false })
     }
 
     /// Applies an instruction; its vertex, if it has one.
@@ -170,6 +197,11 @@ impl Planner<'_> {
                 || self.options.no_cache_filter.iter().any(|filter| {
                     self.sections[index].name.as_deref() == Some(filter.to_lowercase().as_str())
                 });
+        stage.depth += 1;
+        if stage.depth > MAX_DEPTH {
+            let remedy = "do more in one RUN or COPY";
+            return Err(Problem::new(item.span, "max depth exceeded", remedy).into());
+        }
         let line = Position::of(self.text, item.span.start).line;
         self.vertices.push(Vertex { name, line, task: Task::Operation(operation), fresh });
         stage.top = self.vertices.len() - 1;
@@ -315,7 +347,7 @@ impl Planner<'_> {
     /// Where `--from` takes files.
     fn source(&mut self, index: usize, from: &Word) -> Result<Source<Step>, Stop> {
         Ok(match self.source_named(from, index)? {
-            Named::Stage(stage) => Source::Layers(self.stage(stage)?.top),
+            Named::Stage(stage) => Source::Layers(self.other(stage)?.top),
             Named::Files(name) => Source::Context(name),
             Named::Scratch => Source::Layers(self.base_of_files(None, from)?),
             Named::Image(wanted) => Source::Layers(self.base_of_files(Some(wanted), from)?),
