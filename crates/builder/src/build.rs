@@ -1,11 +1,14 @@
 //! A whole build, from the bytes of a Dockerfile to an image's configuration and layers.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use futures_util::future::try_join_all;
+use hull_oci::Reference;
 use hull_oci::image::Config;
 
-use crate::dockerfile::{self, Problem};
+use crate::dockerfile::check::{self, Facts, Settings, Warning};
+use crate::dockerfile::{self, Dockerfile, Position, Problem};
 use crate::executor::{Base, Cache, Executor, Failure, Layer, Wanted};
 use crate::plan::{self, Need, Options, Outcome, Plan, PlanError};
 use crate::progress::Progress;
@@ -54,7 +57,18 @@ pub async fn build<E: Executor, C: Cache>(
     running: &Running,
     report: Report,
 ) -> Result<Built, BuildError> {
-    let plan = plan_with(request, executor).await?;
+    let dockerfile = dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
+    let text = String::from_utf8_lossy(&request.dockerfile);
+    let (plan, known) = plan_with(&text, &dockerfile, request, executor).await?;
+    let settings = settings(&dockerfile)?;
+    let warnings = warnings(&text, &dockerfile, &settings, request, &known);
+    if settings.error && !warnings.is_empty() {
+        return Err(BuildError::Plan(PlanError::Checks(warnings)));
+    }
+    for Warning { check, message, span } in &warnings {
+        let line = Position::of(&text, span.start).line;
+        report(Progress::Warning { message: format!("{check}: {message} (line {line})") });
+    }
     for message in &plan.warnings {
         report(Progress::Warning { message: message.clone() });
     }
@@ -66,19 +80,50 @@ pub async fn build<E: Executor, C: Cache>(
     Ok(Built { config: plan.config(&stack, &created), layers: stack.layers() })
 }
 
-/// Plans, and looks up images until no more are needed: a base image's triggers can name others.
-async fn plan_with<E: Executor>(request: &Request, executor: &E) -> Result<Plan, BuildError> {
+/// What the build checks warn of (`--check`), without any image looked up: of what an image says nothing is known.
+pub fn check(request: &Request) -> Result<Vec<Warning>, BuildError> {
     let dockerfile = dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let text = String::from_utf8_lossy(&request.dockerfile);
+    Ok(warnings(&text, &dockerfile, &settings(&dockerfile)?, request, &HashMap::new()))
+}
+
+fn settings(dockerfile: &Dockerfile) -> Result<Settings, BuildError> {
+    Settings::of(dockerfile).map_err(|problem| BuildError::Dockerfile(vec![problem]))
+}
+
+fn warnings(
+    text: &str,
+    dockerfile: &Dockerfile,
+    settings: &Settings,
+    request: &Request,
+    known: &HashMap<Wanted, Base>,
+) -> Vec<Warning> {
+    let variables = |image: &str| {
+        let reference = Reference::parse(image).ok()?.with_default_tag();
+        let (_, base) = known.iter().find(|(wanted, _)| wanted.reference == reference)?;
+        let name = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
+        Some(base.config.config.env.iter().map(name).collect())
+    };
+    let ignored = |path: &str| request.options.ignore.is_ignored(Path::new(path.trim_matches('/')));
+    check::check(text, dockerfile, settings, &Facts { variables: &variables, ignored: &ignored })
+}
+
+/// Plans, and looks up images until no more are needed: a base image's triggers can name others.
+async fn plan_with<E: Executor>(
+    text: &str,
+    dockerfile: &Dockerfile,
+    request: &Request,
+    executor: &E,
+) -> Result<(Plan, HashMap<Wanted, Base>), BuildError> {
     let mut known: HashMap<Wanted, Base> = HashMap::new();
     loop {
         let outcome =
-            plan::plan(&text, &dockerfile, &request.options, &known).map_err(|error| match error {
+            plan::plan(text, dockerfile, &request.options, &known).map_err(|error| match error {
                 PlanError::Problem(problem) => BuildError::Dockerfile(vec![problem]),
                 error => BuildError::Plan(error),
             })?;
         let needs = match outcome {
-            Outcome::Ready(plan) => return Ok(*plan),
+            Outcome::Ready(plan) => return Ok((*plan, known)),
             Outcome::Needs(needs) => needs,
         };
         let looked_up = needs.into_iter().map(|Need { wanted, line }| async move {

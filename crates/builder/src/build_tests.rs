@@ -128,3 +128,34 @@ async fn errors_say_where() {
         error => panic!("{error:?}"),
     }
 }
+
+#[tokio::test]
+async fn checks_warn_or_end_the_build() {
+    let words = Words::default();
+    let text = "FROM scratch as A\nCOPY secret /\n";
+    let options = Options { ignore: hull_context::Ignore::parse(b"secret").unwrap(), ..Options::default() };
+    let request = |text: &str| Request {
+        dockerfile: text.into(),
+        options: options.clone(),
+        parallel: 1,
+        now: "2025-01-01T00:00:00Z".into(),
+    };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let report = {
+        let told = Arc::clone(&told);
+        Arc::new(move |progress| {
+            if let Progress::Warning { message } = progress {
+                told.lock().unwrap().push(message);
+            }
+        })
+    };
+    build(&request(text), &words, &words, &Running::default(), report.clone()).await.unwrap();
+    let told = told.lock().unwrap().clone();
+    let names: Vec<_> = told.iter().filter_map(|message| message.split(':').next()).collect();
+    assert_eq!(names, ["FromAsCasing", "StageNameCasing", "CopyIgnoredFile"]);
+    assert!(told[0].ends_with("(line 1)"), "{told:?}");
+    assert_eq!(check(&request(text)).unwrap().len(), 3);
+    let strict = format!("# check=error=true;skip=FromAsCasing\n{text}");
+    let error = build(&request(&strict), &words, &words, &Running::default(), report).await.unwrap_err();
+    assert_eq!(error.to_string(), "lint violation found for rules: CopyIgnoredFile, StageNameCasing");
+}

@@ -10,11 +10,13 @@ mod stage;
 
 use std::collections::{BTreeMap, HashMap};
 
+use hull_context::Ignore;
 use hull_oci::image::Config;
 use hull_oci::{Platform, Reference};
 
 use crate::config::{self, Past};
 use crate::dockerfile::ast::{From, Word};
+use crate::dockerfile::check::Warning;
 use crate::dockerfile::{Dockerfile, Instruction, Kind, Position, Problem, Span, expand, scope};
 use crate::executor::{Base, Layer, Stack, Wanted};
 use crate::graph::{Graph, Task, Vertex};
@@ -37,6 +39,8 @@ pub struct Options {
     pub no_cache: bool,
     /// Stages that are made anew.
     pub no_cache_filter: Vec<String>,
+    /// What the main context leaves out: a check warns of copies of it.
+    pub ignore: Ignore,
     /// `--build-context`, by name; they hide stages and images of that name.
     pub contexts: BTreeMap<String, NamedContext>,
 }
@@ -92,8 +96,19 @@ pub enum PlanError {
     Target(String),
     #[error("{}", .0.message)]
     Problem(Problem),
+    /// The file says `# check=error=true`, and there are warnings. The text is the reference's.
+    #[error("lint violation found for rules: {}", rules(.0))]
+    Checks(Vec<Warning>),
     #[error("invalid SOURCE_DATE_EPOCH: {0:?}: write seconds since 1970")]
     Epoch(String),
+}
+
+/// The names of the checks that have warned, each once.
+fn rules(warnings: &[Warning]) -> String {
+    let mut names: Vec<&str> = warnings.iter().map(|warning| warning.check).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
 }
 
 impl std::convert::From<Problem> for PlanError {
