@@ -76,7 +76,8 @@ pub fn forget_address(address: IpAddr) -> Result<()> {
 }
 
 /// Has the kernel do it by itself, which takes a tenth of the time. `false`: it cannot (before Linux
-/// 6.8). Not for IPv6: asked to compare such addresses it takes all but the equal ones (seen in 6.18).
+/// 6.8; 6.1 takes the tuple for a whole one, which lacks its ports). Not for IPv6: asked to compare
+/// such addresses it takes all but the equal ones (seen in 6.18).
 fn flush(socket: &Socket, address: Ipv4Addr) -> Result<bool> {
     for side in [ORIGINAL, REPLY] {
         let asked = delete(socket, NFPROTO_IPV4, |request| {
@@ -91,7 +92,7 @@ fn flush(socket: &Socket, address: Ipv4Addr) -> Result<bool> {
             });
         });
         match asked {
-            Err(error) if error.errno() == Errno::OPNOTSUPP => return Ok(false),
+            Err(error) if matches!(error.errno(), Errno::OPNOTSUPP | Errno::INVAL) => return Ok(false),
             other => other?,
         }
     }
