@@ -276,7 +276,7 @@ pub(super) fn map(mount: &OwnedFd, users: BorrowedFd<'_>, recursive: bool, path:
         // It is this call's word for "the file system does not know how".
         Err(error) if error.errno == Errno::INVAL => Err(invalid(format!(
             "the file system of {} cannot map user ids (mount_setattr, MOUNT_ATTR_IDMAP: invalid argument); ext4, \
-             xfs, btrfs and tmpfs can. Use another one, or --userns=host",
+             xfs, btrfs and, from Linux 6.3 on, tmpfs can. Use another one, or --userns=host",
             path.display()
         ))),
         done => done.map_err(|error| host(&error)),
