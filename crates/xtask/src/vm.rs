@@ -3,12 +3,14 @@
 //! The machine that tests run on may have cgroup v1, and always has just one kernel. This boots a
 //! virtual machine from Debian's packages (QEMU without KVM, so it needs no rights and is slow),
 //! whose memory holds a small Debian, the executables and the tests, and runs those that the
-//! command names. A command of its own, not a part of `cargo xtask test`: it takes minutes.
+//! command names, those among them that are ignored elsewhere because they need this kernel. A
+//! command of its own, not a part of `cargo xtask test`: it takes minutes.
 //!
 //! ```text
 //! target/vm/kernel-…/      Debian's kernel package, unpacked
 //! target/vm/root.tar       what mmdebstrap made
 //! target/vm/root/          that, with modules, executables and tests: the initial memory's content
+//! target/vm/disk           where the tests keep their data: this kernel's tmpfs maps no ids
 //! ```
 
 use std::fs;
@@ -31,12 +33,20 @@ const PROGRAMS: &[Program] = &[
 ];
 
 /// What the tests call.
-const PACKAGES: &str = "util-linux,busybox-static,procps,python3-minimal,kmod,iproute2,nftables,e2fsprogs";
+const PACKAGES: &str = "util-linux,busybox-static,procps,python3-minimal,kmod,iproute2,nftables,e2fsprogs,\
+                        btrfs-progs,nfs-kernel-server";
 /// Folders and files of the kernel's modules that the tests need; the others stay out of memory.
 const MODULES: &[&str] = &[
     "modules.order",
     "modules.builtin",
     "modules.builtin.modinfo",
+    "kernel/fs/btrfs",
+    "kernel/fs/fscache",
+    "kernel/fs/lockd",
+    "kernel/fs/netfs",
+    "kernel/fs/nfs",
+    "kernel/fs/nfs_common",
+    "kernel/fs/nfsd",
     "kernel/fs/overlayfs",
     "kernel/fs/ext4",
     "kernel/fs/jbd2",
@@ -45,12 +55,16 @@ const MODULES: &[&str] = &[
     "kernel/crypto",
     "kernel/lib",
     "kernel/drivers/block/loop.ko",
+    "kernel/drivers/block/virtio_blk.ko",
+    "kernel/drivers/virtio",
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/macvlan.ko",
 ];
 /// Seconds until a machine that says nothing more is given up.
 const PATIENCE: &str = "3600";
 const MEMORY: &str = "4096";
+/// Bytes; what is not written takes no room.
+const DISK: u64 = 4 << 30;
 
 /// Boots and runs the tests that `filters` name; without any, those of limits and isolation.
 pub(crate) fn run(filters: &[String]) -> Result<()> {
@@ -64,10 +78,17 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     executables(&root, &docker)?;
     let usual = ["limits::".to_owned(), "isolation::".to_owned()];
     let words = if filters.is_empty() { &usual[..] } else { filters };
-    fs::write(root.join("words"), format!("--test-threads 2 --color never {}\n", words.join(" ")))?;
+    fs::write(
+        root.join("words"),
+        format!("--include-ignored --test-threads 2 --color never {}\n", words.join(" ")),
+    )?;
     let memory = folder.join("memory.cpio");
     pack(&root, &memory)?;
-    boot(&image(&kernel)?, &memory)
+    let disk = folder.join("disk");
+    fs::File::create(&disk)
+        .and_then(|file| file.set_len(DISK))
+        .with_context(|| format!("make {}", disk.display()))?;
+    boot(&image(&kernel)?, &memory, &disk)
 }
 
 /// Debian's kernel for virtual machines, unpacked.
@@ -103,7 +124,9 @@ fn image(kernel: &Path) -> Result<PathBuf> {
 /// A small Debian of this machine's release, in an archive.
 fn debian(folder: &Path) -> Result<PathBuf> {
     let archive = folder.join("root.tar");
-    if archive.exists() {
+    // What the archive was made of, beside it.
+    let made_of = folder.join("root.packages");
+    if archive.exists() && fs::read_to_string(&made_of).is_ok_and(|packages| packages == PACKAGES) {
         return Ok(archive);
     }
     println!("making a small Debian");
@@ -121,6 +144,7 @@ fn debian(folder: &Path) -> Result<PathBuf> {
     let words = ["--quiet", "--variant=minbase", &include, "--aptopt=Acquire::Check-Valid-Until \"false\""];
     execute(Command::new("mmdebstrap").args(words).arg(suite).arg(&partial).arg(mirror))?;
     fs::rename(&partial, &archive)?;
+    fs::write(&made_of, PACKAGES)?;
     Ok(archive)
 }
 
@@ -205,13 +229,14 @@ fn pack(root: &Path, archive: &Path) -> Result<()> {
 }
 
 /// Shows what the machine says; its tests must say that they ended well.
-fn boot(kernel: &Path, memory: &Path) -> Result<()> {
+fn boot(kernel: &Path, memory: &Path, disk: &Path) -> Result<()> {
     let mut machine = Command::new("timeout");
     machine.args([PATIENCE, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
     machine.args(["-m", MEMORY, "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"]);
     machine.args(["-serial", "stdio", "-no-reboot"]);
     machine.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
     machine.arg("-kernel").arg(kernel).arg("-initrd").arg(memory);
+    machine.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
     let mut machine = machine.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("run QEMU")?;
     let output = machine.stdout.take().context("the machine's output")?;
     let mut passed = false;

@@ -185,6 +185,77 @@ fn what_the_last_daemon_has_mounted_stays_for_who_lives_and_goes_with_who_died()
     host.hull(&["volume", "rm", "kept", "left"]).ok();
 }
 
+/// Two containers, one after the other, write and read what `volume` is, through both clients.
+#[track_caller]
+fn keeps(host: &Host, kind: &str, options: &[&str]) {
+    for client in CLIENTS {
+        let mut words = vec!["volume", "create"];
+        words.extend(options.iter().flat_map(|option| ["-o", *option]));
+        client(host, &[&words[..], &["disk"]].concat()).ok();
+        run(host, "writes", "disk:/v");
+        assert_eq!(mounted(host, "disk"), kind);
+        let script =
+            "echo kept >/v/f; mkdir -p /v/d; ln -sf f /v/l; chown 7:8 /v/f; chmod 640 /v/f; cat /v/l";
+        assert_eq!(inside(host, "writes", script).ok(), "kept");
+        host.hull(&["rm", "-f", "writes"]).ok();
+        assert_eq!(mounted(host, "disk"), "");
+        run(host, "reads", "disk:/v:ro");
+        assert_eq!(inside(host, "reads", "cat /v/l; stat -c '%u:%g %a' /v/f").ok(), "kept\n7:8 640");
+        inside(host, "reads", "rm /v/f").fails(1, "Read-only file system");
+        host.hull(&["rm", "-f", "reads"]).ok();
+        client(host, &["volume", "rm", "disk"]).ok();
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with btrfs, and its tools: cargo xtask vm volumes::"]
+fn a_disk_with_btrfs_is_a_volume() {
+    let host = host();
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+    let before = Baseline::of(&host);
+    let image = host.folder().join("disk").display().to_string();
+    host.printed(&["truncate", "-s", "256M", &image]);
+    host.printed(&["mkfs.btrfs", "-q", &image]);
+    let device = host.printed(&["losetup", "--find", "--show", &image]);
+    keeps(&host, "btrfs", &["type=btrfs", &format!("device={device}")]);
+    // A part of it, made by hand.
+    let place = host.folder().join("by-hand");
+    std::fs::create_dir(&place).unwrap();
+    let place = place.display().to_string();
+    host.printed(&["mount", "-t", "btrfs", &device, &place]);
+    assert_eq!(host.printed(&["cat", &format!("{place}/f")]), "kept");
+    host.printed(&["btrfs", "subvolume", "create", &format!("{place}/part")]);
+    host.printed(&["umount", &place]);
+    keeps(&host, "btrfs", &["type=btrfs", &format!("device={device}"), "o=subvol=part,noatime"]);
+    host.printed(&["losetup", "--detach", &device]);
+    before.returns(&host);
+}
+
+/// By the kernel's own server, in this machine's network namespace.
+#[test]
+#[ignore = "needs a kernel that serves NFS, and its tools: cargo xtask vm volumes::"]
+fn a_folder_of_an_nfs_server_is_a_volume() {
+    let host = host();
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+    let served = host.folder().join("served").display().to_string();
+    // The server's grace for clients of its last life would be ninety seconds.
+    let script = format!(
+        "mkdir -p {served} /var/lib/nfs/v4recovery /var/lib/nfs/rpc_pipefs && mount -t tmpfs served {served} && \
+         mkdir {served}/sub && mount -t nfsd nfsd /proc/fs/nfsd && \
+         echo 10 >/proc/fs/nfsd/nfsv4leasetime && echo 10 >/proc/fs/nfsd/nfsv4gracetime && \
+         touch /var/lib/nfs/etab /var/lib/nfs/rmtab && \
+         exportfs -o rw,no_root_squash,insecure,no_subtree_check,fsid=0 127.0.0.1:{served} && \
+         rpc.mountd --no-nfs-version 3 && rpc.nfsd --no-nfs-version 3 2"
+    );
+    host.printed(&["sh", "-c", &script]);
+    for device in [":/", ":/sub"] {
+        keeps(&host, "nfs4", &["type=nfs", &format!("device={device}"), "o=addr=127.0.0.1,vers=4.2,rw"]);
+    }
+    assert_eq!(host.printed(&["cat", &format!("{served}/f"), &format!("{served}/sub/f")]), "kept\nkept");
+    host.printed(&["rpc.nfsd", "0"]);
+    host.printed(&["sh", "-c", "exportfs -au; umount /proc/fs/nfsd"]);
+}
+
 /// A server that is gone keeps no daemon from starting.
 #[test]
 fn a_daemon_that_starts_looks_into_no_file_system_of_a_volume() {
