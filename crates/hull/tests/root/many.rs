@@ -34,6 +34,8 @@ fn a_hundred_containers_have_one_copy_on_disk_and_in_memory() {
     host.hull(&["run", "--name", "first", "--network", "none", "busybox", "sh", "-c", &fill]).ok();
     host.hull(&["commit", "first", "big"]).ok();
     host.hull(&["rm", "first"]).ok();
+    // It is unpacked behind the answer: whoever makes a container waits for that.
+    host.hull(&["run", "--rm", "--network", "none", "big", "true"]).ok();
     // Nobody has it in memory for having written it.
     let layers = format!("{}/image/layers", host.data_root().display());
     let forget = "find $0 -name big -exec dd status=none if={} iflag=nocache count=0 ';'";
