@@ -184,14 +184,25 @@ impl Snapshots {
         }
     }
 
-    /// Marks a layer as not synced in this boot.
+    /// Marks a layer as not synced in this boot. The mark of another boot gives way in one step.
     fn mark(&self, chain: &Digest) -> Result<()> {
         let path = format!("{}/{MARK}", name(chain));
-        match rustix::fs::symlinkat(&self.boot, &self.layers, &path) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(Errno::NOENT) => Err(SnapshotError::Missing { chain: chain.clone() }),
-            Err(errno) => Err(failed("mark", &path)(errno)),
-        }
+        let replace = || {
+            let new = self.unused("mark");
+            rustix::fs::symlinkat(&self.boot, &self.ingest, &new)?;
+            rustix::fs::renameat(&self.ingest, &new, &self.layers, &path).inspect_err(|_| {
+                // What stays is swept when the store is opened next.
+                let _ = rustix::fs::unlinkat(&self.ingest, &new, AtFlags::empty());
+            })
+        };
+        let marked = match rustix::fs::symlinkat(&self.boot, &self.layers, &path) {
+            Err(Errno::EXIST) => replace(),
+            marked => marked,
+        };
+        marked.map_err(|errno| match errno {
+            Errno::NOENT => SnapshotError::Missing { chain: chain.clone() },
+            errno => failed("mark", &path)(errno),
+        })
     }
 
     /// The caller knows that all of the layer is on the disk. It may have gone meanwhile.
@@ -508,8 +519,12 @@ mod tests {
         let trash = snapshots.discard_files(&chain).unwrap().unwrap();
         snapshots.empty_trash(&trash).unwrap();
         assert!(snapshots.discard_files(&chain).unwrap().is_none() && empty());
-        staged("again").fill(&chain).unwrap();
+        let snapshots = Snapshots::open(scratch.path(), "the next").unwrap();
+        let staging = snapshots.stage().unwrap();
+        std::fs::write(staging.path().join("again"), "").unwrap();
+        staging.fill(&chain).unwrap();
         assert!(snapshots.has_files(&chain).unwrap() && snapshots.diff(&chain).join("again").exists());
+        assert_eq!((snapshots.unsynced().unwrap(), empty()), (marked(true), true), "made in this boot");
     }
 
     #[test]

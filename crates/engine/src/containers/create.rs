@@ -105,11 +105,16 @@ async fn make_files(
     let lease = services
         .blocking(move || {
             let lease = shared.images.hold(&image)?;
-            files::make(&shared.config.data_root, &id)?;
-            hull_runtime::failpoint!("engine.create.half-way");
+            // What may take long or fail for reasons of its own comes first: it leaves nothing.
             mounts::unpack_images(&shared, &settings)?;
-            shared.images.prepare(&id, &image)?;
-            match fill::volumes(&shared, &id, &settings, &image) {
+            shared.images.unpack(&image.chain())?;
+            let made = || {
+                files::make(&shared.config.data_root, &id)?;
+                hull_runtime::failpoint!("engine.create.half-way");
+                shared.images.prepare(&id, &image)?;
+                fill::volumes(&shared, &id, &settings, &image)
+            };
+            match made() {
                 Ok(()) => Ok(lease),
                 Err(error) => Err(unmade(&shared, &id, error)),
             }

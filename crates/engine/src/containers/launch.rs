@@ -134,6 +134,9 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     let settings = &record.settings;
     mounts::make_sources(settings)?;
     mounts::check_propagation(settings)?;
+    // Nothing to do, unless a power cut has taken files of a layer and they could not be brought again.
+    services.images.unpack(&hull_oci::image::chain_ids(&record.image.layers))?;
+    mounts::unpack_images(services, settings)?;
     services.volumes.mount(&record.id, &record.id)?;
     files::write_etc(&services.config, &record.id, settings, &networks::default_gateways(services))?;
     if settings.auto_remove {

@@ -125,13 +125,12 @@ impl Inner {
         let layer = self.snapshots.layer(chain).map_err(failed)?.ok_or_else(|| failed(missing()))?;
         let archive = self.content.open_blob(&layer.blob).map_err(failed)?;
         let staging = self.snapshots.stage().map_err(failed)?;
-        let what = || format!("layer {}", chain.short());
+        let broken = |reason| failed(ImageError::Stored { layer: chain.short().to_owned(), reason });
         let unpacked =
             (self.unpack)(Mode::Layer, archive.as_fd(), staging.diff.as_fd(), Some(turn.stop.as_fd()))
-                .map_err(|reason| failed(ImageError::Unpack { what: what(), reason }))?;
+                .map_err(broken)?;
         if unpacked.diff_id != layer.diff_id {
-            let reason = format!("its archive {} is damaged", layer.blob);
-            return Err(failed(ImageError::Unpack { what: what(), reason }));
+            return Err(broken(format!("its archive {} is damaged", layer.blob)));
         }
         hull_runtime::failpoint!("engine.images.unpacked");
         self.mark_layer(chain, || staging.fill(chain))

@@ -184,6 +184,9 @@ pub enum ImageError {
     Document(#[from] DocumentError),
     #[error("cannot unpack {what}: {reason}")]
     Unpack { what: String, reason: String },
+    /// The same of what is stored, which was whole when it came.
+    #[error("cannot unpack layer {layer}: {reason}")]
+    Stored { layer: String, reason: String },
     #[error("cannot read the writable layer of container {container}: {reason}")]
     Pack { container: String, reason: String },
     #[error("layer {index} of the image is {found} when unpacked, but its configuration says {expected}")]

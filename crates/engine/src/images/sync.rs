@@ -10,6 +10,7 @@
 //! it is synced now. Marks of another boot mean that the power may have gone before the sync. Of what
 //! is marked so each blob is read and compared with its digest; a layer's files, which nothing could
 //! be compared with, are unpacked again; an image with a damaged blob is removed, and said by name.
+//! Only a sync takes a mark off: killed in the midst of this, a daemon leaves it to the next one.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -145,14 +146,16 @@ impl Inner {
 
     /// Finds what is marked when the store is opened, and puts right what a power cut has left.
     pub(super) fn restore(&self) -> Result<()> {
-        let (mut unpacked, mut lost) = (Vec::new(), BTreeSet::new());
+        let (mut whole, mut lost) = (Vec::new(), BTreeSet::new());
         for Unsynced { chain, by_this_boot } in self.snapshots.unsynced().map_err(failed)? {
             if by_this_boot {
                 self.pending().layers.insert(chain);
                 continue;
             }
-            unpacked.extend(self.snapshots.has_files(&chain).map_err(failed)?.then(|| chain.clone()));
-            lost.extend((!self.restore_layer(&chain)?).then_some(chain));
+            match self.restore_layer(&chain)? {
+                true => whole.push(chain),
+                false => drop(lost.insert(chain)),
+            }
         }
         let images: Vec<Arc<Image>> = self.read().images.values().cloned().collect();
         for image in &images {
@@ -167,11 +170,11 @@ impl Inner {
                 self.note_image(&image.id);
             }
         }
-        // Containers rely on the files of their layers.
-        for layer in unpacked {
-            if self.snapshots.layer(&layer).map_err(failed)?.is_some()
-                && let Err(error) = self.unpack_layer(&layer)
-            {
+        // Containers rely on the files of their layers, and those of one may have been thrown away by a
+        // daemon that came no further.
+        for layer in whole {
+            if let Err(error) = self.unpack_layer(&layer) {
+                // Who needs it tries again, and is told; so does the next daemon, as the mark stays.
                 tracing::warn!(layer = %layer, error = chain(&error), "a layer could not be unpacked again");
             }
         }
@@ -190,7 +193,6 @@ impl Inner {
         if let Some(trash) = trash.map_err(failed)? {
             self.snapshots.empty_trash(&trash).map_err(failed)?;
         }
-        self.snapshots.settle(layer).map_err(failed)?;
         Ok(whole)
     }
 

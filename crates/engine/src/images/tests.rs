@@ -53,6 +53,10 @@ fn open(folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
 }
 
 fn open_in(boot: &str, folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
+    open_with(Arc::new(unpack_here), boot, folder, uses)
+}
+
+fn open_with(unpack: Unpack, boot: &str, folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
     let (store, _writer, rows) = Store::open(&folder.join("state.db")).unwrap();
     let uses = Arc::clone(uses);
     let setup = Setup {
@@ -60,7 +64,7 @@ fn open_in(boot: &str, folder: &Path, uses: &Arc<Mutex<Vec<Use>>>) -> Images {
         events: Events::default(),
         root: super::folder(folder),
         boot: boot.to_owned(),
-        unpack: Arc::new(unpack_here),
+        unpack,
         pack: Arc::new(pack_here),
         uses: Arc::new(move || uses.lock().unwrap().clone()),
         kept: Arc::new(Vec::new),

@@ -21,7 +21,7 @@ fn stored(host: &Host) -> [BTreeSet<std::ffi::OsString>; 3] {
 }
 
 /// Starts the daemon anew so that points can be armed by writing the file that this gives.
-fn armed(host: &mut Host) -> std::path::PathBuf {
+pub(super) fn armed(host: &mut Host) -> std::path::PathBuf {
     host.stop_daemon();
     let armed = host.folder().join("armed");
     host.set_environment(VARIABLE, Some(&armed.display().to_string()));
@@ -30,7 +30,7 @@ fn armed(host: &mut Host) -> std::path::PathBuf {
 }
 
 /// Whoever passes the point next waits until the result is dropped, once [`fs::File`] can be opened.
-fn hold(armed: &Path, point: &str) -> std::path::PathBuf {
+pub(super) fn hold(armed: &Path, point: &str) -> std::path::PathBuf {
     let fifo = armed.with_extension("fifo");
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     fs::write(armed, format!("{point} pause {}", fifo.display())).unwrap();
@@ -107,4 +107,39 @@ fn an_image_that_is_removed_while_it_is_unpacked_leaves_nothing() {
     // None of it stands in the way of the same layer.
     host.hull(&["commit", "box", "made"]).ok();
     assert_eq!(host.hull(&["run", "--rm", "made", "cat", "/many/2999"]).ok(), "2999");
+}
+
+/// As a daemon leaves it that is killed while it unpacks anew what a power cut may have harmed.
+#[test]
+fn a_container_whose_layer_has_no_files_starts_or_says_why_not_and_a_new_one_leaves_nothing() {
+    let host = host();
+    let added = host.folder().join("added");
+    fs::write(&added, "shown").unwrap();
+    let added = added.display().to_string();
+    host.hull(&["image", "capture", "pictured", "true", "--add", &added]).ok();
+    let shown = format!("/m{added}");
+    let mount = ["--mount", "type=image,source=pictured,target=/m"];
+    host.hull(&[&["create", "--name", "box"], &mount[..], &["busybox", "cat", &shown]].concat()).ok();
+    let image = host.data_root().join("image");
+    let layers = || fs::read_dir(image.join("layers")).unwrap().map(|layer| layer.unwrap().path());
+    for layer in layers() {
+        fs::remove_dir_all(layer.join("diff")).unwrap();
+    }
+    assert_eq!(host.hull(&["start", "-a", "box"]).ok(), "shown");
+    assert!(layers().all(|layer| layer.join("diff").exists()));
+    // What is stored has broken: that is not the client's fault.
+    for layer in layers() {
+        fs::remove_dir_all(layer.join("diff")).unwrap();
+    }
+    for blob in fs::read_dir(image.join("blobs/sha256")).unwrap() {
+        fs::write(blob.unwrap().path(), "broken").unwrap();
+    }
+    let containers = || fs::read_dir(host.data_root().join("containers")).unwrap().count();
+    let before = containers();
+    let create = r#"{"Image": "busybox"}"#;
+    let answer = host.request("POST", "/v1.47/containers/create", create.as_bytes());
+    assert_eq!(answer.status, 500, "{}", answer.text());
+    assert!(answer.text().contains("cannot unpack layer"), "{}", answer.text());
+    host.hull(&["start", "box"]).fails(1, "cannot unpack layer");
+    assert_eq!(containers(), before);
 }

@@ -34,9 +34,13 @@ impl Cut {
     }
 
     fn boot(&self) -> Images {
+        self.boot_with(Arc::new(unpack_here))
+    }
+
+    fn boot_with(&self, unpack: Unpack) -> Images {
         // It writes and waits, which a thread with a runtime may not.
         std::thread::scope(|scope| {
-            let open = scope.spawn(|| open_in("another boot", self.disk.path(), &self.uses));
+            let open = scope.spawn(|| open_with(unpack, "another boot", self.disk.path(), &self.uses));
             open.join().unwrap()
         })
     }
@@ -118,6 +122,33 @@ async fn files_that_a_power_cut_may_have_harmed_are_unpacked_again() {
     assert_eq!((read(0, "low"), read(1, "new")), ("low".to_owned(), "new".to_owned()));
     images.close().await;
     assert_eq!(cut.marks(), 0);
+}
+
+/// As a daemon that was killed before it had unpacked them leaves them; and one that could not.
+#[tokio::test]
+async fn files_that_were_not_unpacked_again_are_so_by_the_next_daemon_or_whoever_needs_them() {
+    let (cut, image) = cut(|_, _| {}).await;
+    let fails: Unpack = Arc::new(|_, _, _, _| Err("no room".to_owned()));
+    let there = || image.chain().iter().filter(|chain| cut.layer(chain, "diff").exists()).count();
+    for _ in 0..2 {
+        let images = cut.boot_with(Arc::clone(&fails));
+        images.close().await;
+        assert_eq!((there(), cut.marks()), (0, 2));
+    }
+    let images = cut.boot();
+    assert_eq!((there(), cut.marks()), (2, 2));
+    images.close().await;
+    assert_eq!(cut.marks(), 0);
+    // Without a mark the next daemon knows of nothing.
+    std::fs::remove_dir_all(cut.layer(&image.chain()[1], "diff")).unwrap();
+    let images = cut.boot_with(fails);
+    let error = images.unpack(&image.chain()).unwrap_err();
+    assert_eq!(error.class(), crate::Class::Internal, "{error}");
+    images.close().await;
+    let images = cut.boot();
+    assert_eq!(there(), 1);
+    images.unpack(&image.chain()).unwrap();
+    assert_eq!(std::fs::read(cut.layer(&image.chain()[1], "diff/new")).unwrap(), b"new");
 }
 
 #[tokio::test]
