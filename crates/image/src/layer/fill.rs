@@ -55,7 +55,7 @@ pub fn fill(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Filled, Fi
 }
 
 /// Brings again what was lost of a copy of `source` in `target`: what is missing, and files that have
-/// lost all of their content. Whatever else is there, and whatever it is by now, stays as it is.
+/// lost content (see [`is_lost`]). Whatever else is there, and whatever it is by now, stays as it is.
 ///
 /// Nothing outside of `target` is touched, whoever uses it meanwhile: nothing is found by more than one
 /// name below a descriptor, and no link is followed.
@@ -185,10 +185,7 @@ impl<'a> Copy<'a> {
             self.linked.insert(identity, path.clone());
         }
         match kind {
-            FileType::RegularFile => {
-                let flags = OFlags::CREATE | OFlags::EXCL;
-                self.file(source, (target, flags), name, path)
-            }
+            FileType::RegularFile => self.file(source, (target, None), name, path).map(drop),
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(source, name, Vec::new());
                 let link = link.map_err(failed("read the link", path))?;
@@ -226,34 +223,53 @@ impl<'a> Copy<'a> {
             if stat.st_nlink > 1 {
                 self.linked.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| path.clone());
             }
-            if there.st_size == 0 && stat.st_size > 0 {
+            if is_lost(stat, &there) && self.file(source, (target, Some(&there)), name, path)? {
                 self.filled.entries += 1;
-                self.file(source, (target, OFlags::empty()), name, path)?;
             }
         }
         Ok(true)
     }
 
-    /// `flags` are those of open(2) that make the file, or none for one that is there.
+    /// Makes the file; or gives the one that is there, and has lost content, that again, if it is still
+    /// what it was when it was `judged`. False: it is not, and stays as it is.
     fn file(
         &mut self,
         source: &OwnedFd,
-        (target, flags): (&OwnedFd, OFlags),
+        (target, judged): (&OwnedFd, Option<&Stat>),
         name: &[u8],
         path: &[u8],
-    ) -> Result<(), FillError> {
+    ) -> Result<bool, FillError> {
         let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let from = rustix::fs::openat(source, name, read, Mode::empty()).map_err(failed("open", path))?;
         let stat = rustix::fs::fstat(&from).map_err(failed("examine", path))?;
-        let flags = flags | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let to = rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600));
-        let to = to.map_err(failed("create the file", path))?;
+        let make = if judged.is_none() { OFlags::CREATE | OFlags::EXCL } else { OFlags::empty() };
+        let flags = make | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let to = match rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600)) {
+            // Gone, replaced, or executed: somebody's.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::TXTBSY)
+                if judged.is_some() =>
+            {
+                return Ok(false);
+            }
+            to => to.map_err(failed("create the file", path))?,
+        };
+        if let Some(judged) = judged
+            && !is_unchanged(judged, &rustix::fs::fstat(&to).map_err(failed("examine", path))?)
+        {
+            return Ok(false);
+        }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let holes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
         let copied = if holes { self.extents(&from, &to, size) } else { self.bytes(&from, &to, 0, size) };
         copied.map_err(failed("copy", path))?;
         self.filled.bytes += size;
-        dress(&to, &stat, &attributes(from.as_fd(), path)?, path)
+        if judged.is_some_and(|there| is_dressed(&stat, there)) {
+            // The owner and the mode that it has came with the time, or after it.
+            rustix::fs::futimens(&to, &times(&stat)).map_err(failed("set the times of", path))?;
+        } else {
+            dress(&to, &stat, &attributes(from.as_fd(), path)?, path)?;
+        }
+        Ok(true)
     }
 
     /// Only what is no hole; the length makes the last one.
@@ -287,6 +303,33 @@ impl<'a> Copy<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether `there`, a copy of `source` that was interrupted by a power cut, has lost content. File
+/// systems may have its length and its times on the disk before its bytes: it is empty, or too short, or
+/// its end is a hole. Nobody has written to it since if it has the source's time to the nanosecond.
+fn is_lost(source: &Stat, there: &Stat) -> bool {
+    let less = there.st_size < source.st_size
+        || (there.st_size == source.st_size && there.st_blocks < source.st_blocks);
+    source.st_size > 0 && (there.st_size == 0 || (is_dressed(source, there) && less))
+}
+
+/// Whether the copy `there` was given everything but, maybe, its content: the times come last.
+fn is_dressed(source: &Stat, there: &Stat) -> bool {
+    modified(source) == modified(there)
+}
+
+/// Whether it is the same file, and nobody has changed it.
+fn is_unchanged(before: &Stat, now: &Stat) -> bool {
+    let all = |stat: &Stat| {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        (stat.st_dev, stat.st_ino, stat.st_size, modified(stat), changed)
+    };
+    all(before) == all(now)
+}
+
+fn modified(stat: &Stat) -> (i64, u64) {
+    (stat.st_mtime, stat.st_mtime_nsec)
 }
 
 /// An extended attribute: its name and value.
@@ -359,6 +402,37 @@ fn times(stat: &Stat) -> Timestamps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_somebody_has_changed_meanwhile_is_not_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["source", "target"] {
+            std::fs::create_dir(path(folder)).unwrap();
+        }
+        let [source, target] =
+            ["source", "target"].map(|name| OwnedFd::from(std::fs::File::open(path(name)).unwrap()));
+        let mut copy = Copy::new(&target, true);
+        let mut mended = |name: &str, meanwhile: &dyn Fn()| {
+            std::fs::write(path("source").join(name), "image").unwrap();
+            std::fs::write(path("target").join(name), "").unwrap();
+            let judged = rustix::fs::statat(&target, name, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            meanwhile();
+            let done = copy.file(&source, (&target, Some(&judged)), name.as_bytes(), name.as_bytes());
+            (done.unwrap(), std::fs::read_to_string(path("target").join(name)).unwrap_or_default())
+        };
+        let text = |done: bool, text: &str| (done, text.to_owned());
+        assert_eq!(mended("left", &|| {}), text(true, "image"));
+        let write = || std::fs::write(path("target/written"), "theirs").unwrap();
+        assert_eq!(mended("written", &write), text(false, "theirs"));
+        let replace = || {
+            std::fs::write(path("target/new"), "").unwrap();
+            std::fs::rename(path("target/new"), path("target/replaced")).unwrap();
+        };
+        assert_eq!(mended("replaced", &replace), text(false, ""));
+        let remove = || std::fs::remove_file(path("target/removed")).unwrap();
+        assert_eq!(mended("removed", &remove), text(false, ""));
+    }
 
     #[test]
     fn without_flags_a_name_that_is_there_is_kept_too() {

@@ -120,6 +120,37 @@ fn what_was_lost_comes_back_and_what_was_changed_stays() {
     assert_eq!(listing(&target), mine);
 }
 
+/// A file system may have a file's length and its times on the disk before its bytes.
+#[test]
+fn content_that_was_lost_in_part_comes_back_unless_somebody_has_written_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let [source, target] = folders(dir.path(), ["source", "target"]);
+    let names = ["short", "hollow", "written"];
+    for name in names {
+        fs::write(source.join(name), vec![7; 1 << 20]).unwrap();
+    }
+    filled(&source, &target);
+    let damage = |name: &str, lengths: &[u64], dressed: bool| {
+        let file = fs::File::options().write(true).open(target.join(name)).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        lengths.iter().for_each(|length| file.set_len(*length).unwrap());
+        if dressed {
+            file.set_modified(modified).unwrap();
+        }
+    };
+    damage("short", &[1 << 19], true);
+    damage("hollow", &[0, 1 << 20], true);
+    damage("written", &[1 << 19], false);
+    fs::set_permissions(target.join("short"), fs::Permissions::from_mode(0o751)).unwrap();
+    let times = |name: &str| fs::metadata(target.join(name)).unwrap().modified().unwrap();
+    let before = names.map(times);
+    assert_eq!(mended(&source, &target), Filled { entries: 2, bytes: 2 << 20 });
+    let same = names.map(|name| fs::read(target.join(name)).unwrap() == vec![7; 1 << 20]);
+    assert_eq!((same, names.map(times)), ([true, true, false], before));
+    // As somebody has left it.
+    assert_eq!(fs::metadata(target.join("short")).unwrap().mode() & 0o7777, 0o751);
+}
+
 #[test]
 fn what_a_container_has_put_in_the_way_leads_nowhere() {
     let dir = tempfile::tempdir().unwrap();
