@@ -45,6 +45,9 @@ use crate::{Config, Error, Result, names, signals};
 /// How long an engine that is being closed goes on freeing what removed containers left.
 const FREEING: Duration = Duration::from_secs(1);
 
+/// How long it waits for the disk to have the first content of volumes: a server may not answer.
+const SYNCING: Duration = Duration::from_secs(10);
+
 /// All containers and images of one data root. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Inner>);
@@ -82,6 +85,8 @@ impl Engine {
         }
         // What is not freed by then is swept at the next start.
         tokio::time::timeout(FREEING, services.freeing.lock()).await.ok();
+        // What is not on the disk by then is looked through when the machine has been started again.
+        tokio::time::timeout(SYNCING, services.filling.close()).await.ok();
         services.images.close().await;
         // The writer works in order: when this is answered, everything before it is written.
         if let Err(error) = services.store.commit(Vec::new()).await {

@@ -56,6 +56,7 @@
 //! | `engine.volume.claimed` | daemon: the folders of a container's new volumes are made, no record names them |
 //! | `engine.fill.copied` | daemon: the first content of a volume is complete, beside it |
 //! | `engine.fill.placed` | daemon: it is in the volume, its mark is still there |
+//! | `engine.fill.synced` | daemon: it is on the disk, its mark is still there |
 //! | `engine.volume.releasing` | daemon: a volume goes with its container, all is still there |
 //! | `engine.volume.mounted` | daemon: a volume's file system is mounted for a container that is about to start |
 //! | `engine.volume.unmounting` | daemon: nobody who runs has it any more, it is still mounted |

@@ -19,6 +19,7 @@ use hull_runtime::bundle::Source;
 use hull_sys::root::open_beneath;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
+use tokio::task::JoinSet;
 
 use super::create::new_id;
 use super::files;
@@ -33,13 +34,30 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 
 /// One at a time fills a volume; the next finds it filled.
 #[derive(Debug, Default)]
-pub(crate) struct Turns(Mutex<BTreeMap<String, Arc<Mutex<()>>>>);
+pub(crate) struct Turns {
+    volumes: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    /// What waits for the disk.
+    syncing: Mutex<JoinSet<()>>,
+}
 
 impl Turns {
     fn of(&self, volume: &str) -> Arc<Mutex<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(volume.to_owned()).or_default())
+    }
+
+    fn behind(&self, work: impl FnOnce() + Send + 'static) {
+        let mut syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        while syncing.try_join_next().is_some() {}
+        syncing.spawn_blocking(work);
+    }
+
+    /// Waits until all is on the disk that volumes were filled with. A mark that is still there when the
+    /// machine is started next tells of a power cut.
+    pub(crate) async fn close(&self) {
+        let mut syncing = std::mem::take(&mut *self.syncing.lock().unwrap_or_else(PoisonError::into_inner));
+        while syncing.join_next().await.is_some() {}
     }
 }
 
@@ -54,7 +72,7 @@ pub(super) fn volumes(services: &Services, id: &str, settings: &Settings, image:
         let turn = services.filling.of(&volume.name);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let root = open(&services.volumes.folder(&volume.name))?;
-        if rustix::fs::fstatvfs(&root).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+        if is_read_only(&root) {
             continue;
         }
         end(services, &volume.name, &root)?;
@@ -196,8 +214,9 @@ fn place(
 /// the mark away.
 fn sync_later(services: &Services, volume: &str, mark: Mark, folder: OwnedFd) {
     let (volume, turn) = (volume.to_owned(), services.filling.of(volume));
-    tokio::task::spawn_blocking(move || {
+    services.filling.behind(move || {
         let synced = rustix::fs::syncfs(&folder).map_err(|errno| io("syncfs", &volume)(errno.into()));
+        hull_runtime::failpoint!("engine.fill.synced");
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = synced.and_then(|()| mark.remove()) {
             let error = &error as &dyn std::error::Error;
@@ -239,8 +258,36 @@ fn end(services: &Services, volume: &str, root: &OwnedFd) -> Result<()> {
     mark.remove()
 }
 
+/// The same for somebody who goes on without it.
+fn try_end(services: &Services, volume: &str) {
+    let ended = open(&services.volumes.folder(volume)).and_then(|root| match is_read_only(&root) {
+        true => Ok(()),
+        false => end(services, volume, &root),
+    });
+    if let Err(error) = ended {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(volume, error, "a volume is not filled as it was to be");
+    }
+}
+
+/// Ends what was begun in those volumes of a container that are file systems of their own and are
+/// mounted now: before it uses them, as what it removes is not to come again. Blocks.
+pub(super) fn resume(services: &Services, settings: &Settings) {
+    for VolumeMount { name, .. } in settings.mounts.iter().filter_map(Mount::volume) {
+        let apart = services.volumes.find(name).is_ok_and(|volume| !volume.options.is_empty());
+        if !apart || !matches!(services.volumes.marked(name), Ok(Some(_))) {
+            continue;
+        }
+        let turn = services.filling.of(name);
+        // Whoever has it is about to do the same.
+        if let Ok(_turn) = turn.try_lock() {
+            try_end(services, name);
+        }
+    }
+}
+
 /// Ends what the last daemon was about when it was killed; not in file systems of their own, whose
-/// server may not answer: the next container that is made with such a volume does it.
+/// server may not answer: the next container that is made or started with such a volume does it.
 pub(super) fn settle(services: &Services) -> Result<()> {
     let marked = |name: &str| services.volumes.marked(name).ok().flatten();
     let names: Vec<_> = services.volumes.views().into_iter().map(|view| view.volume).collect();
@@ -248,11 +295,7 @@ pub(super) fn settle(services: &Services) -> Result<()> {
     let copies = begun.iter().filter_map(|(_, (_, filling, _))| Some(filling.as_ref()?.copy.clone()));
     services.volumes.sweep_copies(&copies.collect::<BTreeSet<_>>())?;
     for (volume, _) in begun.into_iter().filter(|(volume, _)| volume.options.is_empty()) {
-        let ended = open(&services.volumes.data(volume)).and_then(|root| end(services, &volume.name, &root));
-        if let Err(error) = ended {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(volume = volume.name, error, "a volume is not filled as it was to be");
-        }
+        try_end(services, &volume.name);
     }
     Ok(())
 }
@@ -268,6 +311,10 @@ fn lower(services: &Services, layers: &[Digest]) -> Vec<PathBuf> {
 fn part(root: &OwnedFd, subpath: &str) -> Option<OwnedFd> {
     let path = if subpath.is_empty() { "." } else { subpath };
     open_beneath(root, Path::new(path), FOLDER, Mode::empty()).ok()
+}
+
+fn is_read_only(root: &OwnedFd) -> bool {
+    rustix::fs::fstatvfs(root).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn is_empty(folder: &OwnedFd) -> std::result::Result<bool, Errno> {

@@ -16,7 +16,7 @@ use super::requests::ExecSettings;
 use super::services::Services;
 use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
 use super::view::{Record, RootfsPaths};
-use super::{create, files, mounts};
+use super::{create, files, fill, mounts};
 use crate::networks::{self, links, plug};
 use crate::spec::identity::{self, Identity};
 use crate::spec::{self, devices};
@@ -138,6 +138,7 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     services.images.unpack(&hull_oci::image::chain_ids(&record.image.layers))?;
     mounts::unpack_images(services, settings)?;
     services.volumes.mount(&record.id, &record.id)?;
+    fill::resume(services, settings);
     files::write_etc(&services.config, &record.id, settings, &networks::default_gateways(services))?;
     if settings.auto_remove {
         // Of an earlier run: a restart.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use hull_testkit::{Host, patience};
 
+use super::behind::{armed, hold};
 use super::{CLIENTS, host};
 
 /// A folder of the test's own with `files` files below, of all owners and modes, with links,
@@ -379,6 +380,53 @@ fn what_a_power_cut_took_of_a_new_volume_is_brought_again() {
         assert_eq!(std::fs::read_to_string(volume.join("mine")).unwrap(), "mine");
         assert_eq!(found.len(), expected.len() + 1 - usize::from(!mends));
     }
+}
+
+/// Where the daemon waits, is stopped or dies while the disk is still to have a volume's first content.
+pub(super) const SYNCED: &str = "engine.fill.synced";
+
+/// Else the next boot takes it for what a power cut has left, and people's removals are undone.
+#[test]
+fn a_clean_stop_waits_for_the_disk_and_what_a_kill_leaves_ends_with_the_next_start() {
+    let mut host = host();
+    let content = content(&host, 20);
+    image(&host, "full", &content, &[]);
+    let bound = host.folder().join("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let device = format!("device={}", bound.display());
+    host.hull(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "apart"]).ok();
+    let armed = armed(&mut host);
+    let fill = |host: &Host, name: &str| {
+        let fifo = hold(&armed, SYNCED);
+        host.hull(&["create", "--name", name, "-v", &format!("{name}:/data"), "full", "/bin/true"]).ok();
+        // Opened when the disk has it.
+        let pause = std::fs::File::options().write(true).open(&fifo).unwrap();
+        std::fs::remove_file(&fifo).unwrap();
+        assert!(marked(host, name));
+        pause
+    };
+    let pause = fill(&host, "data");
+    // Longer than the daemon's threads are given when all is done.
+    let slow = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        drop(pause);
+    });
+    host.stop_daemon();
+    assert!(!marked(&host, "data"));
+    slow.join().unwrap();
+    host.start_daemon();
+    for name in ["killed", "apart"] {
+        let pause = fill(&host, name);
+        host.kill_daemon();
+        drop(pause);
+        host.start_daemon();
+        if name == "apart" {
+            assert!(marked(&host, name), "nobody has asked its server");
+            host.hull(&["start", "-a", name]).ok();
+        }
+        until_unmarked(&host, name);
+    }
+    alike(&listing(&bound), &listing(&content.join("data")));
 }
 
 /// Names that an earlier version had for its marks are like any other.

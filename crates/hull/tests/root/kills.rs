@@ -448,6 +448,7 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .chain(COMMIT.iter().map(|row| row.0))
         .chain([RENAME])
         .chain(volumes::FILL)
+        .chain([crate::filled::SYNCED])
         .chain(FORWARDING)
         .map(str::to_owned)
         .collect();
