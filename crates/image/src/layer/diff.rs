@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::stream::{Counted, HashedWriter, Sink};
 use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_whiteout, shown};
-use crate::tar::{Entry, Extent, Kind, Output, Time, WriteError, Writer};
+use crate::tar::{Entry, Extent, Kind, Limits, Output, Time, WriteError, Writer};
 
 /// What `diff` wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,8 @@ const BUFFER: usize = 128 << 10;
 /// container's upper folder) as a layer's archive. Sockets are left out, as they
 /// mean nothing without the process that listened; a whiteout is in their place
 /// where layers below may have the name. The root itself has no entry.
+///
+/// What [`super::apply`] would refuse for its [`Limits`] is an error: nobody could use that archive.
 ///
 /// The tree should be at rest. What goes or becomes something else meanwhile is left
 /// out, as by [`pack`].
@@ -159,7 +161,11 @@ fn vanished(error: &DiffError) -> bool {
 impl<'a> Walk<'a> {
     fn new(out: &'a mut dyn Output, tree: Tree) -> Self {
         let (linked, buffer) = (HashMap::new(), vec![0; BUFFER]);
-        Self { tree, writer: Writer::new(out), linked, buffer, size: 0 }
+        let writer = match tree {
+            Tree::Layer => Writer::limited(out, Limits::default()),
+            Tree::Seen => Writer::new(out),
+        };
+        Self { tree, writer, linked, buffer, size: 0 }
     }
 
     /// An entry that has no data.

@@ -84,6 +84,51 @@ fn sizes_beyond_eight_gigabytes_are_told_by_the_extended_header() {
     assert_eq!(entry.kind, Kind::File { size, extents: None });
 }
 
+#[test]
+fn what_a_reader_with_the_same_limits_refuses_is_not_written() {
+    let limits = Limits { entries: 3, name: 10, pax: 200, extents: 4, total: 100 };
+    let file = |name: &str, size| Entry::new(name.as_bytes(), Kind::File { size, extents: None });
+    let sparse = |parts, size| {
+        let extents = (0..parts).map(|part| Extent { offset: part * 2, length: 1 }).collect();
+        Entry::new(b"s", Kind::File { size, extents: Some(extents) })
+    };
+    let link = |length| Entry::new(b"l", Kind::Symlink { target: vec![b't'; length] });
+    let folder = |length| Entry::new(&vec![b'd'; length], Kind::Directory);
+    let noted = |length| Entry { xattrs: vec![(b"user.a".to_vec(), vec![b'v'; length])], ..file("a", 0) };
+    let written = |writer: Writer<'_>, entries: &[Entry]| {
+        let mut writer = writer;
+        for entry in entries {
+            writer.begin(entry)?;
+            writer.data(&vec![b'd'; usize::try_from(entry.kind.stored()).unwrap()])?;
+        }
+        writer.finish()
+    };
+    let refused = |entries: &[Entry]| {
+        let (mut limited, mut free) = (Vec::new(), Vec::new());
+        let limited = written(Writer::limited(&mut limited, limits.clone()), entries);
+        written(Writer::new(&mut free), entries).unwrap();
+        let mut source = &free[..];
+        let mut reader = Reader::new(&mut source, limits.clone());
+        let read = std::iter::from_fn(|| reader.next().transpose()).find_map(Result::err);
+        assert_eq!(limited.is_err(), read.is_some(), "{limited:?} {read:?}");
+        limited.err().map(|error| error.to_string())
+    };
+    for (fits, exceeds, what) in [
+        (vec![file("a", 0); 3], vec![file("a", 0); 4], "3 entries"),
+        (vec![file("a", 50); 2], vec![file("a", 51); 2], "100 bytes of files"),
+        (vec![file(&"n".repeat(10), 0)], vec![file(&"n".repeat(12), 0)], "10 bytes of a name"),
+        (vec![folder(10)], vec![folder(11)], "10 bytes of a name"),
+        (vec![link(10)], vec![link(11)], "10 bytes of a link's target"),
+        (vec![sparse(4, 7)], vec![sparse(5, 9)], "4 parts of a sparse file"),
+        (vec![sparse(3, 7)], vec![sparse(4, 8)], "4 parts of a sparse file"),
+        (vec![noted(100)], vec![noted(200)], "200 bytes of an extended header"),
+    ] {
+        assert_eq!(refused(&fits), None);
+        let text = refused(&exceeds).unwrap_or_default();
+        assert!(text.contains(&format!("exceed the limit of {what} (")), "{text}");
+    }
+}
+
 fn name() -> impl Strategy<Value = Vec<u8>> {
     let part = proptest::collection::vec(any::<u8>().prop_filter("", |b| *b != 0 && *b != b'/'), 1..120);
     let part = part.prop_filter("dots", |part| part != b"." && part != b"..");

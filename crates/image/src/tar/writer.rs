@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 
-use super::{BLOCK, Entry, Extent, Kind, Time, header, pax};
+use super::{BLOCK, Entry, Extent, Kind, Limits, Time, header, pax};
 
 /// Why an archive could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,8 @@ pub enum WriteError {
     Unfinished { left: u64 },
     #[error("{count} bytes more than the entry's size")]
     Excess { count: u64 },
+    #[error("the archive would exceed the limit of {limit} {what} (\"{}\")", name.escape_ascii())]
+    Limit { what: &'static str, limit: u64, name: Vec<u8> },
 }
 
 /// What an archive is written to.
@@ -41,16 +43,25 @@ pub struct Writer<'a> {
     out: &'a mut dyn Output,
     left: u64,
     padding: u64,
+    limits: Option<Limits>,
+    headers: u64,
+    total: u64,
 }
 
 impl<'a> Writer<'a> {
     pub fn new(out: &'a mut dyn Output) -> Self {
-        Self { out, left: 0, padding: 0 }
+        Self { out, left: 0, padding: 0, limits: None, headers: 0, total: 0 }
+    }
+
+    /// One that writes nothing which a reader with these limits refuses.
+    pub fn limited(out: &'a mut dyn Output, limits: Limits) -> Self {
+        Self { limits: Some(limits), ..Self::new(out) }
     }
 
     /// Writes the headers of `entry`. Its stored bytes come next, through `data`.
     pub fn begin(&mut self, entry: &Entry) -> Result<(), WriteError> {
         self.end_entry()?;
+        self.check(entry)?;
         let mut name = entry.name.clone();
         match entry.kind {
             Kind::Directory if name.is_empty() => name = b"./".to_vec(),
@@ -132,9 +143,45 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    fn check(&mut self, entry: &Entry) -> Result<(), WriteError> {
+        let (size, extents) = match &entry.kind {
+            Kind::File { size, extents } => {
+                let parts =
+                    |extents: &Vec<Extent>| extents.len() + usize::from(end(extents, *size).is_some());
+                (*size, extents.as_ref().map_or(0, parts))
+            }
+            _ => (0, 0),
+        };
+        let target = match &entry.kind {
+            Kind::Symlink { target } | Kind::Link { target } => target.len(),
+            _ => 0,
+        };
+        self.headers += 1;
+        self.total = self.total.saturating_add(size);
+        let Some(limits) = &self.limits else { return Ok(()) };
+        for (what, found, limit) in [
+            ("entries", self.headers, limits.entries),
+            ("bytes of a name", entry.name.len() as u64, limits.name as u64),
+            ("bytes of a link's target", target as u64, limits.name as u64),
+            ("parts of a sparse file", extents as u64, limits.extents as u64),
+            ("bytes of files", self.total, limits.total),
+        ] {
+            if found > limit {
+                return Err(WriteError::Limit { what, limit, name: entry.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
     fn pax(&mut self, name: &[u8], mut records: Records) -> Result<(), WriteError> {
         records.0.sort();
         let body: Vec<u8> = records.0.into_iter().flat_map(|(_, record)| record).collect();
+        self.headers += 1;
+        if let Some(limit) = self.limits.as_ref().map(|limits| limits.pax).filter(|limit| body.len() > *limit)
+        {
+            let (what, limit) = ("bytes of an extended header", limit as u64);
+            return Err(WriteError::Limit { what, limit, name: name.to_vec() });
+        }
         let mut block = [0; BLOCK];
         let name = beside(b"PaxHeaders", name.strip_suffix(b"/").unwrap_or(name));
         block[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
@@ -275,12 +322,17 @@ fn decimal(time: Time) -> String {
     text.trim_end_matches('0').to_owned()
 }
 
-/// The map of PAX 1.0. An empty extent ends a file that ends with a hole: GNU tar
-/// takes the file's size from the last extent.
-fn sparse_map(extents: &[Extent], size: u64) -> Vec<u8> {
+/// The empty extent that ends a file which ends with a hole: GNU tar takes the file's
+/// size from the last extent.
+fn end(extents: &[Extent], size: u64) -> Option<Extent> {
     let ends = extents.last().is_some_and(|extent| extent.offset + extent.length == size);
-    let last = (!ends).then_some(Extent { offset: size, length: 0 });
-    let mut map = format!("{}\n", extents.len() + usize::from(!ends));
+    (!ends).then_some(Extent { offset: size, length: 0 })
+}
+
+/// The map of PAX 1.0.
+fn sparse_map(extents: &[Extent], size: u64) -> Vec<u8> {
+    let last = end(extents, size);
+    let mut map = format!("{}\n", extents.len() + usize::from(last.is_some()));
     for Extent { offset, length } in extents.iter().chain(&last) {
         map.push_str(&format!("{offset}\n{length}\n"));
     }

@@ -52,6 +52,17 @@ fn in_container(scratch: &Path, layers: &[&str], script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+#[test]
+fn a_layer_that_nobody_could_unpack_is_not_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::File::create(dir.path().join("huge")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    check_round_trip(dir.path());
+    fs::write(dir.path().join("more"), "x").unwrap();
+    let error = diff(open(dir.path()).as_fd(), &mut Vec::new()).unwrap_err().to_string();
+    assert_eq!(error, "the archive would exceed the limit of 1099511627776 bytes of files (\"more\")");
+}
+
 fn apply(scratch: &Path, name: &str, entries: &[&str]) {
     fs::create_dir(scratch.join(name)).unwrap();
     apply_bytes(&archive(entries), &scratch.join(name), Mode::Layer).unwrap();
