@@ -77,12 +77,14 @@ pub enum GcError {
 
 /// Removes everything that `roots` and the leases do not keep alive. `roots` is
 /// called while the leases are frozen, so that what a load has just turned from a
-/// lease into an image is seen as one or the other.
+/// lease into an image is seen as one or the other. So is `gone`, with the chain ids of
+/// the layers that have lost their names: none of them can have come again by then.
 pub fn collect(
     content: &Content,
     snapshots: &Snapshots,
     leases: &Leases,
     roots: impl FnOnce() -> Roots,
+    gone: impl FnOnce(&[Digest]),
 ) -> Result<Swept, GcError> {
     let mut swept = Swept::default();
     let mut trash = Vec::new();
@@ -105,6 +107,7 @@ pub fn collect(
                 swept.layers.push(chain);
             }
         }
+        gone(&swept.layers);
         for blob in content.list()? {
             if !live.blobs.contains(&blob) {
                 swept.bytes += content.remove(&blob)?.unwrap_or(0);
@@ -200,14 +203,19 @@ mod tests {
         let flying = publish("flying", Some("base"));
         lease.hold(Held::Layer(digest("flying")));
         let roots = || Roots { blobs: BTreeSet::new(), layers: [digest("base")].into() };
-        let swept = collect(&content, &snapshots, &leases, roots).unwrap();
+        let told = |gone: &[Digest]| {
+            assert_eq!(gone, [digest("older"), digest("old")]);
+            // Their files take time, which nobody has to wait who is to hear of it.
+            assert_eq!(std::fs::read_dir(scratch.path().join("ingest")).unwrap().count(), 2);
+        };
+        let swept = collect(&content, &snapshots, &leases, roots, told).unwrap();
         assert_eq!(swept.layers, [digest("older"), digest("old")]);
         assert_eq!((swept.layer_bytes, swept.bytes), (200, 200 + 3 + 5));
         let mut left = [base, flying];
         left.sort();
         assert_eq!(content.list().unwrap(), left);
         drop(lease);
-        let swept = collect(&content, &snapshots, &leases, roots).unwrap();
+        let swept = collect(&content, &snapshots, &leases, roots, |_| {}).unwrap();
         assert_eq!(swept.layers, [digest("flying")]);
         assert_eq!(std::fs::read_dir(scratch.path().join("ingest")).unwrap().count(), 0);
     }

@@ -138,9 +138,9 @@ impl Inner {
 
     /// Removes blobs and layers that nothing names.
     pub(super) fn collect(&self) -> Result<Swept> {
-        let swept = collect(&self.content, &self.snapshots, &self.leases, || self.roots()).map_err(failed)?;
-        self.unpacking.stop(|chain| swept.layers.contains(chain));
-        Ok(swept)
+        // An attempt that begins later is at a layer that has come again.
+        let gone = |layers: &[Digest]| drop(self.unpacking.stop(|chain| layers.contains(chain)));
+        collect(&self.content, &self.snapshots, &self.leases, || self.roots(), gone).map_err(failed)
     }
 
     /// Ends whatever is being unpacked. What is still needed of it is unpacked when it is needed.
