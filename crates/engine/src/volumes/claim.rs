@@ -61,11 +61,12 @@ impl Volumes {
     }
 
     /// Puts the folder `copy` in the place of a volume's own, in one step. False: that is not empty, or
-    /// somebody but `container`, which is being made and has claimed the volume first of all, may have it.
-    /// Blocks.
+    /// somebody but `container`, which is being made and has claimed the volume first of all, may have it,
+    /// or may be about to.
     pub(crate) fn exchange(&self, name: &str, container: &str, copy: &Path) -> Result<bool> {
-        // Nobody claims it meanwhile.
-        let _turn = self.0.turn.blocking_lock();
+        // Nobody claims it meanwhile. Who has the turn may wait for a thread like this one: so that is not
+        // waited for.
+        let Ok(_turn) = self.0.turn.try_lock() else { return Ok(false) };
         let alone = |entry: &Entry| !entry.durable && entry.users.keys().all(|user| user == container);
         if !self.table().get(name).is_some_and(alone) {
             return Ok(false);
