@@ -42,23 +42,30 @@ pub(super) fn feed_into(mut body: Incoming, write: OwnedFd) -> Result<(), Failur
     let mut write =
         pipe::Sender::from_owned_fd(write).map_err(|error| Failure::internal(error.to_string()))?;
     tokio::spawn(async move {
-        let mut open = true;
-        let mut drained = 0;
         while let Some(Ok(frame)) = body.frame().await {
             let Ok(data) = frame.into_data() else { continue };
-            if open && write.write_all(&data).await.is_err() {
+            if write.write_all(&data).await.is_err() {
                 // The reader has what it wants, or has refused.
-                open = false;
-            }
-            if !open {
-                drained += data.len() as u64;
-                if drained > DRAIN {
-                    return;
-                }
+                return drain(body).await;
             }
         }
     });
     Ok(())
+}
+
+/// The body of a request that is refused before it is looked at.
+pub(super) fn refuse(body: Incoming) {
+    tokio::spawn(drain(body));
+}
+
+async fn drain(mut body: Incoming) {
+    let mut drained = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if drained > DRAIN {
+            return;
+        }
+    }
 }
 
 fn line(message: &ProgressMessage) -> Bytes {

@@ -187,6 +187,7 @@ fn what_cannot_be_copied_is_refused_in_the_same_words() {
     {
         mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device).unwrap();
     }
+    fs::write(host.folder().join("large"), vec![7; 8 << 20]).unwrap();
     for client in CLIENTS {
         let fails = |words: &[&str], text: &str| {
             let told = client(&host, &[&["cp"], words].concat());
@@ -200,6 +201,8 @@ fn what_cannot_be_copied_is_refused_in_the_same_words() {
         fails(&["src/a", "box:/nosuch/"], "no such directory");
         fails(&["src", "box:/there"], "cannot copy directory");
         fails(&["no:/x", "/tmp"], "Error response from daemon: No such container: no");
+        // More than a socket takes before anybody reads.
+        fails(&["large", "no:/x"], "Error response from daemon: No such container: no");
         fails(&["box:/there", "other:/x"], "copying between containers is not supported");
         fails(&["src/a", "b"], "must specify at least one container source");
         fails(&["box:/there", "nowhere/x"], "nowhere\" does not exist");
