@@ -80,13 +80,27 @@ fn split(name: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// A file with several names, where it was copied to first.
+struct First {
+    to: Vec<u8>,
+    /// The copy's.
+    identity: Identity,
+}
+
 /// A copy that is going on; it is done with [`Copying::finish`].
 pub struct Copying<'a> {
     source: BorrowedFd<'a>,
     root: BorrowedFd<'a>,
     dress: &'a Dress,
-    /// Where files with several names were copied to first, by device and inode.
-    linked: HashMap<(u64, u64), Vec<u8>>,
+    /// Files of the source with several names, as long as their first copies are there.
+    linked: HashMap<Identity, First>,
     /// Times that folders are to have in the end, by path.
     times: BTreeMap<Vec<u8>, Timestamps>,
     buffer: Box<[u8]>,
@@ -119,29 +133,46 @@ impl<'a> Copying<'a> {
         }
         let (folder, name) = split(to);
         let parent = self.folder(folder)?;
-        self.make_room(&parent, name, to)?;
-        if stat.st_nlink > 1 {
-            let identity = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.linked.get(&identity).cloned() {
-                let (folder, first) = split(&first);
-                let folder = self.folder(folder)?;
-                let linked = rustix::fs::linkat(&folder, first, &parent, name, AtFlags::empty());
-                return linked.map_err(failed("link", to));
-            }
-            self.linked.insert(identity, to.to_vec());
+        if self.is_copy(&stat, &parent, name) {
+            return Ok(());
         }
-        match kind {
-            FileType::RegularFile => self.file(from, &parent, name, to),
+        self.make_room(&parent, name, to)?;
+        if let Some(First { to: first, .. }) = self.linked.get(&identity(&stat)) {
+            let first = first.clone();
+            let (folder, first) = split(&first);
+            let folder = self.folder(folder)?;
+            let linked = rustix::fs::linkat(&folder, first, &parent, name, AtFlags::empty());
+            return linked.map_err(failed("link", to));
+        }
+        self.node(from, &here, &stat, (&parent, name, to))?;
+        if stat.st_nlink > 1 {
+            let made = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
+            let made = identity(&made.map_err(failed("examine", to))?);
+            self.linked.insert(identity(&stat), First { to: to.to_vec(), identity: made });
+        }
+        Ok(())
+    }
+
+    /// Makes what is no folder, where nothing has the name.
+    fn node(
+        &mut self,
+        from: &[u8],
+        here: &OwnedFd,
+        stat: &Stat,
+        (parent, name, to): (&OwnedFd, &[u8], &[u8]),
+    ) -> Result<(), CopyError> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => self.file(from, parent, name, to),
             FileType::Symlink => {
                 let link =
-                    rustix::fs::readlinkat(&here, c"", Vec::new()).map_err(failed("read the link", from))?;
-                rustix::fs::symlinkat(&link, &parent, name).map_err(failed("make the link", to))?;
-                self.dress_node(&parent, name, &stat, None).map_err(failed("make the link", to))
+                    rustix::fs::readlinkat(here, c"", Vec::new()).map_err(failed("read the link", from))?;
+                rustix::fs::symlinkat(&link, parent, name).map_err(failed("make the link", to))?;
+                self.dress_node(parent, name, stat, None).map_err(failed("make the link", to))
             }
             kind => {
-                let mode = Mode::from_raw_mode(self.mode(&stat));
-                let made = rustix::fs::mknodat(&parent, name, kind, mode, stat.st_rdev);
-                made.and_then(|()| self.dress_node(&parent, name, &stat, Some(mode)))
+                let mode = Mode::from_raw_mode(self.mode(stat));
+                let made = rustix::fs::mknodat(parent, name, kind, mode, stat.st_rdev);
+                made.and_then(|()| self.dress_node(parent, name, stat, Some(mode)))
                     .map_err(failed("make", to))
             }
         }
@@ -149,12 +180,18 @@ impl<'a> Copying<'a> {
 
     /// Unpacks the archive `from` into the folder `to`. False: it is no archive.
     pub fn archive(&mut self, from: &[u8], to: &[u8]) -> Result<bool, CopyError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let source = self.source;
-        let open = || open_inside(source, path(from), flags, Mode::empty()).map_err(failed("open", from));
-        let mut file = std::fs::File::from(open()?);
-        let stat = rustix::fs::fstat(&file).map_err(failed("examine", from))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_archive(&mut file) {
+        let open = |flags| {
+            let flags = flags | OFlags::NOFOLLOW;
+            open_inside(source, path(from), flags, Mode::empty()).map_err(failed("open", from))
+        };
+        // Opening a device can do things.
+        let stat = rustix::fs::fstat(open(OFlags::PATH)?).map_err(failed("examine", from))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(false);
+        }
+        let open = || open(OFlags::RDONLY | OFlags::NONBLOCK);
+        if !is_archive(&mut std::fs::File::from(open()?)) {
             return Ok(false);
         }
         self.folder(to)?;
@@ -164,6 +201,8 @@ impl<'a> Copying<'a> {
         let source = Source::Stream(&mut file);
         let unpacked = unpack(source, self.root, to, &options, &Limits::default());
         unpacked.map_err(|source| CopyError::Unpack { name: shown(from), source })?;
+        // It may have replaced any of them.
+        self.linked.clear();
         Ok(true)
     }
 
@@ -233,20 +272,33 @@ impl<'a> Copying<'a> {
             open_inside(self.source, path(from), flags, Mode::empty()).map_err(failed("open", from))?;
         let mode = Mode::from_raw_mode(self.mode(stat));
         rustix::fs::fchmod(&folder, mode).map_err(failed("set the mode of", to))?;
-        attributes(source.as_fd(), folder.as_fd()).map_err(failed("set the attributes of", to))?;
+        copy_attributes(source.as_fd(), folder.as_fd()).map_err(failed("set the attributes of", to))?;
         self.times.insert(to.to_vec(), self.times_of(stat));
         Ok(())
     }
 
+    /// Whether the name is one of those that this file of the source has been copied to.
+    fn is_copy(&self, stat: &Stat, parent: &OwnedFd, name: &[u8]) -> bool {
+        self.linked.get(&identity(stat)).is_some_and(|first| {
+            let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+            there.is_ok_and(|there| identity(&there) == first.identity)
+        })
+    }
+
     /// Removes what has the name, but no folder.
-    fn make_room(&self, parent: &OwnedFd, name: &[u8], to: &[u8]) -> Result<(), CopyError> {
+    fn make_room(&mut self, parent: &OwnedFd, name: &[u8], to: &[u8]) -> Result<(), CopyError> {
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(failed("examine", to)(errno)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                 Err(CopyError::Folder { name: shown(to) })
             }
-            Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed("replace", to)),
+            Ok(stat) => {
+                rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed("replace", to))?;
+                // It may have been a first copy, and its number is free for the next file.
+                self.linked.retain(|_, first| first.identity != identity(&stat));
+                Ok(())
+            }
         }
     }
 
@@ -262,7 +314,7 @@ impl<'a> Copying<'a> {
         self.own(&target).map_err(failed("set the owner of", to))?;
         let mode = Mode::from_raw_mode(self.mode(&stat));
         rustix::fs::fchmod(&target, mode).map_err(failed("set the mode of", to))?;
-        attributes(source.as_fd(), target.as_fd()).map_err(failed("set the attributes of", to))?;
+        copy_attributes(source.as_fd(), target.as_fd()).map_err(failed("set the attributes of", to))?;
         rustix::fs::futimens(&target, &self.times_of(&stat)).map_err(failed("set the times of", to))
     }
 
@@ -338,18 +390,28 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// The extended attributes that are part of an image.
-fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+/// The extended attributes that are part of an image, and that a copy keeps: names and values, sorted.
+pub fn attributes(of: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
     let mut list = [0u8; 4096];
-    let length = match rustix::fs::flistxattr(from, &mut list[..]) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+    let length = match rustix::fs::flistxattr(of, &mut list[..]) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         length => length?,
     };
+    let mut found = Vec::new();
     for name in list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty() && is_portable(name)) {
         // XATTR_SIZE_MAX (xattr(7)).
         let mut value = vec![0u8; 64 << 10];
-        let length = rustix::fs::fgetxattr(from, name, &mut value[..])?;
-        rustix::fs::fsetxattr(to, name, &value[..length], XattrFlags::empty())?;
+        let length = rustix::fs::fgetxattr(of, name, &mut value[..])?;
+        value.truncate(length);
+        found.push((name.to_vec(), value));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    for (name, value) in attributes(from)? {
+        rustix::fs::fsetxattr(to, name.as_slice(), &value, XattrFlags::empty())?;
     }
     Ok(())
 }

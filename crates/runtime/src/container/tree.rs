@@ -36,6 +36,14 @@ pub(crate) fn assemble(tree: &Tree) -> std::result::Result<Root, StartError> {
     Ok(root)
 }
 
+/// For what is only read or unpacked: a device file in it opens nothing, and nothing in it executes.
+pub(crate) const HARMLESS: mount::Attributes<'static> = mount::Attributes {
+    set: mount::NO_SUID | mount::NO_DEV | mount::NO_EXEC,
+    clear: 0,
+    propagation: Some(Propagation::Private),
+    idmap: None,
+};
+
 /// What there is at a place of an image's file system.
 #[derive(Debug)]
 pub(crate) enum Part {
@@ -52,6 +60,7 @@ pub(crate) fn part(source: &Source) -> std::result::Result<Part, StartError> {
         return Err(invalid("only what an image has can be copied into a volume"));
     };
     let whole = rootfs::layers(lower, None).or_host()?.ok_or_else(|| invalid("too many layers"))?;
+    mount::set_attributes(&whole, &HARMLESS, true).or_host()?;
     match open_inside(&whole, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
         Ok(folder) => Ok(Part::Folder(folder)),
         Err(Errno::NOENT) => Ok(Part::Absent),

@@ -4,8 +4,8 @@
 //! everything that the job does not need:
 //!
 //! - its root is what it works on ([`view`]: a folder, or the files of a container), its mount
-//!   namespace holds nothing else (no host); set-user-id bits and device files in it are dead, and
-//!   nothing executes;
+//!   namespace holds nothing else (no host); set-user-id bits and device files in it, and in
+//!   what it copies from, are dead, and nothing executes;
 //! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
 //! - it has no network, no System V objects, and no descriptor but the archive, the folder (and the
 //!   image's folder that it fills it with), the control socket and /dev/null;
@@ -79,11 +79,7 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
             Role::Control => control = Some(fd),
             Role::Archive => archive = Some(fd),
             Role::Source => source = Some(source_folder(&fd)),
-            // A mount of its own has no way out of it either. Copied before this process leaves the
-            // namespace that it is in (open_tree(2)).
-            Role::SourceFolder => {
-                source = Some(mount::copy_of(&fd, false).map(tree::Part::Folder).map_err(JailError::from));
-            }
+            Role::SourceFolder => source = Some(folder_of_its_own(&fd)),
             Role::Folder => view = Some(View::Folder(fd)),
             Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
             Role::Document => view = Some(View::Stopped { tree: fd }),
@@ -167,6 +163,14 @@ fn enter_view(view: View) -> Result<OwnedFd, JailError> {
     rustix::process::set_dumpable_behavior(undumpable).during("prctl", || "PR_SET_DUMPABLE")?;
     hull_sys::seccomp::install(&filter.filter, filter.flags)?;
     Ok(root)
+}
+
+/// A mount of its own has no way out of it either. Copied before this process leaves the namespace that
+/// it is in (open_tree(2)).
+fn folder_of_its_own(folder: &OwnedFd) -> Result<tree::Part, JailError> {
+    let copy = mount::copy_of(folder, false)?;
+    mount::set_attributes(&copy, &tree::HARMLESS, true)?;
+    Ok(tree::Part::Folder(copy))
 }
 
 /// What there is to fill a volume with.

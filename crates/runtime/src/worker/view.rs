@@ -70,12 +70,7 @@ pub(super) fn enter(view: View) -> Result<OwnedFd, JailError> {
             tree::assemble(&tree)?
         }
     };
-    let harmless = mount::Attributes {
-        set: mount::NO_SUID | mount::NO_DEV | mount::NO_EXEC,
-        propagation: Some(mount::Propagation::Private),
-        ..mount::Attributes::default()
-    };
-    mount::set_attributes(&root, &harmless, true)?;
+    mount::set_attributes(&root, &tree::HARMLESS, true)?;
     let root = pivot(&root)?;
     if let Some(process) = users {
         join_users(&process)?;

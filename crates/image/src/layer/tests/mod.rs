@@ -2,6 +2,7 @@
 //! These tests make devices and set owners, so they run as root.
 
 mod against_tar;
+mod copy;
 mod fill;
 mod hostile;
 mod overlay;
