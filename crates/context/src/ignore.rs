@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use crate::pattern::{Pattern, clean};
+use crate::pattern::{MAX_LENGTH, Pattern, clean};
 
 /// Most rules in one file; more would be an attempt to waste time.
 const MAX_RULES: usize = 100_000;
@@ -36,6 +36,8 @@ pub enum IgnoreError {
     Pattern { line: usize, text: String },
     #[error("line {line} of the ignore file: it is not UTF-8")]
     Encoding { line: usize },
+    #[error("line {line} of the ignore file: the pattern has more than {MAX_LENGTH} bytes")]
+    Long { line: usize },
     #[error("the ignore file has more than {MAX_RULES} patterns")]
     TooMany,
 }
@@ -91,6 +93,9 @@ fn rule(line: usize, text: &str) -> Result<Option<Rule>, IgnoreError> {
     let pattern = clean(pattern);
     if pattern.is_empty() {
         return Ok(None);
+    }
+    if pattern.len() > MAX_LENGTH {
+        return Err(IgnoreError::Long { line });
     }
     let pattern =
         Pattern::parse(&pattern).map_err(|_| IgnoreError::Pattern { line, text: text.to_owned() })?;
@@ -178,6 +183,8 @@ mod tests {
             Ignore::parse(b"a\n\xff\n").unwrap_err().to_string(),
             "line 2 of the ignore file: it is not UTF-8"
         );
+        let long = format!("a\n{}", "b".repeat(MAX_LENGTH + 1));
+        assert_eq!(Ignore::parse(long.as_bytes()), Err(IgnoreError::Long { line: 2 }));
         assert_eq!(Ignore::parse("a\n".repeat(MAX_RULES + 1).as_bytes()), Err(IgnoreError::TooMany));
     }
 

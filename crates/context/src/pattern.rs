@@ -9,7 +9,11 @@
 //! character. So no pattern takes more time than its length times the path's, and the same run
 //! answers whether a parent folder matches and whether anything below could.
 
-/// A compiled pattern.
+/// Most bytes of a pattern: no path is longer (`PATH_MAX`, limits.h).
+pub(crate) const MAX_LENGTH: usize = 4096;
+
+/// A compiled pattern. No more than two of its tokens in a row match nothing: `**` twice is `**`, and one
+/// `*` stands before another character or at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pattern {
     tokens: Vec<Token>,
@@ -66,7 +70,9 @@ impl Pattern {
                 '\\' => Token::Literal(rest.next().ok_or(BadPattern)?),
                 c => Token::Literal(c),
             };
-            tokens.push(token);
+            if token != Token::Folders || tokens.last() != Some(&Token::Folders) {
+                tokens.push(token);
+            }
         }
         Ok(Pattern { tokens })
     }
@@ -221,6 +227,10 @@ mod tests {
             ("**/*.go", "y.go", true),
             ("**/a/**/b", "x/a/y/z/b", true),
             ("**/**/b", "b", true),
+            ("**/**/b", "a/a/b", true),
+            ("**/**/b", "ab", false),
+            ("*****/b", "a/ab/b", true),
+            ("**/**", "a/b", true),
         ];
         for (pattern, path, matches) in cases {
             let found = Pattern::parse(pattern).unwrap().run(path);
@@ -252,6 +262,9 @@ mod tests {
     fn no_pattern_takes_for_ever() {
         let pattern = Pattern::parse(&"**/*a".repeat(2000)).unwrap();
         assert!(!pattern.run(&"a/".repeat(1000)).itself);
+        for text in ["*".repeat(4001), "*".repeat(4000), "**/".repeat(4000)] {
+            assert_eq!(Pattern::parse(&text).unwrap().tokens.len(), 2);
+        }
     }
 
     #[test]

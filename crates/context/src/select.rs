@@ -8,7 +8,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::pattern::{Pattern, clean, has_wildcards};
+use crate::pattern::{MAX_LENGTH, Pattern, clean, has_wildcards};
 use crate::walk::{Entry, Kind, Tree, WalkError};
 use crate::{Ignore, IgnoreError};
 
@@ -39,6 +39,8 @@ pub enum SelectError {
     Links { path: String },
     #[error("{pattern:?}: syntax error in pattern")]
     Pattern { pattern: String },
+    #[error("a pattern of {length} bytes: it has {MAX_LENGTH} at most")]
+    Long { length: usize },
     #[error("--exclude is not valid")]
     Exclude(#[from] IgnoreError),
     #[error("the files cannot be read")]
@@ -101,6 +103,9 @@ fn name_of(path: &Path, entry: &Entry, parents: bool, pivot: &str) -> PathBuf {
 /// What a pattern with wildcards matches: paths as they are named, entries with their last link
 /// followed. Below what matches nothing more is looked for.
 fn matching(tree: &dyn Tree, text: &str) -> Result<Vec<(PathBuf, Entry)>, SelectError> {
+    if text.len() > MAX_LENGTH {
+        return Err(SelectError::Long { length: text.len() });
+    }
     let pattern = Pattern::parse(text).map_err(|_| SelectError::Pattern { pattern: text.to_owned() })?;
     let mut found = Vec::new();
     let mut ahead = tree.children(Path::new(""))?;
