@@ -46,6 +46,8 @@ struct Aux {
 /// What has been shown so far.
 pub(crate) struct Progress {
     quiet: bool,
+    /// The messages are shown as they come.
+    raw: bool,
     terminal: bool,
     /// Ids with a line of their own, from the top.
     lines: Vec<String>,
@@ -58,11 +60,17 @@ impl Progress {
     pub(crate) fn new(quiet: bool) -> Progress {
         Progress {
             quiet,
+            raw: false,
             terminal: rustix::termios::isatty(rustix::stdio::stdout()),
             lines: Vec::new(),
             pending: Vec::new(),
             id: None,
         }
+    }
+
+    /// For a program that reads the messages themselves.
+    pub(crate) fn raw() -> Progress {
+        Progress { raw: true, ..Progress::new(true) }
     }
 
     /// The id of the image that was made, if the answer has told one.
@@ -73,6 +81,9 @@ impl Progress {
     /// Shows all messages of an answer.
     pub(crate) async fn follow(&mut self, mut answer: Response) -> Result<(), Failure> {
         while let Some(piece) = answer.chunk().await? {
+            if self.raw {
+                print(&String::from_utf8_lossy(&piece));
+            }
             let text = self.feed(&piece)?;
             if !self.quiet && !text.is_empty() {
                 print(&text);

@@ -13,7 +13,7 @@ use crate::command::{Arguments, Command, Failure, Outcome, fail};
 use crate::create::{reason, size};
 use crate::flags::{Flag, Given, any, integer};
 use crate::progress::Progress;
-use crate::session::{Session, line, print};
+use crate::session::{Session, line};
 use context::Context;
 
 pub(crate) static BUILD: Command = Command {
@@ -196,14 +196,11 @@ async fn follow(
     body: Body,
     (given, shown): (&Given, Shown),
 ) -> Result<u8, Failure> {
-    let mut answer = session.client.post("/build", query, body).await?;
-    if shown == Shown::Raw {
-        while let Some(piece) = answer.chunk().await? {
-            print(&String::from_utf8_lossy(&piece));
-        }
-        return Ok(0);
-    }
-    let mut progress = Progress::new(shown == Shown::Nothing);
+    let answer = session.client.post("/build", query, body).await?;
+    let mut progress = match shown {
+        Shown::Raw => Progress::raw(),
+        shown => Progress::new(shown == Shown::Nothing),
+    };
     progress.follow(answer).await?;
     let id = progress.id().unwrap_or_default();
     if shown == Shown::Nothing {
