@@ -5,6 +5,8 @@
 //! `EXPOSE map[80/tcp:{}]`. Its times are those at which the steps were done, so an image out of the
 //! cache has the same digest again; what changes no file has the time of the last step below it.
 
+use std::collections::BTreeSet;
+
 use hull_oci::image::{Config, Healthcheck, History};
 use hull_oci::{Digest, Platform};
 
@@ -148,9 +150,7 @@ pub(crate) fn quoted(words: &[String]) -> String {
 }
 
 /// Go's `%v` of a set, as history has EXPOSE: `map[53/udp:{} 80/tcp:{}]`.
-pub(crate) fn set(mut names: Vec<String>) -> String {
-    names.sort();
-    names.dedup();
+pub(crate) fn set(names: BTreeSet<String>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("{name}:{{}}")).collect();
     format!("map[{}]", names.join(" "))
 }

@@ -135,6 +135,9 @@ pub struct Run<L = Vec<Layer>> {
     pub folder: String,
     pub mounts: Vec<Mount<L>>,
     pub network: Network,
+    /// What else of the host it can see, for the key: what the build was told of networks, and its own
+    /// `NAME:ADDRESS`.
+    pub surroundings: Vec<String>,
     /// Privileged (`--security=insecure`): refuse, if this build may not.
     pub insecure: bool,
     /// CDI devices, `vendor.example/class=name`, and whether the step fails without it.
@@ -257,7 +260,7 @@ pub trait Executor: Send + Sync + 'static {
     fn folder(&self, folder: Folder) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
 
     /// The digest of what `selection` means in `source`, by `hull_context::fingerprint`: names, kinds,
-    /// modes, link targets, contents; no times, no owners. Never asked for [`Source::Inline`].
+    /// modes, link targets, contents, attributes; no times, no owners. Never asked for [`Source::Inline`].
     fn fingerprint(
         &self,
         source: Source,

@@ -103,6 +103,7 @@ impl<L> Operation<L> {
                 folder: run.folder,
                 mounts: run.mounts.into_iter().map(|mount| map_mount(mount, source)).collect(),
                 network: run.network,
+                surroundings: run.surroundings,
                 insecure: run.insecure,
                 devices: run.devices,
                 newest: run.newest,
@@ -177,8 +178,8 @@ pub fn result_key(operation: &Digest, layer: Option<&Layer>) -> Digest {
     key("result", &(operation, layer.map(|layer| &layer.diff_id)))
 }
 
-/// Version 1 of all keys: another meaning of an operation's fields needs another number.
+/// Version 2 of all keys: another meaning of an operation's fields, or of fingerprints, needs another number.
 fn key(kind: &str, value: &impl Serialize) -> Digest {
-    let text = serde_json::to_vec(&(1, kind, value)).expect("operations have no maps and no fallible parts");
+    let text = serde_json::to_vec(&(2, kind, value)).expect("operations have no maps and no fallible parts");
     Digest::sha256(&text)
 }

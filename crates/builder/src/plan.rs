@@ -8,6 +8,7 @@
 
 mod stage;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
 use hull_context::Ignore;
@@ -22,6 +23,25 @@ use crate::executor::{Base, Layer, Stack, Wanted};
 use crate::graph::{Graph, Task, Vertex};
 use crate::progress::{Planned, Step};
 use stage::Stage;
+
+/// Bytes that a plan may come to: all values, ports, labels and texts of the history, each time that they are
+/// copied. A file of a few lines can mean any amount.
+const MAX_PLAN: usize = 64 << 20;
+
+/// What is left of them.
+struct Budget(Cell<usize>);
+
+impl Budget {
+    fn spend(&self, bytes: usize, span: Span) -> Result<(), Problem> {
+        let Some(left) = self.0.get().checked_sub(bytes) else {
+            let message = format!("up to here the Dockerfile comes to more than {} MiB", MAX_PLAN >> 20);
+            let remedy = "use fewer or shorter variables, labels and ports, or keep large values in files";
+            return Err(Problem::new(span, message, remedy));
+        };
+        self.0.set(left);
+        Ok(())
+    }
+}
 
 /// What is wished besides the file.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +61,8 @@ pub struct Options {
     pub no_cache_filter: Vec<String>,
     /// What the main context leaves out: a check warns of copies of it.
     pub ignore: Ignore,
+    /// What else of the host a RUN can see: a step that was done with other ones is done again.
+    pub surroundings: Vec<String>,
     /// `--build-context`, by name; they hide stages and images of that name.
     pub contexts: BTreeMap<String, NamedContext>,
 }
@@ -126,13 +148,15 @@ pub fn plan(
 ) -> Result<Outcome, PlanError> {
     let target_platform = options.platform.clone().unwrap_or_else(Platform::host);
     let mut global = scope::Global::new(options.arguments.clone(), &Platform::host(), &target_platform);
-    let sections = sections(dockerfile, &mut global)?;
+    let budget = Budget(Cell::new(MAX_PLAN));
+    let sections = sections(dockerfile, &mut global, &budget)?;
     let target = target(&sections, options)?;
     let each = sections.len();
     let mut planner = Planner {
         text,
         escape: dockerfile.escape,
         options,
+        budget,
         newest: newest(options)?,
         platform: target_platform,
         known,
@@ -183,14 +207,18 @@ struct Section<'a> {
 }
 
 /// Parts the file; what stands before the first FROM goes to the global variables.
-fn sections<'a>(dockerfile: &'a Dockerfile, global: &mut scope::Global) -> Result<Vec<Section<'a>>, Problem> {
+fn sections<'a>(
+    dockerfile: &'a Dockerfile,
+    global: &mut scope::Global,
+    budget: &Budget,
+) -> Result<Vec<Section<'a>>, Problem> {
     let instructions = &dockerfile.instructions;
     let starts: Vec<usize> =
         (0..instructions.len()).filter(|&at| matches!(instructions[at].kind, Kind::From(_))).collect();
     for instruction in &instructions[..starts.first().copied().unwrap_or(0)] {
         if let Kind::Arg(arguments) = &instruction.kind {
             for argument in arguments {
-                global.declare(argument, dockerfile.escape)?;
+                budget.spend(global.declare(argument, dockerfile.escape)?, instruction.span)?;
             }
         }
     }
@@ -243,6 +271,7 @@ struct Planner<'a> {
     text: &'a str,
     escape: char,
     options: &'a Options,
+    budget: Budget,
     newest: Option<i64>,
     platform: Platform,
     known: &'a HashMap<Wanted, Base>,

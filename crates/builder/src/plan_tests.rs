@@ -434,3 +434,33 @@ fn steps_are_fresh_by_wish() {
     let filtered = Options { no_cache_filter: vec!["ONE".into()], ..options(&[]) };
     assert_eq!(fresh(filtered), ["[one 2/2] RUN a"]);
 }
+
+#[test]
+fn a_short_file_does_not_mean_any_amount() {
+    let value = "x".repeat(60 << 10);
+    let files = [
+        format!("FROM base\nENV A={value}\n{}", "LABEL $A=$A b=$A c=$A d=$A\n".repeat(1000)),
+        format!(
+            "FROM base\nARG A={value}\nENV {}\n{}",
+            (0..10).map(|n| format!("B{n}=$A ")).collect::<String>(),
+            "RUN true\n".repeat(110)
+        ),
+        format!(
+            "ARG A={value}\n{}FROM base\n",
+            (0..2000).map(|n| format!("ARG B{n}=$A\n")).collect::<String>()
+        ),
+        format!(
+            "FROM base AS a0\nLABEL a={value}\n{}",
+            (0..1000).map(|n| format!("FROM a{n} AS a{}\n", n + 1)).collect::<String>()
+        ),
+        format!("FROM base\nEXPOSE {}\n", "0-65535 ".repeat(5000)),
+        format!("FROM base\n{}", (0..4000).map(|n| format!("ENV A{n}=\n")).collect::<String>()),
+    ];
+    for file in files {
+        let error = planned(&file, &options(&[])).map(|_| ()).unwrap_err();
+        assert!(error.contains("comes to more than 64 MiB"), "{error}");
+    }
+    // What people write is far from it.
+    let (plan, _) = planned("FROM base\nEXPOSE 1-65535 1-65535/udp 80\n", &options(&[])).unwrap();
+    assert_eq!(plan.config.config.exposed_ports.len(), 2 * 65535);
+}

@@ -195,6 +195,7 @@ fn run(below: Step, what: &str) -> Vertex {
         folder: "/".into(),
         mounts: Vec::new(),
         network: Network::Default,
+        surroundings: Vec::new(),
         insecure: false,
         devices: Vec::new(),
         newest: None,

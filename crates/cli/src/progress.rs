@@ -169,7 +169,14 @@ mod tests {
     use super::*;
 
     fn plain() -> Progress {
-        Progress { quiet: true, terminal: false, lines: Vec::new(), pending: Vec::new(), id: None }
+        Progress {
+            quiet: true,
+            raw: false,
+            terminal: false,
+            lines: Vec::new(),
+            pending: Vec::new(),
+            id: None,
+        }
     }
 
     #[test]

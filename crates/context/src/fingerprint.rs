@@ -1,6 +1,7 @@
 //! The digest by which a copy is known: of what would be copied, and of nothing else.
 //!
-//! It is over names, kinds, modes, link targets and contents. Times are not in it, so a fresh clone of
+//! It is over names, kinds, modes, link targets, contents and extended attributes, and over how many
+//! entries each pattern means. Times are not in it, so a fresh clone of
 //! a repository copies from the cache; owners are not, because a copy does not keep them. Each field
 //! has its length in front, so no two lists read the same.
 
@@ -12,18 +13,28 @@ use hull_oci::{Digest, Hasher};
 use crate::select::Matched;
 use crate::walk::{Entry, Kind};
 
-/// The digest of what a COPY means. `contents` gives the digest of a regular file's bytes, by its path
-/// in the tree that it was selected from; its errors are given back.
+/// What only who opens a file or folder knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// Of a regular file's bytes.
+    pub contents: Option<Digest>,
+    /// Those extended attributes that a copy keeps, sorted: names and values.
+    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The digest of what a COPY means. `look` is asked about regular files and folders, by their path in the
+/// tree that they were selected from; its errors are given back.
 pub fn fingerprint<E>(
     matched: &[Matched],
-    mut contents: impl FnMut(&Path) -> Result<Digest, E>,
+    mut look: impl FnMut(&Entry, &Path) -> Result<Inside, E>,
 ) -> Result<Digest, E> {
     let mut hasher = Hasher::sha256();
     for one in matched {
-        add(&mut hasher, &one.name, &one.entry, &one.entry.path, &mut contents)?;
+        hasher.update(&(one.below.len() as u64).to_le_bytes());
+        add(&mut hasher, &one.name, &one.entry, &one.entry.path, &mut look)?;
         for entry in &one.below {
             let path = one.entry.path.join(&entry.path);
-            add(&mut hasher, &entry.path, entry, &path, &mut contents)?;
+            add(&mut hasher, &entry.path, entry, &path, &mut look)?;
         }
     }
     Ok(hasher.finish())
@@ -34,7 +45,7 @@ fn add<E>(
     name: &Path,
     entry: &Entry,
     path: &Path,
-    contents: &mut impl FnMut(&Path) -> Result<Digest, E>,
+    look: &mut impl FnMut(&Entry, &Path) -> Result<Inside, E>,
 ) -> Result<(), E> {
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -42,9 +53,15 @@ fn add<E>(
     };
     field(name.as_os_str().as_bytes());
     let device = |major: u32, minor: u32| format!("{major}:{minor}").into_bytes();
+    let inside = match &entry.kind {
+        Kind::Folder | Kind::File { .. } => look(entry, path)?,
+        _ => Inside { contents: None, attributes: Vec::new() },
+    };
     let (kind, data) = match &entry.kind {
         Kind::Folder => ("folder", Vec::new()),
-        Kind::File { .. } => ("file", contents(path)?.to_string().into_bytes()),
+        Kind::File { .. } => {
+            ("file", inside.contents.map(|digest| digest.to_string().into_bytes()).unwrap_or_default())
+        }
         Kind::Link(target) => ("link", target.as_os_str().as_bytes().to_vec()),
         Kind::Fifo => ("fifo", Vec::new()),
         Kind::CharacterDevice(major, minor) => ("character device", device(*major, *minor)),
@@ -55,6 +72,11 @@ fn add<E>(
     let mode = if matches!(entry.kind, Kind::Link(_)) { 0 } else { entry.mode };
     field(&mode.to_le_bytes());
     field(&data);
+    field(&(inside.attributes.len() as u64).to_le_bytes());
+    for (name, value) in &inside.attributes {
+        field(name);
+        field(value);
+    }
     Ok(())
 }
 
@@ -70,10 +92,42 @@ mod tests {
     }
 
     fn digest(matched: &[Matched], contents: &str) -> Digest {
-        let result: Result<_, Infallible> = fingerprint(matched, |path| {
-            Ok(Digest::sha256(format!("{contents}{}", path.display()).as_bytes()))
+        with_attributes(matched, contents, &[])
+    }
+
+    fn with_attributes(matched: &[Matched], contents: &str, attributes: &[(&str, &str)]) -> Digest {
+        let result: Result<_, Infallible> = fingerprint(matched, |_, path| {
+            let contents = Some(Digest::sha256(format!("{contents}{}", path.display()).as_bytes()));
+            let bytes = |(name, value): &(&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+            Ok(Inside { contents, attributes: attributes.iter().map(bytes).collect() })
         });
         result.unwrap()
+    }
+
+    #[test]
+    fn attributes_count() {
+        let with = |attributes: &[(&str, &str)]| with_attributes(&[file("a")], "", attributes);
+        let digests = [
+            with(&[]),
+            with(&[("user.a", "1")]),
+            with(&[("user.a", "2")]),
+            with(&[("user.b", "1")]),
+            with(&[("user.a", "1"), ("user.b", "1")]),
+        ];
+        for (index, digest) in digests.iter().enumerate() {
+            assert!(!digests[..index].contains(digest), "{index}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_a_folder_is_not_one_beside_it() {
+        let folder = |below: Vec<Entry>| {
+            let mut one = file("");
+            (one.entry.kind, one.entry.path, one.below) = (Kind::Folder, "".into(), below);
+            one
+        };
+        let inside = digest(&[folder(vec![file("a").entry])], "");
+        assert_ne!(digest(&[folder(Vec::new()), file("a")], ""), inside);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The client walks a folder with it, and the builder asks it what a COPY means. It reads metadata
-//! and never opens a file: contents' digests come from the caller. Paths are relative to the
+//! and never opens a file: contents' digests and attributes come from the caller. Paths are relative to the
 //! context's root; no link is followed on the way to an entry.
 
 mod fingerprint;
@@ -18,7 +18,7 @@ mod pattern;
 mod select;
 mod walk;
 
-pub use fingerprint::fingerprint;
+pub use fingerprint::{Inside, fingerprint};
 pub use ignore::{Ignore, IgnoreError};
 pub use select::{Matched, SelectError, select};
 pub use walk::{Entry, Folder, Kind, Tree, WalkError, walk};

@@ -31,6 +31,9 @@ const MAX_DEPTH: usize = 64;
 /// Says what a variable is worth; `None` if it is not set.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Is told what each word has come to (bytes), and says whether that is too much for the whole file.
+pub type Spend<'a> = &'a dyn Fn(usize, Span) -> Result<(), Problem>;
+
 /// The value of a word.
 pub fn word(word: &Word, escape: char, lookup: Lookup<'_>) -> Result<String, Problem> {
     let mut expander = Expander::new(word, escape, lookup);
@@ -73,12 +76,20 @@ pub fn instruction(
     instruction: &Instruction,
     escape: char,
     lookup: Lookup<'_>,
+    spend: Spend<'_>,
 ) -> Result<Instruction, Problem> {
-    let one = |from: &Word| Ok(Word { text: word(from, escape, lookup)?, span: from.span });
+    let paid = |text: String, span: Span| spend(text.len(), span).map(|()| Word { text, span });
+    let one = |from: &Word| paid(word(from, escape, lookup)?, from.span);
     let maybe = |from: &Option<Word>| from.as_ref().map(one).transpose();
     let all = |from: &[Word]| from.iter().map(one).collect::<Result<Vec<_>, Problem>>();
-    let sources =
-        |from: &[Source]| from.iter().map(|s| source(s, escape, lookup)).collect::<Result<Vec<_>, Problem>>();
+    let source = |from: &Source| match from {
+        Source::Path(path) => one(path).map(Source::Path),
+        Source::Inline(document) => {
+            let content = paid(heredoc(document, escape, lookup)?, document.content.span)?;
+            Ok(Source::Inline(Heredoc { content, ..document.clone() }))
+        }
+    };
+    let sources = |from: &[Source]| from.iter().map(source).collect::<Result<Vec<_>, Problem>>();
     let kind = match &instruction.kind {
         Kind::From(from) => Kind::From(From {
             image: one(&from.image)?,
@@ -90,8 +101,9 @@ pub fn instruction(
         Kind::Expose(ports) => {
             let mut expanded = Vec::new();
             for port in ports {
-                let texts = words(port, escape, lookup)?;
-                expanded.extend(texts.into_iter().map(|text| Word { text, span: port.span }));
+                for text in words(port, escape, lookup)? {
+                    expanded.push(paid(text, port.span)?);
+                }
             }
             Kind::Expose(expanded)
         }
@@ -134,16 +146,6 @@ pub fn instruction(
 fn expand_pairs(pairs: &Pairs, one: &dyn Fn(&Word) -> Result<Word, Problem>) -> Result<Pairs, Problem> {
     let pair = |pair: &Pair| Ok(Pair { key: one(&pair.key)?, value: one(&pair.value)? });
     Ok(Pairs { pairs: pairs.pairs.iter().map(pair).collect::<Result<_, Problem>>()?, legacy: pairs.legacy })
-}
-
-fn source(source: &Source, escape: char, lookup: Lookup<'_>) -> Result<Source, Problem> {
-    Ok(match source {
-        Source::Path(path) => Source::Path(Word { text: word(path, escape, lookup)?, span: path.span }),
-        Source::Inline(document) => Source::Inline(Heredoc {
-            content: Word { text: heredoc(document, escape, lookup)?, span: document.content.span },
-            ..document.clone()
-        }),
-    })
 }
 
 fn path(source: &Source) -> Option<&Word> {

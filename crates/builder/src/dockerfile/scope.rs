@@ -84,13 +84,14 @@ impl Global {
         self.declared.keys().map(String::as_str)
     }
 
-    /// An ARG before the first FROM.
-    pub fn declare(&mut self, arg: &Arg, escape: char) -> Result<(), Problem> {
+    /// An ARG before the first FROM; gives the bytes of its name and value.
+    pub fn declare(&mut self, arg: &Arg, escape: char) -> Result<usize, Problem> {
         let name = expand::word(&arg.name, escape, &|name| self.get(name))?;
         let default = default(arg, escape, &|name| self.get(name))?;
         let value = self.take(&name).or(default).or_else(|| self.get(&name));
+        let bytes = name.len() + value.as_ref().map_or(0, String::len);
         self.declared.insert(name, value);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Build arguments that no ARG has asked for, and which are none of those that need none. The reference
@@ -159,17 +160,23 @@ impl Stage {
         }
     }
 
-    /// One declaration of an ARG.
-    pub fn declare(&mut self, arg: &Arg, escape: char, global: &mut Global) -> Result<(), Problem> {
+    /// One declaration of an ARG; gives the bytes of its name and value.
+    pub fn declare(&mut self, arg: &Arg, escape: char, global: &mut Global) -> Result<usize, Problem> {
         let name = expand::word(&arg.name, escape, &|name| self.get(name))?;
         let default = default(arg, escape, &|name| self.get(name))?;
-        let value = global.take(&name).or(default).or_else(|| global.get(&name)).map(Arc::from);
+        let value = global.take(&name).or(default).or_else(|| global.get(&name)).map(Arc::<str>::from);
+        let bytes = name.len() + value.as_ref().map_or(0, |value| value.len());
         match self.arguments.iter_mut().find(|(known, _)| **known == *name) {
             // A second ARG without a value leaves what the first has given.
             Some((_, old)) => *old = value.or_else(|| old.take()),
             None => self.arguments.push((name.into(), value)),
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// How many variables there are: what a clone takes.
+    pub fn count(&self) -> usize {
+        self.arguments.len() + self.environment.len()
     }
 
     /// The image's variables, `NAME=value`.

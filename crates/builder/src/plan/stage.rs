@@ -1,9 +1,11 @@
 //! One stage: its instructions one after the other, each on what the former left.
 
+use std::collections::BTreeSet;
+
 use hull_oci::Digest;
 use hull_oci::image::Config;
 
-use super::{Named, Planner, Stop, Wanted};
+use super::{Budget, Named, Planner, Stop, Wanted};
 use crate::config::{self, Past};
 use crate::dockerfile::ast::{self, Heredoc, Program, Source as From, Word};
 use crate::dockerfile::{Instruction, Kind, Position, Problem, Span, expand, mount, scope, trigger};
@@ -85,7 +87,11 @@ impl Planner<'_> {
         let span = self.sections[index].span;
         let base = self.base_of(index)?;
         let below = match &base {
-            Named::Stage(stage) => Some(self.other(*stage)?.clone()),
+            Named::Stage(stage) => {
+                let bytes = self.other(*stage)?.bytes();
+                self.budget.spend(bytes, span)?;
+                Some(self.other(*stage)?.clone())
+            }
             _ => None,
         };
         let triggers = match (&base, &below) {
@@ -175,19 +181,21 @@ impl Planner<'_> {
     ) -> Result<Option<Step>, Stop> {
         let escape = if item.trigger { '\\' } else { self.escape };
         let scope = stage.scope.clone();
-        let expanded = expand::instruction(&item.instruction, escape, &|name| scope.get(name))?;
+        self.budget.spend(size_of::<[usize; 4]>() * scope.count() + item.text.len(), item.span)?;
+        let spend = |bytes, _| self.budget.spend(bytes, item.span);
+        let expanded = expand::instruction(&item.instruction, escape, &|name| scope.get(name), &spend)?;
         let (operation, created_by) = match &expanded.kind {
-            Kind::Run(run) => self.run(index, stage, run, escape)?,
+            Kind::Run(run) => self.run(index, stage, (run, item.span), escape)?,
             Kind::Copy(copy) => self.copy(index, stage, copy)?,
             Kind::Add(add) => self.add(stage, add)?,
             Kind::Workdir(folder) => self.workdir(stage, &folder.text),
             Kind::Arg(_) => {
-                let created_by = self.argument(stage, &item.instruction, escape)?;
+                let created_by = self.argument(stage, item, escape)?;
                 stage.past.push(Past { created_by, is_step: false });
                 return Ok(None);
             }
             _ => {
-                let created_by = stage.configure(&expanded)?;
+                let created_by = stage.configure(&expanded, &self.budget)?;
                 stage.past.push(Past { created_by, is_step: false });
                 return Ok(None);
             }
@@ -209,16 +217,12 @@ impl Planner<'_> {
         Ok(Some(stage.top))
     }
 
-    fn argument(
-        &mut self,
-        stage: &mut Stage,
-        written: &Instruction,
-        escape: char,
-    ) -> Result<String, Problem> {
-        let Kind::Arg(arguments) = &written.kind else { return Ok(String::new()) };
+    fn argument(&mut self, stage: &mut Stage, item: &Item, escape: char) -> Result<String, Problem> {
+        let Kind::Arg(arguments) = &item.instruction.kind else { return Ok(String::new()) };
         let mut texts = vec!["ARG".to_owned()];
         for argument in arguments {
-            stage.scope.declare(argument, escape, &mut self.global)?;
+            let bytes = stage.scope.declare(argument, escape, &mut self.global)?;
+            self.budget.spend(bytes, item.span)?;
             let name = &argument.name.text;
             let value = stage.scope.get(name).map(|value| format!("={value}")).unwrap_or_default();
             texts.push(format!("{name}{value}"));
@@ -238,13 +242,16 @@ impl Planner<'_> {
         &mut self,
         index: usize,
         stage: &mut Stage,
-        run: &ast::Run,
+        (run, span): (&ast::Run, Span),
         escape: char,
     ) -> Result<(Operation<Step>, String), Stop> {
         let scope = stage.scope.clone();
         let mut mounts = Vec::new();
         for flag in &run.mounts {
-            let resolved = mount::resolve(flag, &mut |word| expand::word(word, escape, &|n| scope.get(n)))?;
+            let resolved = mount::resolve(flag, &mut |word| {
+                let text = expand::word(word, escape, &|name| scope.get(name))?;
+                self.budget.spend(text.len(), span).map(|()| text)
+            })?;
             self.mount(index, stage, resolved, flag.span, &mut mounts)?;
         }
         let arguments = match &run.program {
@@ -268,6 +275,8 @@ impl Planner<'_> {
         words.push("# buildkit".to_owned());
         let mut environment = stage.scope.environment();
         environment.extend(given);
+        let bytes = environment.iter().chain(&words).map(String::len).sum();
+        self.budget.spend(bytes, span)?;
         let run = Run {
             below: stage.top,
             arguments,
@@ -281,6 +290,7 @@ impl Planner<'_> {
                 ast::Network::None => Network::None,
                 ast::Network::Host => Network::Host,
             },
+            surroundings: self.options.surroundings.clone(),
             insecure: run.security == ast::Security::Insecure,
             devices: run.devices.iter().map(|device| (device.name.clone(), device.required)).collect(),
             newest: self.newest,
@@ -437,8 +447,18 @@ impl Planner<'_> {
 }
 
 impl Stage {
+    /// Of a clone, about.
+    fn bytes(&self) -> usize {
+        let image = &self.config.config;
+        let labels = image.labels.iter().map(|(name, value)| name.len() + value.len());
+        let texts = self.past.iter().map(|past| &past.created_by);
+        let texts =
+            texts.chain(&image.env).chain(&image.exposed_ports).chain(&image.volumes).chain(&image.on_build);
+        texts.map(String::len).chain(labels).map(|bytes| bytes + size_of::<String>()).sum()
+    }
+
     /// Instructions that change no file; their text in the history.
-    fn configure(&mut self, instruction: &Instruction) -> Result<String, Problem> {
+    fn configure(&mut self, instruction: &Instruction, budget: &Budget) -> Result<String, Problem> {
         let image = &mut self.config.config;
         Ok(match &instruction.kind {
             Kind::Env(pairs) => {
@@ -446,6 +466,7 @@ impl Stage {
                     self.scope.set(&pair.key.text, &pair.value.text);
                 }
                 image.env = self.scope.environment();
+                budget.spend(image.env.iter().map(String::len).sum(), instruction.span)?;
                 format!("ENV {}", pairs_text(pairs))
             }
             Kind::Label(pairs) => {
@@ -454,13 +475,16 @@ impl Stage {
                 format!("LABEL {}", pairs_text(pairs))
             }
             Kind::Expose(words) => {
-                let mut ports = Vec::new();
+                let mut ports = BTreeSet::new();
                 for word in words {
                     let found = config::ports(&word.text);
-                    ports
-                        .extend(found.map_err(|message| Problem::new(word.span, message, "write PORT/tcp"))?);
+                    let found =
+                        found.map_err(|message| Problem::new(word.span, message, "write PORT/tcp"))?;
+                    budget
+                        .spend(found.iter().map(|port| port.len() + size_of::<String>()).sum(), word.span)?;
+                    ports.extend(found);
                 }
-                image.exposed_ports.extend(ports.clone());
+                image.exposed_ports.extend(ports.iter().cloned());
                 format!("EXPOSE {}", config::set(ports))
             }
             Kind::Volume(words) => {

@@ -111,9 +111,11 @@ fn walk_to(text: &str, given: BTreeMap<String, String>, output: &mut String) -> 
     for instruction in &file.instructions {
         let expanded = match (&instruction.kind, stages.last()) {
             (Kind::From(_), _) | (_, None) => {
-                expand::instruction(instruction, file.escape, &|name| global.get(name))?
+                expand::instruction(instruction, file.escape, &|name| global.get(name), &|_, _| Ok(()))?
             }
-            (_, Some((_, stage))) => expand::instruction(instruction, file.escape, &|name| stage.get(name))?,
+            (_, Some((_, stage))) => {
+                expand::instruction(instruction, file.escape, &|name| stage.get(name), &|_, _| Ok(()))?
+            }
         };
         *output += &dump::instruction(text, &expanded);
         match (&instruction.kind, &expanded.kind) {
@@ -125,10 +127,10 @@ fn walk_to(text: &str, given: BTreeMap<String, String>, output: &mut String) -> 
             }
             (Kind::Arg(arguments), _) => {
                 for argument in arguments {
-                    match stages.last_mut() {
+                    let _bytes = match stages.last_mut() {
                         Some((_, stage)) => stage.declare(argument, file.escape, &mut global)?,
                         None => global.declare(argument, file.escape)?,
-                    }
+                    };
                 }
             }
             (_, Kind::Env(pairs)) => {

@@ -47,10 +47,14 @@ struct Going {
 pub(super) async fn build(call: Call) -> Handled {
     let limits = limits(&call)?;
     let query = &call.query;
-    let options = options(&call)?;
+    let options = Options { surroundings: surroundings(&limits), ..options(&call)? };
     let mut names = Vec::new();
     for tag in query.all("t").filter(|tag| !tag.is_empty()) {
-        names.push(images::reference(tag, "")?);
+        let name = images::reference(tag, "")?;
+        if name.digest.is_some() {
+            return Err(Failure::invalid("build tag cannot contain a digest"));
+        }
+        names.push(name);
     }
     for (name, text) in [
         ("remote", "contexts at addresses come in a later build: send the files"),
@@ -73,7 +77,7 @@ pub(super) async fn build(call: Call) -> Handled {
     let context = context
         .map_err(|error| Failure::invalid(format!("the context cannot be read: {}", chain(&error))))?;
     let name = if name.is_empty() { "Dockerfile".to_owned() } else { name };
-    let dockerfile = context.dockerfile(&name)?;
+    let dockerfile = context.dockerfile(&name).await?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
     let build = engine.build(limits, Some(context));
@@ -265,6 +269,18 @@ fn limits(call: &Call) -> Result<Limits, Failure> {
         .map(str::to_owned)
         .collect();
     Ok(limits)
+}
+
+/// What a RUN's outcome can depend on besides its own words.
+fn surroundings(limits: &Limits) -> Vec<String> {
+    let network = match &limits.network {
+        NetworkMode::Default => None,
+        NetworkMode::None => Some("network none".to_owned()),
+        NetworkMode::Host => Some("network host".to_owned()),
+        NetworkMode::Named(name) => Some(format!("network named {name}")),
+        NetworkMode::Container(key) => Some(format!("network of {key}")),
+    };
+    network.into_iter().chain(limits.extra_hosts.iter().map(|host| format!("host {host}"))).collect()
 }
 
 /// A remembered step as the API has it.

@@ -33,8 +33,9 @@ use crate::{Error, Result, rootfs};
 
 /// Bytes of the image's passwd or group file that are read at most.
 const USERS_LIMIT: u64 = 4 << 20;
-/// Bytes of a Dockerfile or ignore file at most.
+/// Bytes of a Dockerfile, and of an ignore file, at most.
 const DOCKERFILE_LIMIT: u64 = 4 << 20;
+const IGNORE_LIMIT: u64 = 1 << 20;
 const IGNORE: &str = ".dockerignore";
 
 /// Unpacks what is read from `source` into a folder of its own.
@@ -56,29 +57,33 @@ impl Context {
     ///
     /// # Errors
     /// In the reference's words where there is none, or an empty one.
-    pub fn dockerfile(&self, name: &str) -> Result<Vec<u8>> {
-        let missing = || Error::Invalid(format!("Cannot locate specified Dockerfile: {name}"));
-        let root = open(&self.0.rootfs.upper)?;
-        let bytes = text(&root, name)?.ok_or_else(missing)?;
-        if bytes.is_empty() {
-            return Err(Error::Invalid(format!("the Dockerfile ({name}) cannot be empty")));
-        }
-        let ignore = text(&root, IGNORE)?.unwrap_or_default();
-        let ignore = Ignore::parse(&ignore)
-            .map_err(|error| Error::Invalid(format!("error reading {IGNORE}: {error}")))?;
-        for file in [name, IGNORE] {
-            let path = Path::new(file.trim_start_matches("./"));
-            if ignore.is_ignored(path) && path.components().count() == 1 {
-                // A name in the folder itself: nothing is followed.
-                rustix::fs::unlinkat(&root, path, AtFlags::empty()).ok();
-            }
-        }
-        Ok(bytes)
+    pub async fn dockerfile(&self, name: &str) -> Result<Vec<u8>> {
+        let (root, name) = (open(&self.0.rootfs.upper)?, name.to_owned());
+        self.0.services.blocking(move || dockerfile(&root, &name)).await
     }
 }
 
+fn dockerfile(root: &OwnedFd, name: &str) -> Result<Vec<u8>> {
+    let missing = || Error::Invalid(format!("Cannot locate specified Dockerfile: {name}"));
+    let bytes = text(root, name, DOCKERFILE_LIMIT)?.ok_or_else(missing)?;
+    if bytes.is_empty() {
+        return Err(Error::Invalid(format!("the Dockerfile ({name}) cannot be empty")));
+    }
+    let ignore = text(root, IGNORE, IGNORE_LIMIT)?.unwrap_or_default();
+    let ignore =
+        Ignore::parse(&ignore).map_err(|error| Error::Invalid(format!("error reading {IGNORE}: {error}")))?;
+    for file in [name, IGNORE] {
+        let path = Path::new(file.trim_start_matches("./"));
+        if path.components().count() == 1 && ignore.is_ignored(path) {
+            // A name in the folder itself: nothing is followed.
+            rustix::fs::unlinkat(root, path, AtFlags::empty()).ok();
+        }
+    }
+    Ok(bytes)
+}
+
 /// A regular file of a context; links in it are followed within it.
-fn text(root: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>> {
+fn text(root: &OwnedFd, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |source| Error::Io { call: "read", path: PathBuf::from(name), source };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
     let file = match open_inside(root, Path::new(name), flags, Mode::empty()) {
@@ -90,9 +95,9 @@ fn text(root: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    file.take(DOCKERFILE_LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > DOCKERFILE_LIMIT {
-        return Err(Error::Invalid(format!("{name} has more than {DOCKERFILE_LIMIT} bytes")));
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::Invalid(format!("{name} has more than {limit} bytes")));
     }
     Ok(Some(bytes))
 }

@@ -99,6 +99,10 @@ impl Build {
         names: Vec<Reference>,
         report: Report,
     ) -> std::result::Result<Finished, Unbuilt> {
+        if names.iter().any(|name| name.digest.is_some()) {
+            let text = "build tag cannot contain a digest: name the image without @";
+            return Err(Unbuilt::Store(Error::Invalid(text.to_owned())));
+        }
         let running = &self.0.services.builds.running;
         let Built { config, .. } = hull_builder::build(request, self, self, running, report).await?;
         if config.history.is_empty() {
@@ -195,7 +199,14 @@ impl Executor for Build {
         let network = match run.network {
             Network::Default => self.0.limits.network.clone(),
             Network::None => NetworkMode::None,
-            Network::Host => NetworkMode::Host,
+            // A Dockerfile takes no more of the host than whoever builds it gives.
+            Network::Host if self.0.limits.network == NetworkMode::Host => NetworkMode::Host,
+            Network::Host => {
+                return Err(Failure::Invalid(
+                    "RUN --network=host needs the entitlement network.host: build with --network host"
+                        .to_owned(),
+                ));
+            }
         };
         if run.insecure {
             return Err(Failure::Invalid("RUN --security=insecure is not allowed by this daemon".to_owned()));

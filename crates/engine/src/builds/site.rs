@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 #[derive(Debug)]
 pub(super) struct Site {
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
     /// As a container's: 64 hex digits.
     pub(super) id: String,
     pub(super) rootfs: Rootfs,

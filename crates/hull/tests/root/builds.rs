@@ -146,6 +146,8 @@ fn what_goes_wrong_is_said_as_the_reference_says_it() {
         build(&host, official, &["--target", "nosuch", text(&folder)])
             .fails(1, "target stage \"nosuch\" could not be found");
         build(&host, official, &["-f", "/nosuch/file", text(&folder)]).fails(1, "lstat /nosuch");
+        let digest = format!("named@sha256:{}", "a".repeat(64));
+        build(&host, official, &["-t", &digest, text(&folder)]).fails(1, "build tag cannot contain a digest");
     }
     assert_eq!(host.hull(&["ps", "-aq"]).ok(), "");
 }
@@ -227,6 +229,34 @@ fn the_cache_is_counted_and_pruned() {
     );
     let layers = fs::read_dir(host.data_root().join("image/layers")).unwrap().count();
     assert_eq!(layers, 1, "busybox's alone");
+}
+
+#[test]
+fn a_step_is_done_again_where_the_host_is_another() {
+    let host = host();
+    let script = "FROM busybox\nRUN cat /etc/hosts > /hosts; ls /sys/class/net\n";
+    let folder = context(&host, "around", &[("Dockerfile", script)]);
+    let given = [&["--network", "none"][..], &["--add-host", "a:192.0.2.1"], &["--add-host", "a:192.0.2.2"]];
+    for around in given {
+        let words = [around, &[text(&folder)]].concat();
+        let first = build(&host, false, &words);
+        assert!(first.ok().contains("lo\n"), "{first}");
+        let again = build(&host, false, &words);
+        assert!(again.ok().contains("Using cache") && !again.ok().contains("lo\n"), "{again}");
+    }
+}
+
+#[test]
+fn who_reads_the_raw_messages_learns_of_the_end_as_others_do() {
+    let host = host();
+    let folder = context(&host, "raw", &[("Dockerfile", "FROM busybox\nRUN exit 7\n")]);
+    let failed = build(&host, false, &["--progress", "rawjson", text(&folder)]);
+    failed.fails(7, "returned a non-zero code: 7");
+    fs::write(folder.join("Dockerfile"), "FROM busybox\n").unwrap();
+    let file = host.folder().join("id");
+    let made = build(&host, false, &["--progress", "rawjson", "--iidfile", text(&file), text(&folder)]);
+    let id = fs::read_to_string(file).unwrap();
+    assert!(id.starts_with("sha256:") && made.ok().contains(&format!("\"ID\":\"{id}\"")), "{made}");
 }
 
 #[test]

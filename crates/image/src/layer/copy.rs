@@ -390,8 +390,11 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// The extended attributes that are part of an image, and that a copy keeps: names and values, sorted.
-pub fn attributes(of: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+/// An extended attribute's name and value.
+pub type Attribute = (Vec<u8>, Vec<u8>);
+
+/// The extended attributes that are part of an image, and that a copy keeps, sorted.
+pub fn attributes(of: BorrowedFd<'_>) -> Result<Vec<Attribute>, Errno> {
     let mut list = [0u8; 4096];
     let length = match rustix::fs::flistxattr(of, &mut list[..]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),

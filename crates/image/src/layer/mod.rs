@@ -44,7 +44,7 @@ mod tests;
 
 pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
-pub use copy::{CopyError, Copying, Dress, attributes};
+pub use copy::{Attribute, CopyError, Copying, Dress, attributes};
 pub use diff::{DiffError, Diffed, diff, pack};
 pub use fill::{FillError, Filled, fill, publish, repair};
 pub use mode::ModeChange;

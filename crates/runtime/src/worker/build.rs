@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use hull_context::{Folder, Ignore, Kind, Matched, SelectError, fingerprint as digest_of, select};
-use hull_image::layer::{CopyError, Copying, Dress, ModeChange};
+use hull_context::{Folder, Ignore, Inside, Kind, Matched, SelectError, fingerprint as digest_of, select};
+use hull_image::layer::{self, CopyError, Copying, Dress, ModeChange};
 use hull_oci::{Digest, Hasher};
 use hull_sys::root::open_inside;
 use rustix::fs::{Mode, OFlags};
@@ -102,12 +102,17 @@ pub(super) fn folder(
 
 pub(super) fn fingerprint(root: &OwnedFd, selection: &Selection) -> Result<Digest, Error> {
     let matched = chosen(&Folder::new(root.as_fd(), Ignore::default()), selection)?;
-    digest_of(&matched, |path| {
+    digest_of(&matched, |entry, path| {
         let failed = |source| Error::Read { path: path.display().to_string(), source };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = open_inside(root, path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let place = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let file = open_inside(root, place, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let attributes = layer::attributes(file.as_fd()).map_err(|errno| failed(errno.into()))?;
+        if entry.kind == Kind::Folder {
+            return Ok(Inside { contents: None, attributes });
+        }
         let mut hasher = Hasher::sha256();
         io::copy(&mut std::fs::File::from(file), &mut hasher).map_err(failed)?;
-        Ok(hasher.finish())
+        Ok(Inside { contents: Some(hasher.finish()), attributes })
     })
 }

@@ -52,7 +52,7 @@ fn a_device_is_no_archive_and_is_not_opened() {
     // Of numbers for local use (the kernel's devices.txt): nobody has a driver, and open(2) says so.
     let device = makedev(240, 77);
     let mode = Mode::RUSR | Mode::WUSR;
-    mknodat(CWD, &source.join("device"), FileType::CharacterDevice, mode, device).unwrap();
+    mknodat(CWD, source.join("device"), FileType::CharacterDevice, mode, device).unwrap();
     assert!(fs::File::open(source.join("device")).is_err(), "opening it would be seen");
     let target = copied(&source, &dir.path().join("target"), &[("device", "device")]);
     let (from, to) = (open(&source), open(&target));
