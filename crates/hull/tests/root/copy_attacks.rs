@@ -88,8 +88,8 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
 
     let (stop, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut seen, mut host_seen) = ([0u32; 3], false);
-    // Of what was put: in the volume, and elsewhere.
-    let mut put = [0u32; 2];
+    // Of what was put into each: in the volume, and elsewhere.
+    let mut put = [[0u32; 2]; 2];
     let real = fs::File::open(volume.join("a/sub")).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -109,13 +109,15 @@ fn a_path_that_is_swapped_leads_no_copy_to_the_host() {
             host_seen |= fs::read_to_string(volume.join("a/file")).is_ok_and(|text| text == "on the host");
             assert!(begin.elapsed() < patience(20), "the race does not run");
         }
-        let enough = |seen: &[u32; 3], put: &[u32; 2]| {
-            swaps.load(Ordering::Relaxed) >= SWAPS && seen.iter().take(2).chain(put).all(|count| *count > 3)
+        let enough = |seen: &[u32; 3], put: &[[u32; 2]; 2]| {
+            swaps.load(Ordering::Relaxed) >= SWAPS
+                && seen.iter().take(2).all(|count| *count > 3)
+                && put.as_flattened().iter().all(|count| *count > 0)
         };
         while !enough(&seen, &put) {
             let swaps = swaps.load(Ordering::Relaxed);
             assert!(begin.elapsed() < patience(50), "{seen:?}, {put:?} after {swaps} swaps");
-            for name in ["runs", "rests"] {
+            for (name, put) in ["runs", "rests"].into_iter().zip(&mut put) {
                 let request = |method: &str, path: &str, body: &[u8]| {
                     host.request(method, &format!("/v1.51/containers/{name}/archive?path={path}"), body)
                 };
