@@ -14,7 +14,7 @@ use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
-use crate::builds::{self, Build, Builds, Cached, Context, Forget, Limits};
+use crate::builds::{self, Build, Builds, Cached, Context, Forget, Given};
 use crate::containers::archive::{self, Extract, Incoming, Outgoing, PathStat};
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
@@ -418,8 +418,8 @@ impl Engine {
     }
 
     /// What one build has of the host.
-    pub fn build(&self, limits: Limits, context: Option<Context>) -> Build {
-        Build::new(&self.0.services, limits, context)
+    pub fn build(&self, given: Given) -> Build {
+        Build::new(&self.0.services, given)
     }
 
     /// Steps that builds remember, the one that was used last first.

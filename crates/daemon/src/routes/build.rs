@@ -19,7 +19,7 @@ use hull_builder::dockerfile::Position;
 use hull_builder::plan::Options;
 use hull_builder::solve::Report;
 use hull_builder::{Failure as StepFailure, Progress};
-use hull_engine::builds::{Cached, Finished, Forget, Limits, Unbuilt};
+use hull_engine::builds::{Cached, Finished, Forget, Given, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::runtime::Rlimit;
 use serde_json::json;
@@ -80,7 +80,8 @@ pub(super) async fn build(call: Call) -> Handled {
     let dockerfile = context.dockerfile(&name).await?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
-    let build = engine.build(limits, Some(context));
+    let contexts = [(String::new(), context)].into();
+    let build = engine.build(Given { contexts, ..limits.into() });
     let (tell, told) = mpsc::unbounded_channel();
     let report: Report = Arc::new(move |progress| {
         // The build outlives its listener by moments.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hull_builder::executor::{Copy, Folder, Mount as Wanted, MountKind, Selection, Source, Unpack};
+use hull_builder::executor::{Copy, Folder, Selection, Source, Unpack};
 use hull_builder::{Failure, Layer};
 use hull_context::Ignore;
 use hull_oci::Digest;
@@ -26,7 +26,6 @@ use super::site::Site;
 use super::{Build, Context, diff_ids, failure};
 use crate::containers::files;
 use crate::containers::services::Services;
-use crate::containers::settings::{Below, ImageRef, Mount};
 use crate::containers::spawner::Working;
 use crate::spec::identity;
 use crate::{Error, Result, rootfs};
@@ -233,7 +232,7 @@ impl Build {
         match source {
             Source::Context(name) => {
                 let missing = || Failure::Missing(format!("no build context named \"{name}\""));
-                let context = self.0.contexts.get(&name).ok_or_else(missing)?;
+                let Context(context) = self.0.given.contexts.get(&name).ok_or_else(missing)?;
                 Ok(Found::Folder { fd: open(&context.rootfs.upper).map_err(failure)?, _own: None })
             }
             Source::Layers(layers) if layers.is_empty() => self.empty(&[]).await.map_err(failure),
@@ -282,49 +281,6 @@ impl Build {
         let (uid, gid) = self.user(below, owner).await?;
         Ok(if owner.contains(':') { (uid, gid) } else { (uid, uid) })
     }
-
-    /// What a RUN sees and its layer does not have, as mounts of a container.
-    pub(super) async fn mounts(
-        &self,
-        site: &Site,
-        wanted: Vec<Wanted>,
-    ) -> std::result::Result<Vec<Mount>, Failure> {
-        let mut mounts = Vec::new();
-        for (index, Wanted { target, kind }) in wanted.into_iter().enumerate() {
-            mounts.push(match kind {
-                MountKind::Tmpfs { size } => {
-                    let options = size.map(|size| format!("size={size}")).into_iter().collect();
-                    Mount::Tmpfs { target, options }
-                }
-                MountKind::Bind { source: Source::Layers(layers), path, writable: false } => {
-                    let layers = diff_ids(&layers);
-                    let found = ImageRef { id: Digest::sha256(b""), name: String::new(), layers };
-                    Mount::Image { name: String::new(), found: Some(found), target, subpath: path }
-                }
-                MountKind::Inline { contents, mode } => {
-                    let file = site.folder().join(format!("mount-{index}"));
-                    write(&file, &contents, mode).map_err(failure)?;
-                    Mount::Bind {
-                        source: file.to_string_lossy().into_owned(),
-                        target,
-                        read_only: true,
-                        propagation: "rprivate".to_owned(),
-                        create_source: false,
-                        non_recursive: true,
-                        below: Below::default(),
-                        mode: String::new(),
-                        idmap: true,
-                    }
-                }
-                _ => {
-                    return Err(Failure::Invalid(format!(
-                        "RUN --mount of this kind (at {target}) comes in a later build"
-                    )));
-                }
-            });
-        }
-        Ok(mounts)
-    }
 }
 
 /// What a worker is to do with the tree.
@@ -354,7 +310,7 @@ async fn ended(working: Working) -> std::result::Result<Outcome, Failure> {
 }
 
 /// A file of a container's or a context's, whatever the umask.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     files::write(path, "")?;
     let failed = |call| move |source| Error::Io { call, path: path.to_owned(), source };

@@ -6,14 +6,16 @@
 //!
 //! | step | who does it |
 //! |---|---|
-//! | RUN | [`run`]: a container without a record |
+//! | RUN | [`run`]: a container without a record, with its [`mounts`] |
 //! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes |
 //! | FROM | the images' room |
 //!
 //! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers.
 
 mod cache;
+mod client;
 mod copy;
+mod mounts;
 mod run;
 mod site;
 
@@ -37,6 +39,7 @@ use crate::{Class, Error, Result, chain};
 
 pub use cache::{Cached, Forget};
 pub(crate) use cache::{Memory, kept};
+pub use client::{Answer, Client, Nobody, Secret};
 pub use run::Limits;
 use site::Site;
 
@@ -71,6 +74,22 @@ pub(crate) fn memory(rows: &Rows) -> Result<Arc<Memory>> {
     Memory::open(rows).map(Arc::new)
 }
 
+/// What whoever builds gives to it.
+#[derive(Debug)]
+pub struct Given {
+    pub limits: Limits,
+    /// By name; the main one is `""`.
+    pub contexts: BTreeMap<String, Context>,
+    pub client: Arc<dyn Client>,
+}
+
+impl From<Limits> for Given {
+    /// Nothing but these.
+    fn from(limits: Limits) -> Given {
+        Given { limits, contexts: BTreeMap::new(), client: Arc::new(Nobody) }
+    }
+}
+
 /// What one build has of the host. Cheap to clone; it goes with the last clone.
 #[derive(Debug, Clone)]
 pub struct Build(Arc<Inner>);
@@ -78,18 +97,15 @@ pub struct Build(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     services: Arc<Services>,
-    limits: Limits,
-    /// By name; the main one is `""`.
-    contexts: BTreeMap<String, Site>,
+    given: Given,
     /// On every layer that it has seen.
     lease: Arc<Lease>,
 }
 
 impl Build {
-    pub(crate) fn new(services: &Arc<Services>, limits: Limits, context: Option<Context>) -> Build {
-        let contexts = context.map(|Context(site)| (String::new(), site)).into_iter().collect();
+    pub(crate) fn new(services: &Arc<Services>, given: Given) -> Build {
         let lease = Arc::new(services.images.lease());
-        Build(Arc::new(Inner { services: Arc::clone(services), limits, contexts, lease }))
+        Build(Arc::new(Inner { services: Arc::clone(services), given, lease }))
     }
 
     /// Builds, makes an image of that, and names it. Dropped, it ends all that it does.
@@ -197,10 +213,10 @@ impl Executor for Build {
         output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
     ) -> std::result::Result<Option<Layer>, Failure> {
         let network = match run.network {
-            Network::Default => self.0.limits.network.clone(),
+            Network::Default => self.0.given.limits.network.clone(),
             Network::None => NetworkMode::None,
             // A Dockerfile takes no more of the host than whoever builds it gives.
-            Network::Host if self.0.limits.network == NetworkMode::Host => NetworkMode::Host,
+            Network::Host if self.0.given.limits.network == NetworkMode::Host => NetworkMode::Host,
             Network::Host => {
                 return Err(Failure::Invalid(
                     "RUN --network=host needs the entitlement network.host: build with --network host"
@@ -216,16 +232,16 @@ impl Executor for Build {
         }
         let below = diff_ids(&run.below);
         let site = Arc::new(Site::make(&self.0.services, &below).await.map_err(failure)?);
-        let mounts = self.mounts(&site, run.mounts).await?;
+        let mounts::Mounts { mounts, environment } = self.mounts(&site, run.mounts).await?;
         let process = run::Process {
             arguments: run.arguments,
-            environment: run.environment.into_iter().chain(run.proxies).collect(),
+            environment: run.environment.into_iter().chain(run.proxies).chain(environment).collect(),
             user: run.user,
             folder: run.folder,
             network,
             mounts,
         };
-        let work = (process, self.0.limits.clone(), below.clone());
+        let work = (process, self.0.given.limits.clone(), below.clone());
         match run::run(&self.0.services, &site, work, output).await.map_err(failure)? {
             0 => self.keep_site(&site, &below).await.map_err(failure),
             code => Err(Failure::Exit { code }),

@@ -1,13 +1,16 @@
 //! Steps of builds: processes without a record, files copied by workers, layers kept and found again.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use hull_builder::executor::{Base, Change, Copy, Folder, Network, Run, Selection, Source, Unpack, Wanted};
+use hull_builder::executor::{
+    Base, Change, Copy, Folder, Mount, MountKind, Network, Run, Selection, Source, Unpack, Wanted,
+};
 use hull_builder::progress::Stream;
 use hull_builder::{Cache, Executor, Failure, Known, Layer, Stack};
-use hull_engine::builds::{Build, Forget, Limits};
+use hull_engine::builds::{Answer, Build, Client, Forget, Given, Limits, Secret};
 use hull_engine::chain;
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::{Digest, Reference};
@@ -88,7 +91,7 @@ fn tar(folder: &Path, flags: &str) -> std::fs::File {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_changes_a_layer_and_nobody_sees_its_process() {
     let host = Host::new().await;
-    let build = host.engine().build(limits(), None);
+    let build = host.engine().build(limits().into());
     let below = base(&build).await.layers;
     let script = "echo $GREETING; echo bad >&2; cd /; pwd; echo made >/made; rm /etc/plain; mkdir -p /a/b";
     let (layer, written) = run(&build, &below, script).await;
@@ -112,7 +115,7 @@ async fn a_run_changes_a_layer_and_nobody_sees_its_process() {
     let greedy = Run { network: Network::Host, ..process(&above, "true") };
     let failed = within(build.run(greedy.clone(), |_, _| {})).await;
     assert!(matches!(&failed, Err(Failure::Invalid(text)) if text.contains("network.host")), "{failed:?}");
-    let generous = host.engine().build(Limits { network: NetworkMode::Host, ..Limits::default() }, None);
+    let generous = host.engine().build(Limits { network: NetworkMode::Host, ..Limits::default() }.into());
     base(&generous).await;
     assert_eq!(within(generous.run(greedy, |_, _| {})).await, Ok(None));
     drop(generous);
@@ -134,7 +137,7 @@ async fn a_run_changes_a_layer_and_nobody_sees_its_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_leaves_takes_the_process_along() {
     let host = Host::new().await;
-    let build = host.engine().build(limits(), None);
+    let build = host.engine().build(limits().into());
     let below = base(&build).await.layers;
     let (begun, mut started) = tokio::sync::mpsc::unbounded_channel();
     {
@@ -188,7 +191,8 @@ async fn files_of_a_context_are_copied_as_the_language_says() {
     tar(&inner, "-czf");
     std::fs::rename(inner.with_extension("tar"), folder.join("files.tgz")).unwrap();
     let context = within(host.engine().build_context(tar(&folder, "-cJf").into())).await.unwrap();
-    let build = host.engine().build(limits(), Some(context));
+    let contexts = [(String::new(), context)].into();
+    let build = host.engine().build(Given { contexts, ..limits().into() });
     let below = base(&build).await.layers;
     let main = || Source::Context(String::new());
     let put = async |below: &[Layer], copy: Copy| {
@@ -256,7 +260,7 @@ async fn what_was_kept_is_found_after_a_restart_and_goes_when_it_is_forgotten() 
     let mut host = Host::new().await;
     let key = Digest::sha256(b"step");
     let known = {
-        let build = host.engine().build(limits(), None);
+        let build = host.engine().build(limits().into());
         let below = base(&build).await.layers;
         let (layer, _) = run(&build, &below, "echo x >/x").await;
         let stack =
@@ -268,13 +272,13 @@ async fn what_was_kept_is_found_after_a_restart_and_goes_when_it_is_forgotten() 
     };
     host.close().await;
     host.open().await;
-    let build = host.engine().build(limits(), None);
+    let build = host.engine().build(limits().into());
     assert_eq!(within(build.find(&key)).await, Some(known.clone()));
     assert_eq!(says(&build, &known.stack.layers(), "cat /x").await, "x\n");
     drop(build);
     let gone = within(host.engine().forget_builds(&Forget { all: true, ..Forget::default() })).await.unwrap();
     assert_eq!(gone.iter().map(|step| (&step.id, step.size)).collect::<Vec<_>>(), [(&key, 2)]);
-    let build = host.engine().build(limits(), None);
+    let build = host.engine().build(limits().into());
     assert_eq!(within(build.find(&key)).await, None);
     let (again, _) = run(&build, &known.stack.layers(), "true").await;
     assert!(again.is_err(), "its layer is gone");
@@ -285,7 +289,7 @@ async fn what_was_kept_is_found_after_a_restart_and_goes_when_it_is_forgotten() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_made_once_and_belongs_to_its_user() {
     let host = Host::new().await;
-    let build = host.engine().build(limits(), None);
+    let build = host.engine().build(limits().into());
     let below = base(&build).await.layers;
     let folder = |below: &[Layer], path: &str| Folder {
         below: below.to_vec(),
@@ -300,6 +304,45 @@ async fn a_folder_is_made_once_and_belongs_to_its_user() {
     assert_eq!(within(build.folder(folder(&below, "/srv/app"))).await.unwrap(), made, "the same twice");
     let seen = says(&build, &at, "/bin/busybox stat -c %U:%G:%a /srv/app /srv").await;
     assert_eq!(seen, "web:web:755\nweb:web:755\n");
+    drop(build);
+    host.finish().await;
+}
+
+/// Offers one secret.
+#[derive(Debug)]
+struct Offers(&'static str, &'static [u8]);
+
+impl Client for Offers {
+    fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Secret>> {
+        Box::pin(async move { Ok((id == self.0).then(|| Secret(self.1.to_vec()))) })
+    }
+
+    fn agent<'a>(&'a self, _id: &'a str) -> Answer<'a, Option<OwnedFd>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_can_be_a_variable_and_may_be_missing() {
+    let host = Host::new().await;
+    let offering = |bytes: &'static [u8]| {
+        let client = Arc::new(Offers("token", bytes));
+        host.engine().build(Given { client, ..limits().into() })
+    };
+    let build = offering(b"hunter2");
+    let below = base(&build).await.layers;
+    let asking = |id: &str, required: bool| {
+        let kind = MountKind::SecretVariable { id: id.to_owned(), required };
+        let script = "[ \"${TOKEN:-none}\" = hunter2 ] && exit 42; [ -z \"$TOKEN\" ]";
+        Run { mounts: vec![Mount { target: "TOKEN".to_owned(), kind }], ..process(&below, script) }
+    };
+    let run = async |build: &Build, run: Run| within(build.run(run, |_, _| {})).await;
+    assert_eq!(run(&build, asking("token", true)).await, Err(Failure::Exit { code: 42 }));
+    assert_eq!(run(&build, asking("other", false)).await, Ok(None));
+    let missing = Failure::Missing("secret other: not found".to_owned());
+    assert_eq!(run(&build, asking("other", true)).await, Err(missing));
+    let binary = run(&offering(b"\xff\0"), asking("token", false)).await;
+    assert!(matches!(&binary, Err(Failure::Invalid(text)) if text.contains("is not text")), "{binary:?}");
     drop(build);
     host.finish().await;
 }

@@ -1,0 +1,47 @@
+//! Whoever asked for a build, as far as its steps ask back: for secrets and for agents.
+//!
+//! What a client does not offer is not there. A Dockerfile that needs it says so (`required`), or goes on
+//! without it.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+
+use crate::Result;
+
+/// An answer on its way. Dropped, the question is taken back.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// Bytes that no log, record or message may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
+}
+
+/// Answers the questions of one build's steps, several at the same time.
+pub trait Client: fmt::Debug + Send + Sync + 'static {
+    /// The secret of this name; `None`: it is not offered.
+    fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Secret>>;
+
+    /// A stream socket that is connected to the agent of this name, a new one each time; `None`: it is
+    /// not offered.
+    fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<OwnedFd>>;
+}
+
+/// One that offers nothing: that of the classic endpoint, which has no way to ask back.
+#[derive(Debug, Clone, Copy)]
+pub struct Nobody;
+
+impl Client for Nobody {
+    fn secret<'a>(&'a self, _id: &'a str) -> Answer<'a, Option<Secret>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn agent<'a>(&'a self, _id: &'a str) -> Answer<'a, Option<OwnedFd>> {
+        Box::pin(async { Ok(None) })
+    }
+}
