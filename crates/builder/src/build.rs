@@ -11,8 +11,8 @@ use crate::dockerfile::check::{self, Facts, Settings, Warning};
 use crate::dockerfile::{self, Dockerfile, Position, Problem};
 use crate::executor::{Base, Cache, Executor, Failure, Layer, Wanted};
 use crate::plan::{self, Need, Options, Outcome, Plan, PlanError};
-use crate::progress::Progress;
-use crate::solve::{Host, Report, Running, StepError, solve};
+use crate::progress::{Progress, Report};
+use crate::solve::{Host, Running, StepError, solve};
 
 /// What is to be built.
 #[derive(Debug, Clone)]

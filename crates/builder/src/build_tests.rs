@@ -6,7 +6,7 @@ use hull_oci::Digest;
 
 use super::*;
 use crate::executor::{Copy, Folder, Known, Run, Selection, Source};
-use crate::progress::Stream;
+use crate::progress::Output;
 
 #[derive(Default)]
 struct Words {
@@ -34,11 +34,7 @@ impl Executor for Words {
         Ok(Base { id: Digest::sha256(b"id"), config, layers })
     }
 
-    async fn run(
-        &self,
-        run: Run,
-        _output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
-    ) -> Result<Option<Layer>, Failure> {
+    async fn run(&self, run: Run, _output: Output) -> Result<Option<Layer>, Failure> {
         match run.arguments.last().map(String::as_str) {
             Some("false") => Err(Failure::Exit { code: 1 }),
             _ => Ok(self.layer(run.arguments.join(" "))),

@@ -18,7 +18,7 @@ use hull_oci::image::Config;
 use hull_oci::{Digest, Platform, Reference};
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Stream;
+use crate::progress::Output;
 
 /// One layer of a file system: what it changes of those below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,12 +248,8 @@ pub struct Folder<L = Vec<Layer>> {
 pub trait Executor: Send + Sync + 'static {
     fn image(&self, wanted: Wanted) -> impl Future<Output = Result<Base, Failure>> + Send;
 
-    /// `output` receives what the process writes, as it writes it.
-    fn run(
-        &self,
-        run: Run,
-        output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
-    ) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
+    /// `output` is given what the process writes, as it writes it.
+    fn run(&self, run: Run, output: Output) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
 
     fn copy(&self, copy: Copy) -> impl Future<Output = Result<Option<Layer>, Failure>> + Send;
 

@@ -1,6 +1,19 @@
 //! What a build tells while it goes on, as plain values: whoever shows them decides how.
+//!
+//! What its processes write goes through an [`Output`], which waits while nobody takes it: a build holds
+//! no more than [`ROOM`] of it, however slow its client is.
+
+use std::ops::Deref;
+use std::sync::Arc;
 
 use hull_oci::Digest;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes that a build's processes have written and nobody has taken, at most.
+pub const ROOM: u32 = 1 << 20;
+
+/// Receives what happens. It is called where it happens, so it must not block.
+pub type Report = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// One step's number within a build: the place of its vertex in the graph.
 pub type Step = usize;
@@ -28,7 +41,7 @@ pub enum Progress {
     Output {
         step: Step,
         stream: Stream,
-        bytes: Vec<u8>,
+        bytes: Written,
     },
     /// It has ended well. `layer` is the diff id of what it changed, if it changed anything.
     Done {
@@ -60,4 +73,75 @@ pub struct Planned {
 pub enum Stream {
     Out,
     Error,
+}
+
+/// Bytes that a process wrote. As long as they are here they take room in their build.
+#[derive(Debug, Clone)]
+pub struct Written {
+    bytes: Vec<u8>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl From<Vec<u8>> for Written {
+    /// Bytes of nobody's room.
+    fn from(bytes: Vec<u8>) -> Written {
+        Written { bytes, _room: None }
+    }
+}
+
+impl From<Written> for Vec<u8> {
+    fn from(written: Written) -> Vec<u8> {
+        written.bytes
+    }
+}
+
+impl Deref for Written {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl PartialEq for Written {
+    fn eq(&self, other: &Written) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Written {}
+
+/// The room of one build. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room(Arc::new(Semaphore::new(ROOM as usize)))
+    }
+}
+
+/// Where a step's process writes.
+#[derive(Clone)]
+pub struct Output {
+    step: Step,
+    report: Report,
+    room: Room,
+}
+
+impl Output {
+    pub fn new(step: Step, report: Report, room: Room) -> Output {
+        Output { step, report, room }
+    }
+
+    /// Reports the bytes, as soon as there is room for them.
+    pub async fn write(&self, stream: Stream, bytes: &[u8]) {
+        for piece in bytes.chunks(ROOM as usize) {
+            let size = u32::try_from(piece.len()).unwrap_or(ROOM);
+            // Nobody closes it.
+            let room = Arc::clone(&self.room.0).acquire_many_owned(size).await.ok().map(Arc::new);
+            let bytes = Written { bytes: piece.to_vec(), _room: room };
+            (self.report)(Progress::Output { step: self.step, stream, bytes });
+        }
+    }
 }

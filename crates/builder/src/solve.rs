@@ -38,10 +38,7 @@ use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore, SetOnce};
 
 use crate::executor::{Cache, Change, Executor, Failure, Known, Layer, Selection, Source, Stack};
 use crate::graph::{Graph, Operation, Task, base_key, operation_key, result_key};
-use crate::progress::{Progress, Step};
-
-/// Receives what happens. It is called where it happens, so it must not block.
-pub type Report = Arc<dyn Fn(Progress) + Send + Sync>;
+use crate::progress::{Output, Progress, Report, Room, Step};
 
 /// Keys of the steps that run now, in all builds: a second one of the same key waits for the first, and then
 /// finds it in the cache, or, if the first was ended, runs.
@@ -111,6 +108,7 @@ pub async fn solve<E: Executor, C: Cache>(
     let solver = Solver {
         graph,
         permits: Semaphore::new(host.parallel.max(1)),
+        room: Room::default(),
         host,
         again: again(graph),
         steps: graph.vertices.iter().map(|_| State::default()).collect(),
@@ -158,6 +156,7 @@ struct Solver<'a, E, C> {
     graph: &'a Graph,
     host: Host<'a, E, C>,
     permits: Semaphore,
+    room: Room,
     again: Vec<bool>,
     steps: Vec<State>,
     asks: UnboundedSender<Job>,
@@ -346,10 +345,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
     async fn execute(&self, step: Step, operation: Operation<Vec<Layer>>) -> Result<Option<Layer>, Failure> {
         match operation {
             Operation::Run(run) => {
-                let report = self.host.report.clone();
-                let output = move |stream, bytes: &[u8]| {
-                    report(Progress::Output { step, stream, bytes: bytes.to_vec() });
-                };
+                let output = Output::new(step, self.host.report.clone(), self.room.clone());
                 self.host.executor.run(run, output).await
             }
             Operation::Copy(copy) => self.host.executor.copy(copy).await,

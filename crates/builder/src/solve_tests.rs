@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use hull_oci::image::Config;
 use tokio::sync::{Barrier, Notify};
 
 use super::*;
 use crate::executor::{Base, Copy, Folder, Network, Run, Unpack, Wanted};
 use crate::graph::Vertex;
-use crate::progress::Stream;
+use crate::progress::{ROOM, Stream};
 
 /// Counts. What it is told to do is in a RUN's only argument: see [`Fake::run`].
 struct Fake {
@@ -89,14 +90,10 @@ impl Executor for Fake {
         Ok(Base { id: Digest::sha256(wanted.reference.name().as_bytes()), config, layers: Vec::new() })
     }
 
-    async fn run(
-        &self,
-        run: Run,
-        output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
-    ) -> Result<Option<Layer>, Failure> {
+    async fn run(&self, run: Run, output: Output) -> Result<Option<Layer>, Failure> {
         let what = run.arguments.concat();
         self.note(what.clone());
-        output(Stream::Out, what.as_bytes());
+        output.write(Stream::Out, what.as_bytes()).await;
         let _ends = Ends(self.ended.clone());
         self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         self.entered.notify_one();
@@ -106,6 +103,11 @@ impl Executor for Fake {
                 return Err(Failure::Exit { code: 7 });
             }
             "nothing" => return Ok(None),
+            "talk" => {
+                for _ in 0..(3 * ROOM) >> 10 {
+                    output.write(Stream::Out, &[b'x'; 1 << 10]).await;
+                }
+            }
             "forever" => std::future::pending().await,
             "meet" => {
                 self.meet.wait().await;
@@ -279,7 +281,11 @@ async fn when_nothing_has_changed_nothing_runs() {
     let graph = [base(), context(0, "a"), run(1, "make")];
     assert_eq!(world.does(&graph).await, ["copy a", "make"]);
     let first = world.told();
-    assert!(first.contains(&Progress::Output { step: 2, stream: Stream::Out, bytes: b"make".to_vec() }));
+    assert!(first.contains(&Progress::Output {
+        step: 2,
+        stream: Stream::Out,
+        bytes: b"make".to_vec().into()
+    }));
     let stack = world.solve(&graph).await.unwrap();
     assert_eq!(world.fake.done(), NOTHING);
     assert_eq!(stack.layers().len(), 3);
@@ -518,4 +524,46 @@ async fn a_long_chain_takes_no_stack() {
     }
     assert_eq!(world.does(&graph).await.len(), 3000);
     assert_eq!(world.does(&graph).await, NOTHING);
+}
+
+#[tokio::test]
+async fn a_process_waits_while_nobody_takes_what_it_writes() {
+    let graph = Graph { vertices: vec![base(), run(0, "talk")] };
+    let (fake, memory, running) = (Fake::default(), Memory::default(), Running::default());
+    let (tell, mut told) = unbounded_channel();
+    let report: Report = Arc::new(move |progress| {
+        tell.send(progress).ok();
+    });
+    let host = Host {
+        executor: &fake,
+        cache: &memory,
+        running: &running,
+        report,
+        parallel: 1,
+        created: "2020-01-01T00:00:00Z",
+    };
+    let mut solving = std::pin::pin!(solve(&graph, 1, host));
+    let mut taken = 0;
+    let done = loop {
+        let outcome = poll_immediate(solving.as_mut()).await;
+        let mut pieces = Vec::new();
+        while let Ok(progress) = told.try_recv() {
+            if let Progress::Output { bytes, .. } = progress {
+                pieces.push(bytes);
+            }
+        }
+        let held: usize = pieces.iter().map(|piece| piece.len()).sum();
+        assert!(held <= ROOM as usize, "{held} bytes are held");
+        // It does not go on as long as they are there.
+        if held == ROOM as usize {
+            assert!(poll_immediate(solving.as_mut()).await.is_none());
+        }
+        taken += held;
+        if let Some(done) = outcome {
+            break done;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(done.is_ok());
+    assert_eq!(taken, "talk".len() + 3 * ROOM as usize);
 }

@@ -10,12 +10,10 @@ use futures_util::{Stream, StreamExt as _};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
 use hull_api::compat::request::Unfit;
 use hull_api::filters::{FilterError, Filters};
 use hull_api::{ApiVersion, ErrorResponse, gojson};
 use hull_engine::Class;
-use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +21,7 @@ pub(crate) use hull_engine::chain;
 
 use crate::Server;
 use crate::hijack::Slot;
+use crate::upload::Upload;
 
 /// Bytes of a JSON body; the largest real ones carry a few hundred kilobytes of seccomp profile.
 pub(crate) const JSON_LIMIT: usize = 4 << 20;
@@ -34,7 +33,7 @@ pub(crate) struct Call {
     pub method: Method,
     pub headers: HeaderMap,
     pub query: Query,
-    pub body: Incoming,
+    pub body: Upload,
     pub slot: Slot,
 }
 
@@ -123,6 +122,7 @@ impl Call {
         };
         let announced = self.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: u64| length > limit as u64) {
+            self.body.cut();
             return Err(too_large());
         }
         let mut bytes = BytesMut::new();
@@ -130,6 +130,7 @@ impl Call {
             let frame = frame.map_err(|error| Failure::invalid(format!("reading the body: {error}")))?;
             if let Ok(data) = frame.into_data() {
                 if bytes.len() + data.len() > limit {
+                    self.body.cut();
                     return Err(too_large());
                 }
                 bytes.extend_from_slice(&data);

@@ -24,6 +24,7 @@ mod piped;
 mod routes;
 mod serve;
 mod translate;
+mod upload;
 #[cfg(test)]
 mod wire_tests;
 

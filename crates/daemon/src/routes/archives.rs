@@ -9,11 +9,9 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
-use http_body_util::BodyExt as _;
 use hull_api::{ErrorDetail, ProgressMessage};
 use hull_engine::images::{Import, Progress};
 use hull_oci::Platform;
-use hyper::body::Incoming;
 use rustix::pipe::PipeFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
@@ -21,9 +19,7 @@ use tokio::sync::mpsc;
 
 use super::images::{self, reference};
 use crate::http::{Call, Failure, Handled, chain, json, stream, try_stream};
-
-/// Bytes of a refused archive that are still read, so that the client hears why.
-const DRAIN: u64 = 64 << 20;
+use crate::upload::Upload;
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -31,14 +27,14 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 }
 
 /// The body's bytes into a pipe, whose other end it gives.
-pub(super) fn feed(body: Incoming) -> Result<OwnedFd, Failure> {
+pub(super) fn feed(body: Upload) -> Result<OwnedFd, Failure> {
     let (read, write) = pipe()?;
     feed_into(body, write)?;
     Ok(read)
 }
 
 /// The body's bytes into a pipe.
-pub(super) fn feed_into(mut body: Incoming, write: OwnedFd) -> Result<(), Failure> {
+pub(super) fn feed_into(mut body: Upload, write: OwnedFd) -> Result<(), Failure> {
     let mut write =
         pipe::Sender::from_owned_fd(write).map_err(|error| Failure::internal(error.to_string()))?;
     tokio::spawn(async move {
@@ -46,26 +42,11 @@ pub(super) fn feed_into(mut body: Incoming, write: OwnedFd) -> Result<(), Failur
             let Ok(data) = frame.into_data() else { continue };
             if write.write_all(&data).await.is_err() {
                 // The reader has what it wants, or has refused.
-                return drain(body).await;
+                return;
             }
         }
     });
     Ok(())
-}
-
-/// The body of a request that is refused before it is looked at.
-pub(super) fn refuse(body: Incoming) {
-    tokio::spawn(drain(body));
-}
-
-async fn drain(mut body: Incoming) {
-    let mut drained = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        drained += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if drained > DRAIN {
-            return;
-        }
-    }
 }
 
 fn line(message: &ProgressMessage) -> Bytes {

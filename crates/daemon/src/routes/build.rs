@@ -1,13 +1,12 @@
 //! `POST /build`, the classic endpoint: an archive with a Dockerfile in it becomes an image, and what
 //! happens is told line by line.
 //!
-//! The build is the answer's: it goes on while the answer is read, and a client that leaves ends it.
+//! The build is a task that goes with its answer: a client that leaves ends it, and one that does not read
+//! stops what its steps write ([`hull_builder::progress::Output`]) and nothing else.
 
 mod classic;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,13 +16,16 @@ use hull_builder::BuildError;
 use hull_builder::build::Request;
 use hull_builder::dockerfile::Position;
 use hull_builder::plan::Options;
-use hull_builder::solve::Report;
+use hull_builder::progress::Report;
 use hull_builder::{Failure as StepFailure, Progress};
+use hull_engine::Error;
 use hull_engine::builds::{Cached, Finished, Forget, Given, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
+use hull_oci::Reference;
 use hull_oci::runtime::Rlimit;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::{archives, containers, images, show};
 use crate::http::{Call, Failure, Handled, chain, ok, stream};
@@ -32,11 +34,10 @@ use classic::Classic;
 /// Most steps of one build at a time.
 const PARALLEL: usize = 4;
 
-type Work = Pin<Box<dyn Future<Output = Result<Finished, Unbuilt>> + Send>>;
-
 /// A build that is going on.
 struct Going {
-    work: Option<Work>,
+    /// One task, or none when it has ended.
+    work: JoinSet<Result<Finished, Unbuilt>>,
     told: mpsc::UnboundedReceiver<Progress>,
     classic: Classic,
     quiet: bool,
@@ -44,10 +45,19 @@ struct Going {
     lines: VecDeque<Bytes>,
 }
 
-pub(super) async fn build(call: Call) -> Handled {
-    let limits = limits(&call)?;
+/// What is asked for besides the context.
+struct Wanted {
+    limits: Limits,
+    options: Options,
+    names: Vec<Reference>,
+    dockerfile: String,
+    quiet: bool,
+}
+
+fn wanted(call: &Call) -> Result<Wanted, Failure> {
+    let limits = limits(call)?;
     let query = &call.query;
-    let options = Options { surroundings: surroundings(&limits), ..options(&call)? };
+    let options = Options { surroundings: surroundings(&limits), ..options(call)? };
     let mut names = Vec::new();
     for tag in query.all("t").filter(|tag| !tag.is_empty()) {
         let name = images::reference(tag, "")?;
@@ -71,12 +81,16 @@ pub(super) async fn build(call: Call) -> Handled {
     if query.flag("squash") {
         return Err(Failure::invalid("squash is only supported with experimental mode"));
     }
-    let (name, quiet) = (query.text("dockerfile").to_owned(), query.flag("q"));
+    let dockerfile = Some(query.text("dockerfile")).filter(|name| !name.is_empty()).unwrap_or("Dockerfile");
+    Ok(Wanted { limits, options, names, dockerfile: dockerfile.to_owned(), quiet: query.flag("q") })
+}
+
+pub(super) async fn build(call: Call) -> Handled {
+    let Wanted { limits, options, names, dockerfile: name, quiet } = wanted(&call)?;
     let engine = call.server.engine.clone();
     let context = engine.build_context(archives::feed(call.body)?).await;
     let context = context
         .map_err(|error| Failure::invalid(format!("the context cannot be read: {}", chain(&error))))?;
-    let name = if name.is_empty() { "Dockerfile".to_owned() } else { name };
     let dockerfile = context.dockerfile(&name).await?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
@@ -87,9 +101,9 @@ pub(super) async fn build(call: Call) -> Handled {
         // The build outlives its listener by moments.
         tell.send(progress).ok();
     });
-    let work: Work = Box::pin(async move { build.make(&request, names, report).await });
-    let mut going =
-        Going { work: Some(work), told, classic: Classic::default(), quiet, lines: VecDeque::new() };
+    let mut work = JoinSet::new();
+    work.spawn(async move { build.make(&request, names, report).await });
+    let mut going = Going { work, told, classic: Classic::default(), quiet, lines: VecDeque::new() };
     // What is wrong with the Dockerfile is the answer's status.
     if let Some(Err(error)) = going.step().await {
         if let Some(message) = refusal(&error, &name, &text) {
@@ -103,17 +117,17 @@ pub(super) async fn build(call: Call) -> Handled {
 impl Going {
     /// Waits for the next thing that happens; `Some` when the build has ended with it.
     async fn step(&mut self) -> Option<Result<(), Unbuilt>> {
-        let work = self.work.as_mut()?;
-        let outcome = tokio::select! {
+        let ended = tokio::select! {
             // What was told before the end comes before it.
             biased;
             Some(progress) = self.told.recv() => {
                 self.show(progress);
                 return None;
             }
-            outcome = work => outcome,
+            ended = self.work.join_next() => ended?,
         };
-        self.work = None;
+        // It can have panicked; that is in the log.
+        let outcome = ended.unwrap_or(Err(Unbuilt::Store(Error::ShuttingDown)));
         while let Ok(progress) = self.told.try_recv() {
             self.show(progress);
         }
@@ -145,7 +159,9 @@ impl Going {
             if let Some(line) = self.lines.pop_front() {
                 return Some((line, self));
             }
-            self.work.as_ref()?;
+            if self.work.is_empty() {
+                return None;
+            }
             if let Some(Err(error)) = self.step().await {
                 self.lines.push_back(failed(&error));
             }

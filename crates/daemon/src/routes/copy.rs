@@ -13,7 +13,7 @@ use hull_engine::containers::archive::{Extract, Outgoing, PathStat as Seen};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-use super::archives::{feed_into, refuse};
+use super::archives::feed_into;
 use super::{identity, show};
 use crate::hijack::{Takeover, Then, head};
 use crate::http::{Answer, Call, Failure, Handled, chain, empty, try_stream};
@@ -45,16 +45,9 @@ pub(super) async fn archive(call: Call, key: &str) -> Handled {
             Ok(describe(stream("application/x-tar", outgoing, pipe)?, stat))
         }
         _ => {
-            match call.server.engine.write_archive(key, &path, extract(&call)).await {
-                Ok((incoming, pipe)) => {
-                    feed_into(call.body, pipe)?;
-                    incoming.end().await?;
-                }
-                Err(error) => {
-                    refuse(call.body);
-                    return Err(error.into());
-                }
-            }
+            let (incoming, pipe) = call.server.engine.write_archive(key, &path, extract(&call)).await?;
+            feed_into(call.body, pipe)?;
+            incoming.end().await?;
             Ok(empty(StatusCode::OK))
         }
     }

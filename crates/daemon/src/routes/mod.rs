@@ -31,6 +31,7 @@ use hyper::body::Incoming;
 use crate::Server;
 use crate::hijack::Slot;
 use crate::http::{Answer, Call, Failure, Handled, Query, decode, empty};
+use crate::upload::Upload;
 
 /// Answers a request, whatever it is.
 pub(crate) async fn handle(server: Arc<Server>, request: Request<Incoming>, slot: Slot) -> Answer {
@@ -52,7 +53,7 @@ pub(crate) async fn handle(server: Arc<Server>, request: Request<Incoming>, slot
         method: head.method,
         headers: head.headers,
         query: Query::parse(head.uri.query().unwrap_or_default()),
-        body,
+        body: Upload::new(body),
         slot,
     };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();

@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
-use hull_builder::progress::Stream;
-use hull_builder::solve::{Report, Running};
+use hull_builder::progress::{Output, Report};
+use hull_builder::solve::Running;
 use hull_builder::{BuildError, Built, Cache, Executor, Failure, Known, Layer, Request};
 use hull_image::lease::Lease;
 use hull_oci::image::Config;
@@ -207,11 +207,7 @@ impl Executor for Build {
         Ok(Base { id: image.id.clone(), config: image.config.clone(), layers })
     }
 
-    async fn run(
-        &self,
-        run: Run,
-        output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
-    ) -> std::result::Result<Option<Layer>, Failure> {
+    async fn run(&self, run: Run, output: Output) -> std::result::Result<Option<Layer>, Failure> {
         let network = match run.network {
             Network::Default => self.0.given.limits.network.clone(),
             Network::None => NetworkMode::None,

@@ -9,7 +9,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use hull_builder::progress::Stream;
+use hull_builder::progress::{Output, Stream};
 use hull_oci::{Digest, runtime};
 use hull_runtime::bundle::Exit;
 use hull_runtime::protocol::{Attach, Framing, Kind};
@@ -60,7 +60,7 @@ pub(super) async fn run(
     services: &Arc<Services>,
     site: &Arc<Site>,
     (process, limits, below): (Process, Limits, Vec<Digest>),
-    output: impl Fn(Stream, &[u8]) + Send + Sync + 'static,
+    output: Output,
 ) -> Result<i32> {
     // Dropped with this future.
     let (_asker, asker_gone) = oneshot::channel::<()>();
@@ -138,7 +138,7 @@ async fn attend(
     services: &Arc<Services>,
     record: &Record,
     (asker_gone, mut closing): (oneshot::Receiver<()>, watch::Receiver<bool>),
-    output: impl Fn(Stream, &[u8]),
+    output: Output,
 ) -> Result<i32> {
     let (client, shim) = attach::pair()?;
     let wanted = Attach { stdin: false, stdout: true, stderr: true, framing: Framing::Multiplexed };
@@ -220,8 +220,9 @@ async fn end(services: &Arc<Services>, record: &Record) {
     }
 }
 
-/// Gives on what the process writes, until its shim has no more of it.
-async fn pump(mut from: UnixStream, output: impl Fn(Stream, &[u8])) {
+/// Gives on what the process writes, until its shim has no more of it. While nobody takes it, the
+/// process waits.
+async fn pump(mut from: UnixStream, output: Output) {
     let (mut head, mut piece) = ([0; 8], Vec::new());
     while from.read_exact(&mut head).await.is_ok() {
         let [stream, _, _, _, length @ ..] = head;
@@ -229,6 +230,6 @@ async fn pump(mut from: UnixStream, output: impl Fn(Stream, &[u8])) {
         if from.read_exact(&mut piece).await.is_err() {
             return;
         }
-        output(if stream == 2 { Stream::Error } else { Stream::Out }, &piece);
+        output.write(if stream == 2 { Stream::Error } else { Stream::Out }, &piece).await;
     }
 }

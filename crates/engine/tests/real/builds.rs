@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use hull_builder::executor::{
     Base, Change, Copy, Folder, Mount, MountKind, Network, Run, Selection, Source, Unpack, Wanted,
 };
-use hull_builder::progress::Stream;
-use hull_builder::{Cache, Executor, Failure, Known, Layer, Stack};
+use hull_builder::progress::{Output, Room, Stream};
+use hull_builder::{Cache, Executor, Failure, Known, Layer, Progress, Stack};
 use hull_engine::builds::{Answer, Build, Client, Forget, Given, Limits, Secret};
 use hull_engine::chain;
 use hull_engine::containers::settings::NetworkMode;
@@ -43,14 +43,30 @@ fn process(below: &[Layer], script: &str) -> Run {
     }
 }
 
+fn output(report: impl Fn(Progress) + Send + Sync + 'static) -> Output {
+    Output::new(0, Arc::new(report), Room::default())
+}
+
+fn unheard() -> Output {
+    output(|_| {})
+}
+
+/// Rings whenever something was written.
+fn bell(rings: tokio::sync::mpsc::UnboundedSender<()>) -> Output {
+    output(move |_| {
+        rings.send(()).ok();
+    })
+}
+
 /// Runs a script; what it changed, and all that it wrote.
 async fn run(build: &Build, below: &[Layer], script: &str) -> (Result<Option<Layer>, Failure>, String) {
     let written = Arc::new(Mutex::new(String::new()));
     let all = Arc::clone(&written);
-    let output = move |stream: Stream, bytes: &[u8]| {
+    let output = output(move |progress| {
+        let Progress::Output { stream, bytes, .. } = progress else { return };
         let mark = if stream == Stream::Error { "!" } else { "" };
-        all.lock().unwrap().push_str(&format!("{mark}{}", String::from_utf8_lossy(bytes)));
-    };
+        all.lock().unwrap().push_str(&format!("{mark}{}", String::from_utf8_lossy(&bytes)));
+    });
     let done = within(build.run(process(below, script), output)).await;
     let written = written.lock().unwrap().clone();
     (done, written)
@@ -106,18 +122,18 @@ async fn a_run_changes_a_layer_and_nobody_sees_its_process() {
     let (failed, _) = run(&build, &above, "exit 7").await;
     assert_eq!(failed, Err(Failure::Exit { code: 7 }));
     let nosuch = Run { arguments: vec!["nosuch".to_owned()], ..process(&above, "") };
-    let failed = within(build.run(nosuch, |_, _| {})).await;
+    let failed = within(build.run(nosuch, unheard())).await;
     assert!(
         matches!(&failed, Err(Failure::Invalid(text)) if text.contains("executable file not found")),
         "{failed:?}"
     );
     // A Dockerfile gets the host's network of nobody who did not give it to the build.
     let greedy = Run { network: Network::Host, ..process(&above, "true") };
-    let failed = within(build.run(greedy.clone(), |_, _| {})).await;
+    let failed = within(build.run(greedy.clone(), unheard())).await;
     assert!(matches!(&failed, Err(Failure::Invalid(text)) if text.contains("network.host")), "{failed:?}");
     let generous = host.engine().build(Limits { network: NetworkMode::Host, ..Limits::default() }.into());
     base(&generous).await;
-    assert_eq!(within(generous.run(greedy, |_, _| {})).await, Ok(None));
+    assert_eq!(within(generous.run(greedy, unheard())).await, Ok(None));
     drop(generous);
     // The layer, its archive and an image of it are as any other's.
     let mut config = base(&build).await.config;
@@ -141,9 +157,7 @@ async fn whoever_leaves_takes_the_process_along() {
     let below = base(&build).await.layers;
     let (begun, mut started) = tokio::sync::mpsc::unbounded_channel();
     {
-        let running = build.run(process(&below, "echo begun; echo x >/x; sleep 1000"), move |_, _| {
-            begun.send(()).ok();
-        });
+        let running = build.run(process(&below, "echo begun; echo x >/x; sleep 1000"), bell(begun));
         tokio::select! {
             _ = running => panic!("it ended by itself"),
             _ = started.recv() => {}
@@ -156,13 +170,7 @@ async fn whoever_leaves_takes_the_process_along() {
         let build = build.clone();
         let run = process(&below, "echo begun; sleep 1000");
         let (begun, mut started) = tokio::sync::mpsc::unbounded_channel();
-        let task = tokio::spawn(async move {
-            build
-                .run(run, move |_, _| {
-                    begun.send(()).ok();
-                })
-                .await
-        });
+        let task = tokio::spawn(async move { build.run(run, bell(begun)).await });
         within(started.recv()).await.unwrap();
         task
     };
@@ -336,7 +344,7 @@ async fn a_secret_can_be_a_variable_and_may_be_missing() {
         let script = "[ \"${TOKEN:-none}\" = hunter2 ] && exit 42; [ -z \"$TOKEN\" ]";
         Run { mounts: vec![Mount { target: "TOKEN".to_owned(), kind }], ..process(&below, script) }
     };
-    let run = async |build: &Build, run: Run| within(build.run(run, |_, _| {})).await;
+    let run = async |build: &Build, run: Run| within(build.run(run, unheard())).await;
     assert_eq!(run(&build, asking("token", true)).await, Err(Failure::Exit { code: 42 }));
     assert_eq!(run(&build, asking("other", false)).await, Ok(None));
     let missing = Failure::Missing("secret other: not found".to_owned());

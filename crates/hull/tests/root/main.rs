@@ -3,6 +3,7 @@
 
 mod asked;
 mod behind;
+mod build_wire;
 mod builds;
 mod bulk;
 mod called;

@@ -1,7 +1,8 @@
 //! A build as the classic endpoint tells it: instruction by instruction, in the order of the Dockerfile,
 //! whatever is done at the same time.
 //!
-//! What a later step says waits until the ones before it have been told.
+//! What a later step says waits until the ones before it have been told, as far as it fits into [`HELD`]:
+//! a step that waited for its turn to speak could be one that the first ones wait for.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +10,17 @@ use hull_builder::Progress;
 use hull_builder::progress::{Planned, Step, Stream};
 use hull_oci::Digest;
 
+/// Bytes of output that wait for their turn, at most.
+const HELD: usize = 16 << 20;
+
 /// What is known of a step by now.
 #[derive(Debug, Default)]
 struct State {
     cached: bool,
     /// What its process has written and nobody was told.
     output: Vec<(Stream, Vec<u8>)>,
+    /// There was more of it than fits.
+    clipped: bool,
     /// The layer that it made, if any.
     ended: Option<Option<Digest>>,
 }
@@ -27,6 +33,8 @@ pub(super) struct Classic {
     at: usize,
     said: bool,
     states: BTreeMap<Step, State>,
+    /// Bytes of all outputs that wait.
+    held: usize,
 }
 
 impl Classic {
@@ -40,7 +48,14 @@ impl Classic {
                 (state.cached, state.ended) = (true, Some(None));
             }
             Progress::Output { step, stream, bytes } => {
-                self.states.entry(step).or_default().output.push((stream, bytes));
+                let its_turn = self.planned.get(self.at).is_some_and(|planned| planned.step == Some(step));
+                let state = self.states.entry(step).or_default();
+                if its_turn || self.held + bytes.len() <= HELD {
+                    self.held += bytes.len();
+                    state.output.push((stream, bytes.into()));
+                } else {
+                    state.clipped = true;
+                }
             }
             Progress::Done { step, layer } => self.states.entry(step).or_default().ended = Some(layer),
             // It is the answer's last word.
@@ -100,7 +115,9 @@ impl Classic {
     }
 
     fn written(&mut self, step: Step) -> Vec<String> {
-        let output = self.states.get_mut(&step).map(|state| std::mem::take(&mut state.output));
+        let Some(state) = self.states.get_mut(&step) else { return Vec::new() };
+        let (output, clipped) = (std::mem::take(&mut state.output), std::mem::take(&mut state.clipped));
+        self.held -= output.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
         let text = |(stream, bytes): (Stream, Vec<u8>)| {
             let text = String::from_utf8_lossy(&bytes);
             match stream {
@@ -109,7 +126,8 @@ impl Classic {
                 Stream::Error => format!("\u{1b}[91m{text}\u{1b}[0m"),
             }
         };
-        output.unwrap_or_default().into_iter().map(text).collect()
+        let note = clipped.then(|| "[output clipped: it waited for the steps before it]\n".to_owned());
+        output.into_iter().map(text).chain(note).collect()
     }
 }
 
@@ -122,7 +140,7 @@ mod tests {
     }
 
     fn output(step: Step, text: &str) -> Progress {
-        Progress::Output { step, stream: Stream::Out, bytes: text.as_bytes().to_vec() }
+        Progress::Output { step, stream: Stream::Out, bytes: text.as_bytes().to_vec().into() }
     }
 
     #[test]
@@ -161,5 +179,22 @@ mod tests {
         classic.feed(output(2, "last words\n"));
         let told = classic.feed(Progress::Failed { step: 2, message: "it failed".to_owned() }).concat();
         assert_eq!(told, "Step 2/3 : RUN one\nStep 3/3 : RUN two\nlast words\n");
+    }
+
+    #[test]
+    fn no_more_is_held_of_later_steps_than_fits() {
+        let mut classic = Classic::default();
+        let instructions = vec![planned("RUN one", Some(0)), planned("RUN two", Some(1))];
+        classic.feed(Progress::Planned { instructions });
+        let piece = "x".repeat(HELD / 2);
+        for _ in 0..3 {
+            assert_eq!(classic.feed(output(1, &piece)).concat(), "");
+        }
+        assert_eq!(classic.held, HELD);
+        // The one that has its turn is told, whatever the others hold.
+        assert_eq!(classic.feed(output(0, &piece)).concat(), piece);
+        let told = classic.feed(Progress::Done { step: 0, layer: None }).concat();
+        assert!(told.ends_with("xx[output clipped: it waited for the steps before it]\n"));
+        assert_eq!((told.matches('x').count(), classic.held), (HELD, 0));
     }
 }
