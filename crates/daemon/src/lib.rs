@@ -24,6 +24,7 @@ mod piped;
 mod routes;
 mod serve;
 mod translate;
+mod units;
 mod upload;
 #[cfg(test)]
 mod wire_tests;
@@ -184,6 +185,7 @@ fn config(options: &Options, open_files: (u64, u64)) -> Config {
         runtime: options.runtime.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
         userns_remap: options.userns_remap.clone(),
+        build_cache: options.build_cache.clone(),
         network: options.network.clone(),
         dns: options.names.servers.clone(),
         dns_search: options.names.search.clone(),
@@ -219,6 +221,7 @@ fn reload(line: &CommandLine, before: &Options, log: &LogHandle, server: &Server
         ("cgroup-parent", before.cgroup_parent == after.cgroup_parent),
         ("userns-remap", before.userns_remap == after.userns_remap),
         ("runtime-executable", before.runtime == after.runtime),
+        ("builder", before.build_cache == after.build_cache),
         ("the keys of networks", before.network == after.network && before.names == after.names),
     ] {
         if !same {

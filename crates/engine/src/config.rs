@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::builds::Limit;
 use crate::containers::settings::LogDriver;
 use crate::networks::Defaults;
 
@@ -35,8 +36,8 @@ pub struct Config {
     /// Whose ids containers' users have that say nothing of it: empty for the host's, `auto`,
     /// `default`, or `user[:group]` of the host.
     pub userns_remap: String,
-    /// Bytes that the builds' cache may take before the least recently used is forgotten.
-    pub build_cache_bytes: u64,
+    /// What of the builds' memory stays.
+    pub build_cache: Limit,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -58,7 +59,7 @@ impl Default for Config {
             init: false,
             network: Defaults::default(),
             userns_remap: String::new(),
-            build_cache_bytes: 20 << 30,
+            build_cache: Limit::default(),
             stop_timeout: 10,
         }
     }

@@ -14,7 +14,7 @@ use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
-use crate::builds::{self, Build, Builds, Cached, Context, Forget, Given};
+use crate::builds::{self, Build, Builds, Cached, Context, Forget, Forgotten, Given};
 use crate::containers::archive::{self, Extract, Incoming, Outgoing, PathStat};
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
@@ -424,11 +424,11 @@ impl Engine {
 
     /// Steps that builds remember, the one that was used last first.
     pub fn build_cache(&self) -> Vec<Cached> {
-        self.0.services.builds.memory.list()
+        builds::list(&self.0.services)
     }
 
-    /// Forgets some of them; gives those.
-    pub async fn forget_builds(&self, wanted: &Forget) -> Result<Vec<Cached>> {
+    /// Forgets some of them.
+    pub async fn forget_builds(&self, wanted: &Forget) -> Result<Forgotten> {
         builds::forget(&self.0.services, wanted).await
     }
 

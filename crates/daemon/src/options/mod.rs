@@ -3,6 +3,7 @@
 //! A key may be given in one of the two places only, so that nobody has to know which wins; a key
 //! that nobody knows is refused by name.
 
+mod builder;
 mod network;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use hull_engine::builds::Limit;
 use hull_engine::networks::Defaults;
 use serde_json::Value;
 use tracing_subscriber::filter::LevelFilter;
@@ -40,6 +42,7 @@ pub(crate) struct Options {
     pub userns_remap: String,
     /// The runtime's executable.
     pub runtime: PathBuf,
+    pub build_cache: Limit,
     pub network: Defaults,
     pub names: Names,
     /// Only say whether the configuration is good.
@@ -131,6 +134,8 @@ enum Kind {
     Number,
     /// In the file a list of objects with `base` and `size`; kept as `base=…,size=…`.
     Pools,
+    /// In the file alone: an object, kept as its text.
+    Document,
 }
 
 const fn key(
@@ -164,6 +169,7 @@ const KEYS: &[Key] = &[
         Kind::Text,
         "Users of containers: default, auto, or USER[:GROUP] of this host [the host's]",
     ),
+    key("builder", None, "builder", Kind::Document, "What of the builds' cache stays"),
     key("cgroup-parent", None, "cgroup-parent", Kind::Text, "Parent of all containers' cgroups [hull]"),
     key(
         "runtime-executable",
@@ -197,13 +203,13 @@ fn command(program: &'static str) -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Check the configuration and leave"),
         );
-    for key in keys() {
+    for key in keys().filter(|key| key.kind != Kind::Document) {
         let mut arg = Arg::new(key.flag).long(key.flag).help(key.help);
         if let Some(short) = key.short {
             arg = arg.short(short);
         }
         command = command.arg(match key.kind {
-            Kind::Text | Kind::Number => arg.num_args(1).value_name("VALUE"),
+            Kind::Text | Kind::Number | Kind::Document => arg.num_args(1).value_name("VALUE"),
             Kind::List | Kind::Pools => arg.num_args(1).value_name("VALUE").action(ArgAction::Append),
             Kind::Flag => arg
                 .num_args(0..=1)
@@ -253,7 +259,7 @@ pub(crate) fn read(line: &CommandLine) -> Result<Options> {
 
 fn from_flags(matches: &ArgMatches) -> BTreeMap<&'static str, Given> {
     let mut given = BTreeMap::new();
-    for key in keys() {
+    for key in keys().filter(|key| key.kind != Kind::Document) {
         if matches.value_source(key.flag) != Some(ValueSource::CommandLine) {
             continue;
         }
@@ -263,6 +269,7 @@ fn from_flags(matches: &ArgMatches) -> BTreeMap<&'static str, Given> {
                 matches.get_many::<String>(key.flag).map(|items| Given::List(items.cloned().collect()))
             }
             Kind::Flag => matches.get_one::<bool>(key.flag).copied().map(Given::Flag),
+            Kind::Document => None,
         };
         if let Some(value) = value {
             given.insert(key.file, value);
@@ -298,6 +305,7 @@ fn from_file(
             (Kind::Text, Value::String(text)) => Given::Text(text.clone()),
             (Kind::Flag, Value::Bool(flag)) => Given::Flag(*flag),
             (Kind::Number, Value::Number(number)) => Given::Text(number.to_string()),
+            (Kind::Document, Value::Object(_)) => Given::Text(value.to_string()),
             (Kind::Pools, Value::Array(items)) => Given::List(
                 items.iter().map(|item| pool_text(item).ok_or_else(wrong)).collect::<Result<_, _>>()?,
             ),
@@ -338,6 +346,7 @@ impl Kind {
             Kind::Flag => "true or false",
             Kind::Number => "a number",
             Kind::Pools => "a list of objects with a base and a size",
+            Kind::Document => "an object",
         }
     }
 }
@@ -381,6 +390,7 @@ fn resolve(given: &BTreeMap<&'static str, Given>, config_file: PathBuf, validate
         cgroup_parent: text("cgroup-parent").unwrap_or_else(|| "hull".into()),
         userns_remap: text("userns-remap").unwrap_or_default(),
         runtime,
+        build_cache: builder::resolve(&text("builder").unwrap_or_default())?,
         network: network::resolve(given)?,
         names: network::names(given)?,
         validate,
@@ -479,6 +489,8 @@ mod tests {
         );
         assert_eq!(complaint(&[], Some(r#"{"debug": "yes"}"#)), "debug: \"yes\" is not true or false");
         assert_eq!(complaint(&[], Some("[]")), "it is not a JSON object");
+        assert_eq!(complaint(&[], Some(r#"{"builder": true}"#)), "builder: true is not an object");
+        assert!(complaint(&[], Some(r#"{"builder": {"gc": 1}}"#)).contains("builder"));
     }
 
     #[test]

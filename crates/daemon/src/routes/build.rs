@@ -19,7 +19,7 @@ use hull_builder::plan::Options;
 use hull_builder::progress::Report;
 use hull_builder::{Failure as StepFailure, Progress};
 use hull_engine::Error;
-use hull_engine::builds::{Cached, Finished, Forget, Given, Limits, Unbuilt};
+use hull_engine::builds::{Finished, Given, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::Reference;
 use hull_oci::runtime::Rlimit;
@@ -27,8 +27,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{archives, containers, images, show};
-use crate::http::{Call, Failure, Handled, chain, ok, stream};
+use super::{archives, images};
+use crate::http::{Call, Failure, Handled, chain, stream};
 use classic::Classic;
 
 /// Most steps of one build at a time.
@@ -298,68 +298,4 @@ fn surroundings(limits: &Limits) -> Vec<String> {
         NetworkMode::Container(key) => Some(format!("network of {key}")),
     };
     network.into_iter().chain(limits.extra_hosts.iter().map(|host| format!("host {host}"))).collect()
-}
-
-/// A remembered step as the API has it.
-fn record(step: &Cached) -> serde_json::Value {
-    json!({
-        "ID": step.id.short(),
-        "Type": "regular",
-        "Description": step.description,
-        "InUse": false,
-        "Shared": false,
-        "Size": step.size,
-        "CreatedAt": show::time(Some(step.created)),
-        "LastUsedAt": show::time(Some(step.used)),
-        "UsageCount": step.uses,
-    })
-}
-
-/// For `system df`.
-pub(super) fn usage(call: &Call) -> hull_api::system::Usage<serde_json::Value> {
-    let steps = call.server.engine.build_cache();
-    let size = steps.iter().map(|step| i64::try_from(step.size).unwrap_or(i64::MAX)).sum();
-    hull_api::system::Usage {
-        active_count: 0,
-        items: steps.iter().map(record).collect(),
-        reclaimable: size,
-        total_count: i64::try_from(steps.len()).unwrap_or(i64::MAX),
-        total_size: size,
-    }
-}
-
-/// `POST /build/prune`
-pub(super) async fn prune(call: &Call) -> Handled {
-    let filters = call.query.filters()?;
-    filters.check(&[
-        "until",
-        "unused-for",
-        "id",
-        "parent",
-        "type",
-        "description",
-        "inuse",
-        "shared",
-        "private",
-    ])?;
-    let values = |name: &str| filters.0.get(name).into_iter().flatten().cloned().collect::<Vec<String>>();
-    let keep = |name| call.query.number(name).map(|bytes| bytes.and_then(|bytes| u64::try_from(bytes).ok()));
-    let forget = Forget {
-        all: call.query.flag("all"),
-        keep: keep("reserved-space")?.or(keep("keep-storage")?).unwrap_or(0),
-        before: values("until")
-            .iter()
-            .chain(&values("unused-for"))
-            .next()
-            .map(|text| containers::moment(text, show::now()))
-            .transpose()?,
-        ids: values("id"),
-    };
-    let gone = call.server.engine.forget_builds(&forget).await?;
-    let ids: Vec<&str> = gone.iter().map(|step| step.id.short()).collect();
-    let bytes: u64 = gone.iter().map(|step| step.size).sum();
-    ok(&json!({
-        "CachesDeleted": if ids.is_empty() { None } else { Some(ids) },
-        "SpaceReclaimed": bytes,
-    }))
 }

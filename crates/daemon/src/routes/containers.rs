@@ -20,6 +20,7 @@ use hull_oci::Platform;
 use super::{show, system};
 use crate::http::{Call, Failure, Handled, json, ok};
 use crate::translate;
+use crate::units::go_duration;
 
 pub(super) async fn create(mut call: Call) -> Handled {
     let body = call.json_bytes().await?;
@@ -405,26 +406,6 @@ pub(super) fn moment(text: &str, now: Time) -> Result<Time, Failure> {
         return i64::try_from(time.timestamp().as_nanosecond()).map_err(|_| wrong());
     }
     go_duration(text).map(|nanos| now.saturating_sub(nanos)).ok_or_else(wrong)
-}
-
-/// `1h30m`, `90s`, `1.5h`, `100ms`: nanoseconds.
-fn go_duration(text: &str) -> Option<i64> {
-    const UNITS: [(&str, f64); 7] =
-        [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
-    let mut rest = text;
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let (_, scale) = UNITS.iter().find(|(unit, _)| *unit == &rest[..letters])?;
-        rest = &rest[letters..];
-        sum += number * scale;
-    }
-    // Beyond the range there is only "long ago".
-    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
-    (!text.is_empty()).then_some(sum as i64)
 }
 
 #[cfg(test)]

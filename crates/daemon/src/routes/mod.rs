@@ -7,6 +7,7 @@
 mod absent;
 mod archives;
 mod build;
+mod build_cache;
 mod capture;
 mod containers;
 mod copy;
@@ -150,7 +151,7 @@ async fn system_route(call: Call, method: &Method, path: &[&str]) -> Handled {
         ("GET", ["system", "df"]) => system::disk_usage(&call).await,
         ("POST", ["auth"]) => system::auth(call).await,
         ("POST", ["build"]) => build::build(call).await,
-        ("POST", ["build", "prune"]) => build::prune(&call).await,
+        ("POST", ["build", "prune"]) => build_cache::prune(&call).await,
         ("POST", ["commit"]) => layer::commit(call).await,
         ("GET", ["distribution", .., "json"]) => Err(Failure::later("registries come in a later build")),
         _ => absent::swarm(method, path),

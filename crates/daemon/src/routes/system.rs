@@ -11,7 +11,7 @@ use hull_api::system::{
 use hull_api::{ApiVersion, compat};
 use serde_json::Value;
 
-use super::{build, containers, images, show, volumes};
+use super::{build_cache, containers, images, show, volumes};
 use crate::http::{Answer, Body, Call, Failure, Handled, ok, set};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -178,7 +178,7 @@ pub(super) async fn disk_usage(call: &Call) -> Handled {
         image_usage,
         container_usage,
         volume_usage,
-        build_cache_usage: asked("build-cache").then(|| build::usage(call)),
+        build_cache_usage: asked("build-cache").then(|| build_cache::usage(call)),
     };
     let mut value = value_of(&usage)?;
     compat::disk_usage(call.version, &mut value, call.query.flag("verbose"));

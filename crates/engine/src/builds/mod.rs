@@ -10,16 +10,19 @@
 //! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes |
 //! | FROM | the images' room |
 //!
-//! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers.
+//! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers. [`books`] knows what
+//! that costs, [`collect`] keeps it within limits.
 
+mod books;
 mod cache;
 mod client;
+mod collect;
 mod copy;
 mod mounts;
 mod run;
 mod site;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
@@ -37,9 +40,11 @@ use crate::images::{Image, Part};
 use crate::store::Rows;
 use crate::{Class, Error, Result, chain};
 
-pub use cache::{Cached, Forget};
+pub use books::{Cached, Filters, Forget, REGULAR, Room};
 pub(crate) use cache::{Memory, kept};
 pub use client::{Answer, Client, Nobody, Secret};
+pub use collect::{Forgotten, Limit, Rule, Space};
+pub(crate) use collect::{forget, list};
 pub use run::Limits;
 use site::Site;
 
@@ -100,12 +105,15 @@ struct Inner {
     given: Given,
     /// On every layer that it has seen.
     lease: Arc<Lease>,
+    /// Goes after the lease.
+    _afterwards: collect::Afterwards,
 }
 
 impl Build {
     pub(crate) fn new(services: &Arc<Services>, given: Given) -> Build {
         let lease = Arc::new(services.images.lease());
-        Build(Arc::new(Inner { services: Arc::clone(services), given, lease }))
+        let _afterwards = collect::Afterwards(Arc::clone(services));
+        Build(Arc::new(Inner { services: Arc::clone(services), given, lease, _afterwards }))
     }
 
     /// Builds, makes an image of that, and names it. Dropped, it ends all that it does.
@@ -286,29 +294,6 @@ impl Cache for Build {
             if let Err(error) = services.store.commit(vec![row]).await {
                 tracing::warn!(%error, "a step of a build is forgotten with this daemon");
             }
-            limit(&services).await;
         });
     }
-}
-
-/// Forgets what is over the limit.
-async fn limit(services: &Arc<Services>) {
-    let keep = services.config.build_cache_bytes;
-    if services.builds.memory.list().iter().map(|step| step.size).sum::<u64>() <= keep {
-        return;
-    }
-    if let Err(error) = forget(services, &Forget { all: true, keep, ..Forget::default() }).await {
-        tracing::warn!(%error, "the builds' cache is larger than its limit");
-    }
-}
-
-/// Forgets steps; gives those that are gone. What only they had is freed.
-pub(crate) async fn forget(services: &Arc<Services>, wanted: &Forget) -> Result<Vec<Cached>> {
-    let shared: BTreeSet<Digest> = services.images.all().iter().flat_map(|image| image.chain()).collect();
-    let (gone, rows) = services.builds.memory.forget_some(wanted, &shared);
-    if !rows.is_empty() {
-        services.store.commit(rows).await?;
-        services.images.collect().await?;
-    }
-    Ok(gone)
 }

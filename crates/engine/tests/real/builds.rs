@@ -285,7 +285,7 @@ async fn what_was_kept_is_found_after_a_restart_and_goes_when_it_is_forgotten() 
     assert_eq!(says(&build, &known.stack.layers(), "cat /x").await, "x\n");
     drop(build);
     let gone = within(host.engine().forget_builds(&Forget { all: true, ..Forget::default() })).await.unwrap();
-    assert_eq!(gone.iter().map(|step| (&step.id, step.size)).collect::<Vec<_>>(), [(&key, 2)]);
+    assert_eq!(gone.steps.iter().map(|step| (&step.id, step.size)).collect::<Vec<_>>(), [(&key, 2)]);
     let build = host.engine().build(limits().into());
     assert_eq!(within(build.find(&key)).await, None);
     let (again, _) = run(&build, &known.stack.layers(), "true").await;
