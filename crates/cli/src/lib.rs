@@ -70,8 +70,7 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 17] = [
-    "builder",
+const LATER: [&str; 16] = [
     "buildx",
     "checkpoint",
     "compose",
@@ -92,6 +91,7 @@ const LATER: [&str; 17] = [
 
 /// Every command.
 static TREE: &[Entry] = &[
+    Entry::Group(&BUILDER),
     Entry::Group(&CONTAINER),
     Entry::Group(&IMAGE),
     Entry::Group(&NETWORK),
@@ -133,6 +133,16 @@ static TREE: &[Entry] = &[
     Entry::Command("version", &system::version::VERSION),
     Entry::Command("wait", &each::WAIT),
 ];
+
+static BUILDER: Group = Group {
+    name: "builder",
+    summary: "Manage builds",
+    commands: &[
+        ("build", &[], &build::BUILD),
+        ("du", &[], &build::cache::USAGE),
+        ("prune", &[], &prune::BUILDS),
+    ],
+};
 
 static CONTAINER: Group = Group {
     name: "container",

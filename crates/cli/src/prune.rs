@@ -1,9 +1,10 @@
-//! `container prune`, `image prune` and `volume prune`.
+//! `container prune`, `image prune`, `volume prune` and `builder prune`.
 
 use hull_api::client::{Body, Query};
 use serde_json::Value;
 
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
+use crate::create::size;
 use crate::filters;
 use crate::flags::{Flag, Given};
 use crate::session::{Session, confirm, print};
@@ -48,6 +49,29 @@ pub(crate) static VOLUMES: Command = Command {
     run: |session, given| Box::pin(volumes(session, given)) as Outcome<'_>,
 };
 
+pub(crate) static BUILDS: Command = Command {
+    paths: &["builder prune"],
+    usage: "[OPTIONS]",
+    summary: "Remove what builds remember",
+    arguments: Arguments::None,
+    stop_at_argument: false,
+    flags: &[&[
+        Flag::switch("all", "Remove what images have as well, too").short('a'),
+        Flag::list(
+            "filter",
+            crate::build::cache::check,
+            "Remove only what meets a condition (\"until=24h\")",
+        )
+        .label("filter"),
+        FORCE,
+        Flag::value("keep-storage", "bytes", size, "The older name of --reserved-space"),
+        Flag::value("max-used-space", "bytes", size, "Keep no more than this"),
+        Flag::value("min-free-space", "bytes", size, "Keep so much of the disk free"),
+        Flag::value("reserved-space", "bytes", size, "Keep this much in any case"),
+    ]],
+    run: |session, given| Box::pin(builds(session, given)) as Outcome<'_>,
+};
+
 const FORCE: Flag = Flag::switch("force", "Do not ask first").short('f');
 const FILTER: Flag =
     Flag::list("filter", filters::check, "Remove only what meets a condition (\"until=<time>\")")
@@ -83,6 +107,22 @@ async fn volumes(session: &Session, given: &Given) -> Result<u8, Failure> {
     let answer = session.client.post("/volumes/prune", &query, Body::Empty).await?;
     let pruned: Value = answer.json().await?;
     print(&(named("Deleted Volumes", &pruned["VolumesDeleted"]) + &reclaimed(&pruned)));
+    Ok(0)
+}
+
+async fn builds(session: &Session, given: &Given) -> Result<u8, Failure> {
+    let all = given.on("all");
+    let what = if all { "all build cache" } else { "all dangling build cache" };
+    if !given.on("force") && !confirm(&format!("WARNING! This will remove {what}. {SURE}")) {
+        return Ok(0);
+    }
+    let mut query = filters::add(Query::new(), given.list("filter")).switch("all", all);
+    for name in ["keep-storage", "reserved-space", "max-used-space", "min-free-space"] {
+        query = query.unless_empty(name, given.text(name));
+    }
+    let answer = session.client.post("/build/prune", &query, Body::Empty).await?;
+    let pruned: Value = answer.json().await?;
+    print(&(named("Deleted build cache objects", &pruned["CachesDeleted"]) + &reclaimed(&pruned)));
     Ok(0)
 }
 

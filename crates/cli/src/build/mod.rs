@@ -1,5 +1,6 @@
 //! `build`: a context goes to the daemon, what happens there is shown.
 
+pub(crate) mod cache;
 mod context;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use crate::session::{Session, line};
 use context::Context;
 
 pub(crate) static BUILD: Command = Command {
-    paths: &["image build", "build"],
+    paths: &["image build", "build", "builder build"],
     usage: "[OPTIONS] PATH | -",
     summary: "Build an image from a Dockerfile",
     arguments: Arguments::Exactly(1),

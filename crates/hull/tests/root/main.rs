@@ -3,6 +3,7 @@
 
 mod asked;
 mod behind;
+mod build_cache;
 mod build_wire;
 mod builds;
 mod bulk;
