@@ -8,9 +8,9 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use ring::digest::{Context, SHA256, SHA512};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::Digest as _;
 
 /// The hash functions a digest may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,22 +154,17 @@ impl<'de> Deserialize<'de> for Digest {
 /// Computes a digest while bytes pass by. It is an [`io::Write`] that never fails.
 #[derive(Clone)]
 pub struct Hasher {
-    state: State,
-}
-
-#[derive(Clone)]
-enum State {
-    Sha256(sha2::Sha256),
-    Sha512(sha2::Sha512),
+    algorithm: Algorithm,
+    context: Context,
 }
 
 impl Hasher {
     pub fn new(algorithm: Algorithm) -> Hasher {
-        let state = match algorithm {
-            Algorithm::Sha256 => State::Sha256(sha2::Sha256::new()),
-            Algorithm::Sha512 => State::Sha512(sha2::Sha512::new()),
-        };
-        Hasher { state }
+        let context = Context::new(match algorithm {
+            Algorithm::Sha256 => &SHA256,
+            Algorithm::Sha512 => &SHA512,
+        });
+        Hasher { algorithm, context }
     }
 
     pub fn sha256() -> Hasher {
@@ -177,17 +172,11 @@ impl Hasher {
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.state {
-            State::Sha256(hash) => hash.update(bytes),
-            State::Sha512(hash) => hash.update(bytes),
-        }
+        self.context.update(bytes);
     }
 
     pub fn finish(self) -> Digest {
-        match self.state {
-            State::Sha256(hash) => Digest { algorithm: Algorithm::Sha256, hex: hex(&hash.finalize()) },
-            State::Sha512(hash) => Digest { algorithm: Algorithm::Sha512, hex: hex(&hash.finalize()) },
-        }
+        Digest { algorithm: self.algorithm, hex: hex(self.context.finish().as_ref()) }
     }
 }
 
