@@ -567,6 +567,7 @@ fn images_setup(
         root: root.join("image"),
         boot: boot()?,
         unpack: unpack_by(spawner),
+        extract: extract_by(spawner),
         pack: pack_by(spawner),
         uses: uses_of(registry),
         kept: builds::kept(memory),
@@ -598,7 +599,12 @@ fn host_prefix() -> [u8; 5] {
 /// Archives are unpacked by jailed workers of the spawner.
 fn unpack_by(spawner: &Arc<Spawner>) -> Unpack {
     let spawner = Arc::clone(spawner);
-    Arc::new(move |mode, archive, folder, stop| spawner.unpack(mode, archive, folder, stop))
+    Arc::new(move |archive, folder, stop| spawner.unpack(archive, folder, stop))
+}
+
+fn extract_by(spawner: &Arc<Spawner>) -> crate::images::Extract {
+    let spawner = Arc::clone(spawner);
+    Arc::new(move |mode, archive, folder| spawner.extract(mode, archive, folder))
 }
 
 /// Writable layers are packed by the same.

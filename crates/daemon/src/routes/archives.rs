@@ -21,9 +21,15 @@ use super::images::{self, reference};
 use crate::http::{Call, Failure, Handled, chain, json, stream, try_stream};
 use crate::upload::Upload;
 
+/// Bytes that a pipe holds, where the host allows it (pipe(7), `pipe-max-size`).
+const PIPE: usize = 1 << 20;
+
 fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
-    rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|error| Failure::internal(format!("make a pipe: {}", io::Error::from(error))))
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Failure::internal(format!("make a pipe: {}", io::Error::from(error))))?;
+    // A smaller one does as well, more slowly.
+    let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);
+    Ok((read, write))
 }
 
 /// The body's bytes into a pipe, whose other end it gives.

@@ -45,7 +45,7 @@ pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result
     let working = services.spawner.work(Work::ApplyPlain, Some(source.as_fd()), view).await?;
     drop(source);
     match working.next().await {
-        Outcome::Applied { .. } => Ok(Context(site)),
+        Outcome::Unpacked => Ok(Context(site)),
         other => Err(unexpected(other)),
     }
 }

@@ -176,15 +176,32 @@ impl Spawner {
         }
     }
 
-    /// Has a jailed worker unpack an archive into a folder. Blocks until it has ended, which it is made
-    /// to when `stop` is readable or closed; only for threads that may.
+    /// Has a jailed worker unpack a layer's archive into a folder. Blocks until it has ended, which it is
+    /// made to when `stop` is readable or closed; only for threads that may.
     pub(crate) fn unpack(
         &self,
-        mode: Mode,
         archive: BorrowedFd<'_>,
         folder: BorrowedFd<'_>,
         stop: Option<BorrowedFd<'_>>,
     ) -> std::result::Result<Unpacked, String> {
+        let client = self.client_blocking().map_err(|error| chain(&error))?;
+        let job = client.work(Work::ApplyLayer, Some(archive), View::Folder(folder));
+        let job = job.map_err(|error| chain(&error))?;
+        match answer(&job, stop)?.0 {
+            Outcome::Applied { blob, blob_size, diff_id, size, compression, .. } => {
+                Ok(Unpacked { blob, blob_size, diff_id, size, compression })
+            }
+            _ => Err(OTHER.to_owned()),
+        }
+    }
+
+    /// The same with an archive whose digests nobody asks for.
+    pub(crate) fn extract(
+        &self,
+        mode: Mode,
+        archive: BorrowedFd<'_>,
+        folder: BorrowedFd<'_>,
+    ) -> std::result::Result<(), String> {
         let work = match mode {
             Mode::Layer => Work::ApplyLayer,
             Mode::Plain => Work::ApplyPlain,
@@ -193,10 +210,8 @@ impl Spawner {
         };
         let client = self.client_blocking().map_err(|error| chain(&error))?;
         let job = client.work(work, Some(archive), View::Folder(folder)).map_err(|error| chain(&error))?;
-        match answer(&job, stop)?.0 {
-            Outcome::Applied { blob, blob_size, diff_id, size, compression, .. } => {
-                Ok(Unpacked { blob, blob_size, diff_id, size, compression })
-            }
+        match outcome(&job)? {
+            Outcome::Unpacked | Outcome::Applied { .. } => Ok(()),
             _ => Err(OTHER.to_owned()),
         }
     }

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use hull_image::archive::Expected;
-use hull_image::layer::Mode;
 use hull_image::lease::{Held, Lease};
 use hull_image::snapshot::Layer;
 use hull_oci::image::{Config, Descriptor, media_type};
@@ -97,7 +96,7 @@ impl Inner {
         let io = |source| failed(ImageError::Io { action: "read a layer", source });
         std::io::Seek::rewind(&mut &layer.file).map_err(io)?;
         let staging = self.snapshots.stage().map_err(failed)?;
-        let unpacked = (self.unpack)(Mode::Layer, layer.file.as_fd(), staging.diff.as_fd(), None)
+        let unpacked = (self.unpack)(layer.file.as_fd(), staging.diff.as_fd(), None)
             .map_err(|reason| failed(ImageError::Unpack { what: format!("layer {index}"), reason }))?;
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != unpacked.diff_id) {
             return Err(failed(ImageError::DiffId { index, expected, found: unpacked.diff_id }));

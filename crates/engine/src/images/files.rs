@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hull_image::gc::{Swept, collect};
-use hull_image::layer::Mode;
 use hull_oci::Digest;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -127,8 +126,7 @@ impl Inner {
         let staging = self.snapshots.stage().map_err(failed)?;
         let broken = |reason| failed(ImageError::Stored { layer: chain.short().to_owned(), reason });
         let unpacked =
-            (self.unpack)(Mode::Layer, archive.as_fd(), staging.diff.as_fd(), Some(turn.stop.as_fd()))
-                .map_err(broken)?;
+            (self.unpack)(archive.as_fd(), staging.diff.as_fd(), Some(turn.stop.as_fd())).map_err(broken)?;
         if unpacked.diff_id != layer.diff_id {
             return Err(broken(format!("its archive {} is damaged", layer.blob)));
         }

@@ -95,7 +95,7 @@ impl Inner {
         }
         file.rewind().map_err(io)?;
         let scratch = self.snapshots.scratch().map_err(failed)?;
-        (self.unpack)(Mode::Stream, file.as_fd(), scratch.diff.as_fd(), None)
+        (self.extract)(Mode::Stream, file.as_fd(), scratch.diff.as_fd())
             .map_err(|reason| failed(ImageError::Unpack { what: "the archive".to_owned(), reason }))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let stream = rustix::fs::openat(&scratch.diff, STREAM, flags, Bits::empty());

@@ -58,7 +58,7 @@ impl Inner {
         progress: &UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
         let scratch = self.snapshots.scratch().map_err(failed)?;
-        (self.unpack)(Mode::Files, source.as_fd(), scratch.diff.as_fd(), None).map_err(|reason| {
+        (self.extract)(Mode::Files, source.as_fd(), scratch.diff.as_fd()).map_err(|reason| {
             failed(ImageError::Unpack { what: "the archive of images".to_owned(), reason })
         })?;
         let host = [Platform::host()];

@@ -117,18 +117,17 @@ pub struct Unpacked {
     pub compression: String,
 }
 
-/// Unpacks an archive (first) into a folder (second), in a jail; blocks. Ends early when the third is
-/// closed at its other end. The error is one line for people.
+/// Unpacks a layer's archive (first) into a folder (second), in a jail; blocks. Ends early when the third
+/// is closed at its other end. The error is one line for people.
 pub type Unpack = Arc<
-    dyn Fn(
-            Mode,
-            BorrowedFd<'_>,
-            BorrowedFd<'_>,
-            Option<BorrowedFd<'_>>,
-        ) -> std::result::Result<Unpacked, String>
+    dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>, Option<BorrowedFd<'_>>) -> std::result::Result<Unpacked, String>
         + Send
         + Sync,
 >;
+
+/// The same of an archive whose digests nobody asks for.
+pub type Extract =
+    Arc<dyn Fn(Mode, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<(), String> + Send + Sync>;
 
 /// What became of a writable layer; see [`hull_image::layer::Diffed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +160,7 @@ pub struct Setup {
     /// What tells this boot of the machine from all others.
     pub boot: String,
     pub unpack: Unpack,
+    pub extract: Extract,
     pub pack: Pack,
     pub uses: Uses,
     pub kept: Kept,
@@ -232,6 +232,7 @@ struct Inner {
     snapshots: Snapshots,
     leases: Leases,
     unpack: Unpack,
+    extract: Extract,
     pack: Pack,
     uses: Uses,
     kept: Kept,
@@ -286,6 +287,7 @@ impl Images {
             snapshots,
             leases: Leases::default(),
             unpack: setup.unpack,
+            extract: setup.extract,
             pack: setup.pack,
             uses: setup.uses,
             kept: setup.kept,

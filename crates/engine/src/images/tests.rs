@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use hull_image::layer::{self, Limits, Mode, apply};
+use hull_image::layer::{self, Limits, Mode, Source, apply};
 use hull_image::tar::{Entry, Kind, Writer};
 use hull_oci::image::Config;
 use hull_oci::{Platform, Reference};
@@ -18,13 +18,13 @@ use super::*;
 use crate::store::Store;
 
 fn unpack_here(
-    mode: Mode,
     archive: BorrowedFd<'_>,
     folder: BorrowedFd<'_>,
     _stop: Option<BorrowedFd<'_>>,
 ) -> std::result::Result<Unpacked, String> {
     let mut file = File::from(archive.try_clone_to_owned().unwrap());
-    let applied = apply(&mut file, folder, mode, &Limits::default()).map_err(|error| error.to_string())?;
+    let applied =
+        apply(&mut file, folder, Mode::Layer, &Limits::default()).map_err(|error| error.to_string())?;
     Ok(Unpacked {
         blob: applied.blob,
         blob_size: applied.blob_size,
@@ -32,6 +32,10 @@ fn unpack_here(
         size: applied.size,
         compression: applied.compression.name().to_owned(),
     })
+}
+
+fn extract_here(mode: Mode, archive: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<(), String> {
+    layer::extract(Source::Pipe(archive), folder, mode, &Limits::default()).map_err(|error| error.to_string())
 }
 
 fn pack_here(upper: BorrowedFd<'_>, archive: BorrowedFd<'_>) -> Result<Packed, String> {
@@ -65,6 +69,7 @@ fn open_with(unpack: Unpack, boot: &str, folder: &Path, uses: &Arc<Mutex<Vec<Use
         root: super::folder(folder),
         boot: boot.to_owned(),
         unpack,
+        extract: Arc::new(extract_here),
         pack: Arc::new(pack_here),
         uses: Arc::new(move || uses.lock().unwrap().clone()),
         kept: Arc::new(Vec::new),

@@ -1,7 +1,7 @@
 //! An archive becomes a folder.
 //!
-//! [`apply`] makes a folder of it, and what both of its digests are comes out; [`unpack`] puts it into
-//! a tree in use.
+//! [`apply`] makes a folder of it, and what both of its digests are comes out; [`extract`] does so where
+//! nobody asks for these; [`unpack`] puts it into a tree in use.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
@@ -153,6 +153,17 @@ pub fn apply(
     let diff_id = if compression == Compression::Plain { blob.clone() } else { diff };
     let Extraction { size, entries, .. } = extraction;
     Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
+}
+
+/// The same where nobody asks for digests: the bytes of a large file go from a pipe into it unseen.
+pub fn extract(
+    source: Source<'_>,
+    root: BorrowedFd<'_>,
+    mode: Mode,
+    limits: &Limits,
+) -> Result<(), ApplyError> {
+    let (hashing, count) = (RefCell::new(Hashing::Nothing), Cell::new(0));
+    read_through(source, &hashing, &count, &mut Extraction::new(root, mode), limits).map(drop)
 }
 
 /// Reads the archive to its end, whatever it is packed with. Nobody hashes what comes from a pipe.

@@ -42,7 +42,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, unpack};
+pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, extract, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use copy::{Attribute, CopyError, Copying, Dress, attributes};
 pub use diff::{DiffError, Diffed, diff, pack};

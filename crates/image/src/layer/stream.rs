@@ -28,7 +28,7 @@ const WORTH_MOVING: u64 = 64 << 10;
 /// Where an archive comes from.
 pub enum Source<'a> {
     Stream(&'a mut dyn Read),
-    /// A pipe, which gives its bytes to files without a copy between.
+    /// A pipe, which gives its bytes to files without a copy between. Anything else is read.
     Pipe(BorrowedFd<'a>),
 }
 

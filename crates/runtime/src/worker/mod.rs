@@ -25,7 +25,7 @@ mod view;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use hull_image::layer::{self, Limits, Mode, Owner};
+use hull_image::layer::{self, Limits, Mode, Owner, Source};
 use hull_oci::runtime::{Seccomp, SyscallArg, SyscallRule};
 use hull_sys::{During, Errno, cred, mount};
 use rustix::process::{Resource, Rlimit};
@@ -272,15 +272,23 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
             }
             Err(error) => failed(&error),
         },
-        (Work::ApplyLayer, Some(archive)) => apply(Mode::Layer, archive, root),
-        (Work::ApplyPlain, Some(archive)) => apply(Mode::Plain, archive, root),
-        (Work::ApplyFiles, Some(archive)) => apply(Mode::Files, archive, root),
-        (Work::ApplyStream, Some(archive)) => apply(Mode::Stream, archive, root),
+        (Work::ApplyLayer, Some(archive)) => apply(archive, root),
+        (Work::ApplyPlain, Some(archive)) => extract(Mode::Plain, &archive, root),
+        (Work::ApplyFiles, Some(archive)) => extract(Mode::Files, &archive, root),
+        (Work::ApplyStream, Some(archive)) => extract(Mode::Stream, &archive, root),
     }
 }
 
-fn apply(mode: Mode, mut archive: File, root: &OwnedFd) -> Outcome {
-    match layer::apply(&mut archive, root.as_fd(), mode, &Limits::default()) {
+fn extract(mode: Mode, archive: &File, root: &OwnedFd) -> Outcome {
+    let archive = Source::Pipe(archive.as_fd());
+    match layer::extract(archive, root.as_fd(), mode, &Limits::default()) {
+        Ok(()) => Outcome::Unpacked,
+        Err(error) => failed(&error),
+    }
+}
+
+fn apply(mut archive: File, root: &OwnedFd) -> Outcome {
+    match layer::apply(&mut archive, root.as_fd(), Mode::Layer, &Limits::default()) {
         Ok(applied) => Outcome::Applied {
             blob: applied.blob,
             blob_size: applied.blob_size,

@@ -128,7 +128,7 @@ async fn files_that_a_power_cut_may_have_harmed_are_unpacked_again() {
 #[tokio::test]
 async fn files_that_were_not_unpacked_again_are_so_by_the_next_daemon_or_whoever_needs_them() {
     let (cut, image) = cut(|_, _| {}).await;
-    let fails: Unpack = Arc::new(|_, _, _, _| Err("no room".to_owned()));
+    let fails: Unpack = Arc::new(|_, _, _| Err("no room".to_owned()));
     let there = || image.chain().iter().filter(|chain| cut.layer(chain, "diff").exists()).count();
     for _ in 0..2 {
         let images = cut.boot_with(Arc::clone(&fails));

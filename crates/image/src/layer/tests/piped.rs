@@ -4,7 +4,9 @@ use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::super::{ApplyError, DiffError, Limits, Owner, Sink, Source, Unpack, pack, unpack};
+use super::super::{
+    ApplyError, DiffError, Limits, Mode, Owner, Sink, Source, Unpack, apply, extract, pack, unpack,
+};
 use super::{open, tree};
 use crate::tar;
 
@@ -56,6 +58,39 @@ fn a_pipe_carries_the_same_archive_and_gives_the_same_tree() {
     packing.join().unwrap();
     assert_eq!(tree::listing(&by_pipe.join("x")), tree::listing(from));
     assert_eq!(tree::listing(by_pipe), tree::listing(by_stream));
+}
+
+#[test]
+fn what_nobody_hashes_becomes_the_same_folder_from_a_pipe_and_from_a_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folders = ["from", "hashed", "piped", "read", "unfolded"].map(|name| scratch.path().join(name));
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let [from, hashed, piped, read, unfolded] = &folders;
+    fill(from);
+    let mut stream = Vec::new();
+    pack(open(from).as_fd(), b".", b"x", Sink::Stream(&mut stream)).unwrap();
+    apply(&mut &stream[..], open(hashed).as_fd(), Mode::Plain, &Limits::default()).unwrap();
+
+    let into = |folder: &Path, source: std::os::fd::BorrowedFd<'_>| {
+        extract(Source::Pipe(source), open(folder).as_fd(), Mode::Plain, &Limits::default()).unwrap();
+        assert_eq!(tree::listing(folder), tree::listing(hashed));
+    };
+    let through = |folder: &Path, bytes: Vec<u8>| {
+        let (output, input) = rustix::pipe::pipe().unwrap();
+        let write = move || std::io::Write::write_all(&mut std::fs::File::from(input), &bytes).unwrap();
+        let writing = std::thread::spawn(write);
+        into(folder, output.as_fd());
+        writing.join().unwrap();
+    };
+    through(piped, stream.clone());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &stream).unwrap();
+    through(unfolded, gzip.finish().unwrap());
+    let archive = scratch.path().join("archive");
+    std::fs::write(&archive, &stream).unwrap();
+    into(read, open(&archive).as_fd());
 }
 
 /// Unpacks what `write` puts into a pipe.
