@@ -14,7 +14,7 @@ use hull_runtime::processes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::oneshot;
 
-use crate::builds::{self, Build, Builds, Cached, Context, Forget, Forgotten, Given};
+use crate::builds::{self, Build, Builds, CacheMount, Cached, Context, Forget, Forgotten, Given};
 use crate::containers::archive::{self, Extract, Incoming, Outgoing, PathStat};
 use crate::containers::attach::Seat;
 use crate::containers::handle::Command;
@@ -432,6 +432,16 @@ impl Engine {
         builds::forget(&self.0.services, wanted).await
     }
 
+    /// Folders that steps of builds have left to later ones, the one that was used last first.
+    pub fn cache_mounts(&self) -> Vec<CacheMount> {
+        self.0.services.builds.caches.list()
+    }
+
+    /// Removes those of them that are wanted and that nobody uses; gives them.
+    pub async fn forget_cache_mounts(&self, wanted: impl Fn(&CacheMount) -> bool) -> Result<Vec<CacheMount>> {
+        self.0.services.builds.caches.forget(&self.0.services, wanted).await
+    }
+
     /// Gives the exec's id.
     pub async fn exec_create(&self, key: &str, settings: ExecSettings) -> Result<String> {
         let handle = self.0.services.registry.find(key)?;
@@ -521,7 +531,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let registry = Arc::new(Registry::default());
     let spawner = Arc::new(Spawner::open(config.runtime.clone(), config.exec_root.clone())?);
     let events = Events::default();
-    let memory = builds::memory(&rows)?;
+    let (memory, caches) = (builds::memory(&rows)?, builds::Caches::open(&root)?);
     let setup = images_setup((&store, &events, &root), (&spawner, &registry), &memory)?;
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
@@ -541,7 +551,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         networks,
         wiring,
         volumes,
-        builds: Builds::new(memory),
+        builds: Builds::new(memory, caches),
         filling: Default::default(),
         registry,
         users,

@@ -58,8 +58,52 @@ pub fn has(layers: &[PathBuf], path: &Path) -> Result<bool, LookupError> {
     find(layers, path).map(|found| !matches!(found, Found::Nothing))
 }
 
+/// The way to something, in the names of a container that has these layers: no link is on it.
+#[derive(Debug)]
+pub struct Way {
+    /// The folders that are there, from the root's first one on: a name, and the folder of the uppermost
+    /// layer that has it.
+    pub folders: Vec<(Vec<u8>, OwnedFd)>,
+    /// What is not there.
+    pub missing: Vec<Vec<u8>>,
+}
+
+/// How a folder or file would be made at `path`; `None`: there is something already, or something that is
+/// no folder is on the way.
+pub fn way(layers: &[PathBuf], path: &Path) -> Result<Option<Way>, LookupError> {
+    let Walked { found: Found::Nothing, folders, missing } = walk(layers, path)? else { return Ok(None) };
+    let call = |source: Errno| LookupError::Call { call: "dup", path: path.display().to_string(), source };
+    let mut way = Way { folders: Vec::new(), missing };
+    for (name, merged) in folders.into_iter().skip(1) {
+        let Some(uppermost) = merged.first() else { continue };
+        way.folders.push((name, rustix::io::fcntl_dupfd_cloexec(uppermost, 3).map_err(call)?));
+    }
+    // A link to what is not there may go on with `..`: no such way is made.
+    Ok(Some(way).filter(|way| way.missing.iter().all(|name| name != b"..")))
+}
+
+/// Whether there is a folder at `path`, or something else (`false`).
+pub fn is_folder(layers: &[PathBuf], path: &Path) -> Result<Option<bool>, LookupError> {
+    Ok(match find(layers, path)? {
+        Found::Nothing => None,
+        found => Some(matches!(found, Found::Folder(_))),
+    })
+}
+
 /// What is at `path`, links followed. What has something but a folder on the way is told as that.
 fn find(layers: &[PathBuf], path: &Path) -> Result<Found, LookupError> {
+    walk(layers, path).map(|walked| walked.found)
+}
+
+struct Walked {
+    found: Found,
+    /// Those that were gone through, from the root on, which has no name.
+    folders: Vec<(Vec<u8>, Merged)>,
+    /// Of [`Found::Nothing`]: what is not there.
+    missing: Vec<Vec<u8>>,
+}
+
+fn walk(layers: &[PathBuf], path: &Path) -> Result<Walked, LookupError> {
     let shown = || path.display().to_string();
     let call = |call: &'static str| move |source: Errno| LookupError::Call { call, path: shown(), source };
     let root: Merged = Arc::new(
@@ -69,7 +113,7 @@ fn find(layers: &[PathBuf], path: &Path) -> Result<Found, LookupError> {
             .collect::<Result<_, _>>()
             .map_err(call("open"))?,
     );
-    let mut stack = vec![root];
+    let mut stack = vec![(Vec::new(), root)];
     let mut rest: Vec<Vec<u8>> = components(path);
     let mut links = 0;
     while let Some(name) = rest.pop() {
@@ -79,9 +123,12 @@ fn find(layers: &[PathBuf], path: &Path) -> Result<Found, LookupError> {
             }
             continue;
         }
-        let Some(here) = stack.last().cloned() else { return Ok(Found::Nothing) };
-        match look(&here, OsStr::from_bytes(&name)).map_err(call("look up"))? {
-            Found::Folder(merged) => stack.push(merged),
+        let here = stack.last().map(|(_, merged)| Arc::clone(merged)).unwrap_or_default();
+        let found = match look(&here, OsStr::from_bytes(&name)).map_err(call("look up"))? {
+            Found::Folder(merged) => {
+                stack.push((name, merged));
+                continue;
+            }
             Found::Link(target) => {
                 links += 1;
                 if links > LINKS {
@@ -91,13 +138,19 @@ fn find(layers: &[PathBuf], path: &Path) -> Result<Found, LookupError> {
                     stack.truncate(1);
                 }
                 rest.extend(components(&target));
+                continue;
             }
-            Found::File(file) if rest.is_empty() => return Ok(Found::File(file)),
-            Found::File(_) | Found::Other => return Ok(Found::Other),
-            Found::Nothing => return Ok(Found::Nothing),
-        }
+            Found::Nothing => {
+                let missing = std::iter::once(name).chain(rest.into_iter().rev()).collect();
+                return Ok(Walked { found: Found::Nothing, folders: stack, missing });
+            }
+            Found::File(file) if rest.is_empty() => Found::File(file),
+            Found::File(_) | Found::Other => Found::Other,
+        };
+        return Ok(Walked { found, folders: stack, missing: Vec::new() });
     }
-    Ok(stack.pop().map_or(Found::Nothing, Found::Folder))
+    let last = stack.last().map(|(_, merged)| Arc::clone(merged)).unwrap_or_default();
+    Ok(Walked { found: Found::Folder(last), folders: stack, missing: Vec::new() })
 }
 
 /// The components of a path, last first.
@@ -282,6 +335,26 @@ mod tests {
         let fifo = l.paths[0].join("etc/group");
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         assert_eq!(l.get("/etc/group"), None);
+    }
+
+    #[test]
+    fn the_way_to_what_is_not_there_has_no_links() {
+        let l = layers(2);
+        fs::create_dir_all(l.paths[1].join("run/lock")).unwrap();
+        symlink("../run", l.paths[0].join("etc/alias")).unwrap();
+        symlink("/nowhere/../x", l.paths[0].join("bad")).unwrap();
+        l.put(0, "etc/file", "x");
+        let names = |names: &[Vec<u8>]| String::from_utf8(names.join(&b'/')).unwrap();
+        let told = |path: &str| {
+            let way = way(&l.paths, Path::new(path)).unwrap()?;
+            let folders: Vec<Vec<u8>> = way.folders.into_iter().map(|(name, _)| name).collect();
+            Some(format!("{}|{}", names(&folders), names(&way.missing)))
+        };
+        assert_eq!(told("/etc/alias/lock/a/b").as_deref(), Some("run/lock|a/b"));
+        assert_eq!(told("/new/one").as_deref(), Some("|new/one"));
+        assert_eq!([told("/etc/alias"), told("/etc/file/x"), told("/bad")], [None, None, None]);
+        let folder = |path: &str| is_folder(&l.paths, Path::new(path)).unwrap();
+        assert_eq!([folder("/run"), folder("/etc/file"), folder("/x")], [Some(true), Some(false), None]);
     }
 
     #[test]

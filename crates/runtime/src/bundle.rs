@@ -54,9 +54,17 @@ pub enum Rootfs {
 pub enum Source {
     /// What is at `path` inside of the folder that the spec's `source` names.
     Inside { path: PathBuf },
-    /// An image's file system, read-only: `lower` from the top layer to the base, and of that what
-    /// is at `path`; empty is all.
-    Layers { lower: Vec<PathBuf>, path: PathBuf },
+    /// A file system, read-only without `upper`: `lower` from the top layer to the base, and of that
+    /// what is at `path`; empty is all. Of an absolute `path` links are followed as in a container that
+    /// has these layers as its root.
+    Layers {
+        lower: Vec<PathBuf>,
+        path: PathBuf,
+        #[serde(default)]
+        upper: Option<Upper>,
+    },
+    /// A file in memory, that never was on a disk. Whose it is: as the container numbers its users.
+    File { contents: Vec<u8>, mode: u32, uid: u32, gid: u32 },
 }
 
 /// The writable layer: `work` is overlayfs' scratch folder on the same file system.

@@ -101,7 +101,7 @@ fn text(root: &OwnedFd, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn open(folder: &Path) -> Result<OwnedFd> {
+pub(super) fn open(folder: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, folder, flags, Mode::empty()).map_err(|errno| Error::Io {
         call: "open",
@@ -118,11 +118,11 @@ fn unexpected(outcome: Outcome) -> Error {
 }
 
 /// Where a worker finds files.
-enum Found {
+pub(super) enum Found {
     Folder {
         fd: OwnedFd,
         /// Made for this source, and gone with it.
-        _own: Option<Site>,
+        own: Option<Site>,
     },
     /// Top layer first.
     Layers(Vec<PathBuf>),
@@ -218,7 +218,7 @@ impl Build {
                 spawner.copy(copy, Files::Folder(source.as_fd()), view).await
             }
             Job::Copy(copy, Found::Layers(lower)) => {
-                let source = Shown::Layers { lower: lower.clone(), path: PathBuf::from("/") };
+                let source = Shown::Layers { lower: lower.clone(), path: PathBuf::from("/"), upper: None };
                 spawner.copy(copy, Files::Layers(&source), view).await
             }
         };
@@ -228,12 +228,16 @@ impl Build {
         }
     }
 
-    async fn find(&self, source: Source) -> std::result::Result<Found, Failure> {
+    pub(super) fn context(&self, name: &str) -> std::result::Result<&Site, Failure> {
+        let missing = || Failure::Missing(format!("no build context named \"{name}\""));
+        self.0.given.contexts.get(name).map(|Context(site)| site).ok_or_else(missing)
+    }
+
+    pub(super) async fn find(&self, source: Source) -> std::result::Result<Found, Failure> {
         match source {
             Source::Context(name) => {
-                let missing = || Failure::Missing(format!("no build context named \"{name}\""));
-                let Context(context) = self.0.given.contexts.get(&name).ok_or_else(missing)?;
-                Ok(Found::Folder { fd: open(&context.rootfs.upper).map_err(failure)?, _own: None })
+                let context = self.context(&name)?;
+                Ok(Found::Folder { fd: open(&context.rootfs.upper).map_err(failure)?, own: None })
             }
             Source::Layers(layers) if layers.is_empty() => self.empty(&[]).await.map_err(failure),
             Source::Layers(layers) => Ok(Found::Layers(self.lower(&diff_ids(&layers)))),
@@ -245,7 +249,7 @@ impl Build {
     }
 
     /// The folders of layers, top first.
-    fn lower(&self, below: &[Digest]) -> Vec<PathBuf> {
+    pub(super) fn lower(&self, below: &[Digest]) -> Vec<PathBuf> {
         let snapshots = self.0.services.images.snapshots();
         chain_ids(below).iter().rev().map(|chain| snapshots.diff(chain)).collect()
     }
@@ -259,7 +263,7 @@ impl Build {
             }
             write(&site.rootfs.upper.join(name), bytes, 0o644)?;
         }
-        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, _own: Some(site) })
+        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, own: Some(site) })
     }
 
     /// `user[:group]` as USER has it.
@@ -289,7 +293,7 @@ enum Job<'a> {
     Copy(protocol::Copy, &'a Found),
 }
 
-fn plain(selection: Selection) -> protocol::Selection {
+pub(super) fn plain(selection: Selection) -> protocol::Selection {
     let Selection { patterns, exclude, parents } = selection;
     protocol::Selection { patterns, exclude, parents }
 }
@@ -299,7 +303,7 @@ fn plain_tree(rootfs: Rootfs, writable: bool) -> Tree {
 }
 
 /// The worker's last word, when all that it had mounted has gone.
-async fn ended(working: Working) -> std::result::Result<Outcome, Failure> {
+pub(super) async fn ended(working: Working) -> std::result::Result<Outcome, Failure> {
     let outcome = working.next().await;
     working.gone().await;
     match outcome {

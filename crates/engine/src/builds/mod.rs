@@ -13,14 +13,17 @@
 //! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers. [`books`] knows what
 //! that costs, [`collect`] keeps it within limits.
 
+mod agent;
 mod books;
 mod cache;
+mod caches;
 mod client;
 mod collect;
 mod copy;
 mod mounts;
 mod run;
 mod site;
+mod stubs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +45,8 @@ use crate::{Class, Error, Result, chain};
 
 pub use books::{Cached, Filters, Forget, REGULAR, Room};
 pub(crate) use cache::{Memory, kept};
+pub use caches::CacheMount;
+pub(crate) use caches::Caches;
 pub use client::{Answer, Client, Nobody, Secret};
 pub use collect::{Forgotten, Limit, Rule, Space};
 pub(crate) use collect::{forget, list};
@@ -52,6 +57,7 @@ use site::Site;
 #[derive(Debug)]
 pub(crate) struct Builds {
     pub(crate) memory: Arc<Memory>,
+    pub(crate) caches: Caches,
     /// Steps that are being done.
     running: Running,
     /// Each process of a build has a receiver.
@@ -59,8 +65,8 @@ pub(crate) struct Builds {
 }
 
 impl Builds {
-    pub(crate) fn new(memory: Arc<Memory>) -> Builds {
-        Builds { memory, running: Running::default(), closing: watch::Sender::new(false) }
+    pub(crate) fn new(memory: Arc<Memory>, caches: Caches) -> Builds {
+        Builds { memory, caches, running: Running::default(), closing: watch::Sender::new(false) }
     }
 
     fn closing(&self) -> watch::Receiver<bool> {
@@ -236,10 +242,10 @@ impl Executor for Build {
         }
         let below = diff_ids(&run.below);
         let site = Arc::new(Site::make(&self.0.services, &below).await.map_err(failure)?);
-        let mounts::Mounts { mounts, environment } = self.mounts(&site, run.mounts).await?;
+        let mounts = self.mounts(&site, &run.below, run.mounts).await?;
         let process = run::Process {
             arguments: run.arguments,
-            environment: run.environment.into_iter().chain(run.proxies).chain(environment).collect(),
+            environment: run.environment.into_iter().chain(run.proxies).collect(),
             user: run.user,
             folder: run.folder,
             network,

@@ -18,7 +18,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
+use super::mounts::Mounts;
 use super::site::Site;
+use crate::containers::launch::Besides;
 use crate::containers::link::{self, Link, Word};
 use crate::containers::services::Services;
 use crate::containers::settings::{ImageRef, LogDriver, Mount, NetworkMode, Settings};
@@ -41,14 +43,14 @@ pub struct Limits {
 }
 
 /// A process to run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<String>,
     pub(super) user: String,
     pub(super) folder: String,
     pub(super) network: NetworkMode,
-    pub(super) mounts: Vec<Mount>,
+    pub(super) mounts: Mounts,
 }
 
 /// Runs the process; gives its exit code.
@@ -59,7 +61,7 @@ pub(super) struct Process {
 pub(super) async fn run(
     services: &Arc<Services>,
     site: &Arc<Site>,
-    (process, limits, below): (Process, Limits, Vec<Digest>),
+    (mut process, limits, below): (Process, Limits, Vec<Digest>),
     output: Output,
 ) -> Result<i32> {
     // Dropped with this future.
@@ -67,9 +69,17 @@ pub(super) async fn run(
     let (services, site) = (Arc::clone(services), Arc::clone(site));
     let closing = services.builds.closing();
     let work = tokio::spawn(async move {
-        let record = record(&services, &site.id, process, limits, below)?;
-        let outcome = attend(&services, &record, (asker_gone, closing.clone()), output).await;
+        let mut mounts = std::mem::take(&mut process.mounts);
+        process.environment.append(&mut mounts.environment);
+        let record =
+            record(&services, &site.id, (process, std::mem::take(&mut mounts.mounts)), limits, below)?;
+        let besides = std::mem::take(&mut mounts.besides);
+        let outcome = attend(&services, (&record, besides), (asker_gone, closing.clone()), output).await;
         end(&services, &record).await;
+        for cache in mounts.caches.drain(..) {
+            services.builds.caches.give_back(&services, cache).await;
+        }
+        drop(mounts);
         // Nothing is written to it any more, and nobody has to wait for this.
         drop((site, closing));
         outcome
@@ -81,7 +91,7 @@ pub(super) async fn run(
 fn record(
     services: &Services,
     id: &str,
-    process: Process,
+    (process, mounts): (Process, Vec<Mount>),
     limits: Limits,
     below: Vec<Digest>,
 ) -> Result<Record> {
@@ -91,7 +101,7 @@ fn record(
         user: process.user,
         working_dir: process.folder,
         network: process.network,
-        mounts: process.mounts,
+        mounts,
         resources: limits.resources,
         rlimits: limits.rlimits,
         shm_bytes: limits.shm_bytes,
@@ -136,14 +146,14 @@ fn record(
 /// Launches the shim and waits until it has gone.
 async fn attend(
     services: &Arc<Services>,
-    record: &Record,
+    (record, besides): (&Record, Besides),
     (asker_gone, mut closing): (oneshot::Receiver<()>, watch::Receiver<bool>),
     output: Output,
 ) -> Result<i32> {
     let (client, shim) = attach::pair()?;
     let wanted = Attach { stdin: false, stdout: true, stderr: true, framing: Framing::Multiplexed };
     let streams = [(wanted, shim)];
-    let (link, _) = launch::container(services, record, &streams).await?;
+    let (link, _) = launch::container(services, record, besides, &streams).await?;
     drop(streams);
     let stop = async move {
         tokio::select! {

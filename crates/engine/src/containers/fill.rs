@@ -145,7 +145,7 @@ fn fill(
     if !has || !is_empty(&target).map_err(|source| io("read", &volume.name)(source.into()))? {
         return Ok(());
     }
-    let source = Source::Layers { lower, path: PathBuf::from(&volume.target) };
+    let source = Source::Layers { lower, path: PathBuf::from(&volume.target), upper: None };
     let beside = same_mount(&target, &open(&services.volumes.copies())?);
     let (subpath, path) = (volume.subpath.clone(), volume.target.clone());
     // In a volume it has a name that says whose it is.
@@ -243,7 +243,7 @@ fn end(services: &Services, volume: &str, root: &OwnedFd) -> Result<()> {
     let lost = filling.boot != boot();
     if lost {
         let path = PathBuf::from(&filling.path);
-        let source = Source::Layers { lower: lower(services, &filling.layers), path };
+        let source = Source::Layers { lower: lower(services, &filling.layers), path, upper: None };
         match services.spawner.fill(&source, target.as_fd(), true) {
             Ok(_) => tracing::warn!(volume, "what a power cut may have taken of a volume was brought again"),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! A container's start, up to the moment at which its shim has been asked for.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hull_network::pool::Turn;
@@ -28,6 +28,14 @@ const USERS_LIMIT: u64 = 4 << 20;
 /// A stream that waits for a process.
 pub(crate) type Stream = (Attach, OwnedFd);
 
+/// What one run has besides its settings, and no record knows of.
+#[derive(Debug, Default)]
+pub(crate) struct Besides {
+    pub(crate) mounts: Vec<spec::Own>,
+    /// A layer between the image and the writable one.
+    pub(crate) layer: Option<PathBuf>,
+}
+
 /// Everything a shim needs.
 struct Prepared<T> {
     document: T,
@@ -46,10 +54,11 @@ struct Prepared<T> {
 pub(crate) async fn container(
     services: &Arc<Services>,
     record: &Record,
+    besides: Besides,
     streams: &[Stream],
 ) -> Result<(Link, Vec<String>)> {
     let (shared, owned) = (Arc::clone(services), record.clone());
-    let prepared = services.blocking(move || prepare(&shared, owned)).await?;
+    let prepared = services.blocking(move || prepare(&shared, owned, besides)).await?;
     hull_runtime::failpoint!("engine.start.before-launch");
     let namespaces: Vec<_> = prepared.namespaces.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
     let attach = borrowed(streams);
@@ -128,7 +137,7 @@ fn with_environment(mut record: Record, variables: Vec<String>) -> Record {
     record
 }
 
-fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
+fn prepare(services: &Services, record: Record, besides: Besides) -> Result<Prepared<Bundle>> {
     let linked = links::environment(services, &record)?;
     let record = &with_environment(record, linked);
     let settings = &record.settings;
@@ -155,7 +164,12 @@ fn prepare(services: &Services, record: Record) -> Result<Prepared<Bundle>> {
     let shared_memory = shared_memory(services, record)?;
     let (given, _) = spec::given_capabilities(settings, &services.facts)?;
     let seccomp = services.seccomp.filter(&settings.security, &given).map_err(Error::Start)?;
-    let (document, warnings) = spec::compile(inputs(services, record, &identity, &found)?)?;
+    let mut inputs = inputs(services, record, &identity, &found)?;
+    if let Rootfs::Overlay { lower, .. } = &mut inputs.rootfs {
+        lower.splice(0..0, besides.layer);
+    }
+    inputs.shown.own = besides.mounts;
+    let (document, warnings) = spec::compile(inputs)?;
     shim::expect(services.exec_root(), Kind::Container, &record.id)
         .map_err(|source| Error::System { doing: "make a shim's folder".to_owned(), source })?;
     if matches!(settings.network, NetworkMode::Default | NetworkMode::Named(_)) {

@@ -150,7 +150,8 @@ pub(super) fn volume_folders(services: &Services, settings: &Settings) -> BTreeM
 
 /// Where what the container's mounts show lies.
 pub(super) fn shown(services: &Services, settings: &Settings) -> Shown {
-    Shown { volumes: volume_folders(services, settings), images: layers(services, settings) }
+    let (volumes, images) = (volume_folders(services, settings), layers(services, settings));
+    Shown { volumes, images, own: Vec::new() }
 }
 
 /// Waits until the images that are mounted are unpacked. They are held by the caller. Blocks.

@@ -353,7 +353,7 @@ impl Task {
         let streams = std::mem::take(&mut self.streams);
         // Whoever comes now sees a phase in which this container mounts its layer.
         drop(self.handle.layer.write().await);
-        match launch::container(&self.services, &self.record, &streams).await {
+        match launch::container(&self.services, &self.record, Default::default(), &streams).await {
             Ok((link, warnings)) => {
                 self.link = Some(link);
                 for warning in warnings {

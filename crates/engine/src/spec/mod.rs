@@ -64,6 +64,19 @@ pub struct Shown {
     pub volumes: BTreeMap<String, PathBuf>,
     /// The folders of mounted images' layers, from the top to the base, by the mount's target.
     pub images: BTreeMap<String, Vec<PathBuf>>,
+    /// What only this process is shown, and no settings name.
+    pub own: Vec<Own>,
+}
+
+/// A mount that the engine makes for one process, and that no record has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// For messages.
+    pub name: String,
+    /// Absolute in the container.
+    pub target: String,
+    pub source: Source,
+    pub read_only: bool,
 }
 
 /// What [`compile`] needs to know.
@@ -121,7 +134,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         id: inputs.id.to_owned(),
         spec,
         rootfs: inputs.rootfs,
-        sources: mounts::sources(settings, inputs.shown.images),
+        sources: mounts::sources(settings, inputs.shown),
         stdio: Stdio { stdin: settings.open_stdin, stdin_once: settings.stdin_once },
         log: inputs.log,
         init: settings.init,
@@ -142,7 +155,7 @@ pub fn bound(
     mounts.retain(|mount| {
         mount.kind == "bind" && !kernels.iter().any(|folder| mount.destination.starts_with(folder))
     });
-    (mounts, mounts::sources(settings, shown.images))
+    (mounts, mounts::sources(settings, shown))
 }
 
 /// One more process for the container that `inputs` compiles to.

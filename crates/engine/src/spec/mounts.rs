@@ -27,7 +27,11 @@ pub(super) fn all(
     recursive_read_only: bool,
 ) -> Vec<Entry> {
     let asked = settings.mounts.iter().map(|mount| wanted(mount, settings, shown, recursive_read_only));
-    let asked: Vec<Entry> = asked.collect();
+    let own = shown.own.iter().map(|own| {
+        let access = if own.read_only { "ro" } else { "rw" };
+        entry(&own.target, "bind", &own.name, &[access, "rprivate"])
+    });
+    let asked: Vec<Entry> = asked.chain(own).collect();
     // Whoever asks for a mount at the same place gets theirs instead of ours. What ours would have
     // in it is theirs, too.
     let mut mounts = usual(settings);
@@ -43,21 +47,20 @@ pub(super) fn all(
 }
 
 /// What those mounts show that a spec has no words for.
-pub(super) fn sources(
-    settings: &Settings,
-    mut images: BTreeMap<String, Vec<PathBuf>>,
-) -> BTreeMap<PathBuf, Source> {
+pub(super) fn sources(settings: &Settings, shown: Shown) -> BTreeMap<PathBuf, Source> {
+    let Shown { mut images, own, .. } = shown;
     let source = |mount: &Mount| match mount {
         Mount::Image { target, subpath, .. } => {
             let (lower, path) = (images.remove(target)?, PathBuf::from(subpath));
-            Some((PathBuf::from(target), Source::Layers { lower, path }))
+            Some((PathBuf::from(target), Source::Layers { lower, path, upper: None }))
         }
         Mount::Volume(VolumeMount { target, subpath, .. }) if !subpath.is_empty() => {
             Some((PathBuf::from(target), Source::Inside { path: PathBuf::from(subpath) }))
         }
         Mount::Bind { .. } | Mount::Tmpfs { .. } | Mount::Volume(_) => None,
     };
-    settings.mounts.iter().filter_map(source).collect()
+    let own = own.into_iter().map(|own| (PathBuf::from(own.target), own.source));
+    settings.mounts.iter().filter_map(source).chain(own).collect()
 }
 
 fn usual(settings: &Settings) -> Vec<Entry> {

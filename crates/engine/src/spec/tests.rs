@@ -41,6 +41,7 @@ fn compiled_on(settings: &Settings, identity: &Identity, host: &HostFacts) -> Sp
         shown: Shown {
             volumes: [("data".to_owned(), PathBuf::from("/v/data"))].into(),
             images: BTreeMap::new(),
+            own: Vec::new(),
         },
         devices: &[],
         seccomp: None,
@@ -483,8 +484,8 @@ fn an_image_is_shown_by_its_layers() {
     let settings = Settings { mounts: vec![image], ..settings() };
     assert!(mounts(&settings).contains("/image bind tools ro,rprivate"));
     let images = [("/image".to_owned(), vec![PathBuf::from("/top")])].into();
-    let shown = mounts::sources(&settings, images);
-    let layers = Source::Layers { lower: vec!["/top".into()], path: "usr/bin".into() };
+    let shown = mounts::sources(&settings, Shown { images, ..Shown::default() });
+    let layers = Source::Layers { lower: vec!["/top".into()], path: "usr/bin".into(), upper: None };
     assert_eq!(shown, [(PathBuf::from("/image"), layers)].into());
 }
 

@@ -1,32 +1,29 @@
 //! Steps of builds: processes without a record, files copied by workers, layers kept and found again.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use hull_builder::executor::{
-    Base, Change, Copy, Folder, Mount, MountKind, Network, Run, Selection, Source, Unpack, Wanted,
-};
+use hull_builder::executor::{Base, Change, Copy, Folder, Network, Run, Selection, Source, Unpack, Wanted};
 use hull_builder::progress::{Output, Room, Stream};
 use hull_builder::{Cache, Executor, Failure, Known, Layer, Progress, Stack};
-use hull_engine::builds::{Answer, Build, Client, Forget, Given, Limits, Secret};
+use hull_engine::builds::{Build, Forget, Given, Limits};
 use hull_engine::chain;
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::{Digest, Reference};
 
 use crate::support::{Host, IMAGE, sh, within};
 
-fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits { network: NetworkMode::None, ..Limits::default() }
 }
 
-async fn base(build: &Build) -> Base {
+pub(crate) async fn base(build: &Build) -> Base {
     let wanted = Wanted { reference: Reference::parse(IMAGE).unwrap(), platform: None, pull: false };
     within(build.image(wanted)).await.unwrap()
 }
 
-fn process(below: &[Layer], script: &str) -> Run {
+pub(crate) fn process(below: &[Layer], script: &str) -> Run {
     Run {
         below: below.to_vec(),
         arguments: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
@@ -52,14 +49,23 @@ fn unheard() -> Output {
 }
 
 /// Rings whenever something was written.
-fn bell(rings: tokio::sync::mpsc::UnboundedSender<()>) -> Output {
+pub(crate) fn bell(rings: tokio::sync::mpsc::UnboundedSender<()>) -> Output {
     output(move |_| {
         rings.send(()).ok();
     })
 }
 
 /// Runs a script; what it changed, and all that it wrote.
-async fn run(build: &Build, below: &[Layer], script: &str) -> (Result<Option<Layer>, Failure>, String) {
+pub(crate) async fn run(
+    build: &Build,
+    below: &[Layer],
+    script: &str,
+) -> (Result<Option<Layer>, Failure>, String) {
+    written(build, process(below, script)).await
+}
+
+/// The same of a whole process.
+pub(crate) async fn written(build: &Build, run: Run) -> (Result<Option<Layer>, Failure>, String) {
     let written = Arc::new(Mutex::new(String::new()));
     let all = Arc::clone(&written);
     let output = output(move |progress| {
@@ -67,19 +73,19 @@ async fn run(build: &Build, below: &[Layer], script: &str) -> (Result<Option<Lay
         let mark = if stream == Stream::Error { "!" } else { "" };
         all.lock().unwrap().push_str(&format!("{mark}{}", String::from_utf8_lossy(&bytes)));
     });
-    let done = within(build.run(process(below, script), output)).await;
+    let done = within(build.run(run, output)).await;
     let written = written.lock().unwrap().clone();
     (done, written)
 }
 
 /// What a script says on these layers.
-async fn says(build: &Build, below: &[Layer], script: &str) -> String {
+pub(crate) async fn says(build: &Build, below: &[Layer], script: &str) -> String {
     let (done, written) = run(build, below, script).await;
     assert!(matches!(done, Ok(None)), "{script}: {done:?}, {written}");
     written
 }
 
-fn with(below: &[Layer], layer: Option<Layer>) -> Vec<Layer> {
+pub(crate) fn with(below: &[Layer], layer: Option<Layer>) -> Vec<Layer> {
     below.iter().cloned().chain(layer).collect()
 }
 
@@ -97,7 +103,7 @@ fn copy(below: &[Layer], source: Source, patterns: &[&str], destination: &str) -
     }
 }
 
-fn tar(folder: &Path, flags: &str) -> std::fs::File {
+pub(crate) fn tar(folder: &Path, flags: &str) -> std::fs::File {
     let archive = folder.with_extension("tar");
     let made = Command::new("tar").arg("-C").arg(folder).arg(flags).arg(&archive).arg(".").status().unwrap();
     assert!(made.success());
@@ -312,45 +318,6 @@ async fn a_folder_is_made_once_and_belongs_to_its_user() {
     assert_eq!(within(build.folder(folder(&below, "/srv/app"))).await.unwrap(), made, "the same twice");
     let seen = says(&build, &at, "/bin/busybox stat -c %U:%G:%a /srv/app /srv").await;
     assert_eq!(seen, "web:web:755\nweb:web:755\n");
-    drop(build);
-    host.finish().await;
-}
-
-/// Offers one secret.
-#[derive(Debug)]
-struct Offers(&'static str, &'static [u8]);
-
-impl Client for Offers {
-    fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Secret>> {
-        Box::pin(async move { Ok((id == self.0).then(|| Secret(self.1.to_vec()))) })
-    }
-
-    fn agent<'a>(&'a self, _id: &'a str) -> Answer<'a, Option<OwnedFd>> {
-        Box::pin(async { Ok(None) })
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_secret_can_be_a_variable_and_may_be_missing() {
-    let host = Host::new().await;
-    let offering = |bytes: &'static [u8]| {
-        let client = Arc::new(Offers("token", bytes));
-        host.engine().build(Given { client, ..limits().into() })
-    };
-    let build = offering(b"hunter2");
-    let below = base(&build).await.layers;
-    let asking = |id: &str, required: bool| {
-        let kind = MountKind::SecretVariable { id: id.to_owned(), required };
-        let script = "[ \"${TOKEN:-none}\" = hunter2 ] && exit 42; [ -z \"$TOKEN\" ]";
-        Run { mounts: vec![Mount { target: "TOKEN".to_owned(), kind }], ..process(&below, script) }
-    };
-    let run = async |build: &Build, run: Run| within(build.run(run, unheard())).await;
-    assert_eq!(run(&build, asking("token", true)).await, Err(Failure::Exit { code: 42 }));
-    assert_eq!(run(&build, asking("other", false)).await, Ok(None));
-    let missing = Failure::Missing("secret other: not found".to_owned());
-    assert_eq!(run(&build, asking("other", true)).await, Err(missing));
-    let binary = run(&offering(b"\xff\0"), asking("token", false)).await;
-    assert!(matches!(&binary, Err(Failure::Invalid(text)) if text.contains("is not text")), "{binary:?}");
     drop(build);
     host.finish().await;
 }

@@ -1,5 +1,5 @@
 //! Mounts of what exists already: files of the host, what is inside of a volume, and the file
-//! systems of images.
+//! systems of images. And of files that are made for it, in memory.
 //!
 //! What is shown is found once and used as a descriptor, as is the place that it is shown at: a
 //! container that shares the volume may swap what lies at a path at any moment, and gets nothing
@@ -17,8 +17,8 @@ use hull_oci::runtime::Mount;
 use hull_sys::Errno;
 use hull_sys::error::During;
 use hull_sys::mount::{self, Propagation};
-use hull_sys::root::{Handle, Root, open_beneath};
-use rustix::fs::{CWD, FileType, FsWord, Mode, OFlags};
+use hull_sys::root::{Handle, Root, open_beneath, open_inside};
+use rustix::fs::{CWD, FileType, FsWord, Gid, Mode, OFlags, Uid};
 use rustix::mount::UnmountFlags;
 
 use super::failure::{OrFail, Result, go_text, invalid, not_found};
@@ -63,10 +63,13 @@ pub(super) fn take(
     let found = match source {
         None => open(entry)?,
         Some(bundle::Source::Inside { path }) => inside(entry, path)?,
-        Some(bundle::Source::Layers { lower, path }) => {
-            let whole = rootfs::layers(lower, None).or_host()?;
+        Some(bundle::Source::Layers { lower, path, upper }) => {
+            let whole = rootfs::layers(lower, upper.as_ref()).or_host()?;
             let whole = whole.ok_or_else(|| invalid(format!("{}: too many layers", what(entry))))?;
             return image(entry, whole, path).map(Some);
+        }
+        Some(bundle::Source::File { contents, mode, uid, gid }) => {
+            return file(entry, contents, (*mode, *uid, *gid)).map(Some);
         }
     };
     let fd = mount::copy_of(&found.handle, recursive).or_invalid(|| what(entry))?;
@@ -77,7 +80,26 @@ pub(super) fn take(
     Ok(Some(Taken { fd, folder: found.folder }))
 }
 
-/// What is at `path` of the detached file system `whole`; empty is all of it. It is then read-only.
+/// The file alone, of a file system in memory that nobody sees.
+fn file(entry: &Mount, contents: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<Taken> {
+    let data = [("mode", Some("0700"))];
+    let memory = mount::new("tmpfs", &data, mount::NO_SUID | mount::NO_DEV | mount::NO_EXEC).or_host()?;
+    let name = "file";
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let made =
+        rustix::fs::openat(&memory, name, flags, Mode::RUSR).during("openat", || what(entry)).or_host()?;
+    let mut made = std::fs::File::from(made);
+    std::io::Write::write_all(&mut made, contents).or_host()?;
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::fchown(&made, owner.0, owner.1)
+        .during("fchown", || what(entry))
+        .or_invalid(|| what(entry))?;
+    rustix::fs::fchmod(&made, Mode::from_raw_mode(mode)).during("fchmod", || what(entry)).or_host()?;
+    drop(made);
+    image(entry, memory, Path::new(name))
+}
+
+/// What is at `path` of the detached file system `whole`; empty is all of it.
 pub(super) fn image(entry: &Mount, whole: OwnedFd, path: &Path) -> Result<Taken> {
     let fd = if path.as_os_str().is_empty() { whole } else { part(entry, &whole, path)? };
     let options = options::parse(&entry.kind, &entry.options);
@@ -191,10 +213,14 @@ fn inside(entry: &Mount, path: &Path) -> Result<Found> {
 
 /// Finds `path` in `folder`, which is called `name`; no link leads out of it.
 fn beneath(folder: impl AsFd, name: &Path, path: &Path) -> Result<Found> {
-    let found = open_beneath(folder, path, OFlags::PATH, Mode::empty()).map_err(|error| {
+    let found = match path.is_absolute() {
+        true => open_inside(folder, path, OFlags::PATH, Mode::empty()),
+        false => open_beneath(folder, path, OFlags::PATH, Mode::empty()).map_err(|error| error.errno),
+    };
+    let found = found.map_err(|errno| {
         let full = name.join(path);
-        let (full, why) = (full.display(), go_text(error.errno));
-        match error.errno {
+        let (full, why) = (full.display(), go_text(errno));
+        match errno {
             Errno::NOENT => not_found(format!("cannot access path {full}: lstat {full}: {why}")),
             Errno::XDEV | Errno::LOOP => {
                 invalid(format!("cannot access path {full}: it leads out of {}", name.display()))
@@ -237,8 +263,14 @@ fn classic(root: &Root, entry: &Mount, source: Option<&bundle::Source>) -> Resul
     let found = match source {
         None => open(entry)?,
         Some(bundle::Source::Inside { path }) => inside(entry, path)?,
-        Some(bundle::Source::Layers { lower, path }) => {
-            let whole = bundle::Rootfs::Overlay { lower: lower.clone(), upper: None };
+        Some(bundle::Source::File { .. }) => {
+            return Err(invalid(format!(
+                "{}: a file in memory needs Linux 5.12, or the filter around this engine allows too little of it",
+                what(entry)
+            )));
+        }
+        Some(bundle::Source::Layers { lower, path, upper }) => {
+            let whole = bundle::Rootfs::Overlay { lower: lower.clone(), upper: upper.clone() };
             let whole = rootfs::make_classic(&whole)?;
             let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             beneath(&whole, Path::new(&entry.source), path)?

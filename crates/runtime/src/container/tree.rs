@@ -56,7 +56,7 @@ pub(crate) enum Part {
 /// Finds a place in layers, which are put together read-only and attached nowhere. Links are followed
 /// as in a container that has them as its root.
 pub(crate) fn part(source: &Source) -> std::result::Result<Part, StartError> {
-    let Source::Layers { lower, path } = source else {
+    let Source::Layers { lower, path, .. } = source else {
         return Err(invalid("only what an image has can be copied into a volume"));
     };
     let whole = rootfs::layers(lower, None).or_host()?.ok_or_else(|| invalid("too many layers"))?;

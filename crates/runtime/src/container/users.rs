@@ -44,7 +44,7 @@ use super::failure::{OrFail, Result, host, invalid};
 use super::files;
 use super::init::{self, Init, NoReturn, become_opaque, fail};
 use super::{Streams, rootfs, sync};
-use crate::bundle::{Rootfs, Source, StartError};
+use crate::bundle::{Rootfs, Source, StartError, Upper};
 use crate::protocol::{self, Outcome, Role};
 
 /// A user namespace, and a network namespace that belongs to it.
@@ -189,8 +189,8 @@ fn enter(init: &Init<'_>, users: BorrowedFd<'_>) -> Result<Infallible> {
 fn take(init: &Init<'_>, users: BorrowedFd<'_>) -> Result<Luggage> {
     let bundle = init.bundle;
     let take = |entry: &Mount| match bundle.sources.get(&entry.destination) {
-        // Its layers are mapped with the root's.
-        Some(Source::Layers { .. }) => Ok(None),
+        // Its layers are mapped with the root's. A file is made inside, by who knows those users.
+        Some(Source::Layers { .. } | Source::File { .. }) => Ok(None),
         source => binds::take(entry, source, Some(users)),
     };
     let mut mounts = bundle.spec.mounts.iter().map(take).collect::<Result<Vec<_>>>()?;
@@ -198,8 +198,8 @@ fn take(init: &Init<'_>, users: BorrowedFd<'_>) -> Result<Luggage> {
     let mut layers = Layers { spec: &bundle.spec, users, mapped: BTreeSet::new() };
     let root = Some(layers.root(&bundle.rootfs)?);
     for (entry, taken) in bundle.spec.mounts.iter().zip(&mut mounts) {
-        if let Some(Source::Layers { lower, path }) = bundle.sources.get(&entry.destination) {
-            *taken = Some(binds::image(entry, layers.image(lower)?, path)?);
+        if let Some(Source::Layers { lower, path, upper }) = bundle.sources.get(&entry.destination) {
+            *taken = Some(binds::image(entry, layers.part(lower, upper.as_ref())?, path)?);
         }
     }
     Ok(Luggage { root, mounts, shared_memory, warnings: Vec::new() })
@@ -218,25 +218,18 @@ impl Layers<'_> {
         let Rootfs::Overlay { lower, upper } = root else {
             return rootfs::detached(root)?.ok_or_else(too_old);
         };
-        self.map(lower)?;
-        if let Some(upper) = upper {
-            // One mount for both of its folders, or they could not be one layer.
-            match (upper.upper.parent(), upper.work.parent()) {
-                (Some(folder), Some(beside)) if folder == beside => map_in_place(folder, self.users)?,
-                _ => return Err(invalid("the work folder of a writable layer is not beside it")),
-            }
-        }
+        self.map(lower, upper.as_ref())?;
         self.as_root(|| rootfs::detached(root))?.ok_or_else(too_old)
     }
 
-    /// An image's file system.
-    fn image(&mut self, lower: &[PathBuf]) -> Result<OwnedFd> {
-        self.map(lower)?;
-        self.as_root(|| rootfs::layers(lower, None).or_host())?.ok_or_else(too_old)
+    /// Another file system.
+    fn part(&mut self, lower: &[PathBuf], upper: Option<&Upper>) -> Result<OwnedFd> {
+        self.map(lower, upper)?;
+        self.as_root(|| rootfs::layers(lower, upper).or_host())?.ok_or_else(too_old)
     }
 
     /// Parts of an overlay must be attached somewhere (before Linux 6.15): each over itself.
-    fn map(&mut self, lower: &[PathBuf]) -> Result<()> {
+    fn map(&mut self, lower: &[PathBuf], upper: Option<&Upper>) -> Result<()> {
         if self.mapped.is_empty() {
             process::unshare(Namespaces::MOUNT).or_host()?;
             let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
@@ -245,6 +238,13 @@ impl Layers<'_> {
         for layer in lower {
             if self.mapped.insert(layer.clone()) {
                 map_in_place(layer, self.users)?;
+            }
+        }
+        if let Some(upper) = upper {
+            // One mount for both of its folders, or they could not be one layer.
+            match (upper.upper.parent(), upper.work.parent()) {
+                (Some(folder), Some(beside)) if folder == beside => map_in_place(folder, self.users)?,
+                _ => return Err(invalid("the work folder of a writable layer is not beside it")),
             }
         }
         Ok(())

@@ -37,7 +37,7 @@ fn with(world: &World, script: &str, source: (&str, Source)) -> Bundle {
 
 fn image(world: &World, name: &str, script: &str, path: &str) -> Bundle {
     let lower = layers(world, name);
-    with(world, script, (name, Source::Layers { lower, path: path.into() }))
+    with(world, script, (name, Source::Layers { lower, path: path.into(), upper: None }))
 }
 
 fn layers_are_shown_as_one_read_only_file_system(world: &World) {
@@ -47,7 +47,7 @@ fn layers_are_shown_as_one_read_only_file_system(world: &World) {
     assert_eq!(output.out, "newotherkept\n", "{output:?}");
     // One layer needs no overlay.
     let lower = layers(world, "single").split_off(1);
-    let bundle = with(world, script, ("single", Source::Layers { lower, path: PathBuf::new() }));
+    let bundle = with(world, script, ("single", Source::Layers { lower, path: PathBuf::new(), upper: None }));
     assert_eq!(world.run(&bundle).unwrap().out, "oldotherkept\n");
 }
 
