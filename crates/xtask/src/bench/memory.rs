@@ -8,6 +8,25 @@ use anyhow::{Context, Result};
 /// The sum over this network namespace's processes of these names, in KiB. Containers have
 /// network namespaces of their own, so only what serves them counts.
 pub(crate) fn pss(names: &[&str]) -> Result<f64> {
+    sum(names, &process)
+}
+
+/// The most that each of them has held, added up, in KiB.
+pub(crate) fn peaks(names: &[&str]) -> Result<f64> {
+    sum(names, &|path| field(&fs::read_to_string(path.join("status")).unwrap_or_default(), "VmHWM:"))
+}
+
+/// From now on [`peaks`] are counted anew: proc_pid_clear_refs(5). Gives what they hold now.
+pub(crate) fn forget_peaks(names: &[&str]) -> Result<f64> {
+    sum(names, &|path| {
+        if let Err(error) = fs::write(path.join("clear_refs"), "5") {
+            eprintln!("bench: {}: {error}", path.display());
+        }
+        field(&fs::read_to_string(path.join("status")).unwrap_or_default(), "VmHWM:")
+    })
+}
+
+fn sum(names: &[&str], of: &dyn Fn(&Path) -> u64) -> Result<f64> {
     let own = fs::read_link("/proc/self/ns/net").context("read the network namespace")?;
     let mut sum = 0;
     for entry in fs::read_dir("/proc").context("list /proc")? {
@@ -16,7 +35,7 @@ pub(crate) fn pss(names: &[&str]) -> Result<f64> {
         // The kernel cuts names after 15 bytes.
         let named = names.iter().any(|name| comm.trim() == &name[..name.len().min(15)]);
         if named && fs::read_link(path.join("ns/net")).is_ok_and(|net| net == own) {
-            sum += process(&path);
+            sum += of(&path);
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "kilobytes of one machine")]

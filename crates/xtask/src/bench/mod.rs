@@ -10,6 +10,7 @@
 //! Figures are medians with (min–max; p10–p90). Cold samples are 100 ms apart, as a person types;
 //! warm ones follow each other at once.
 
+mod builds;
 mod engines;
 mod fixture;
 mod floor;
@@ -39,15 +40,15 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "copies", "mounts",
-    "ports", "names", "networks", "users", "size",
+    "builds", "ports", "names", "networks", "users", "size",
 ];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run bridge exec life many memory logs layers copies mounts ports names networks users size
+Sections: runtime run bridge exec life many memory logs layers copies mounts builds ports names networks users size
 (all by default)
 
 Options:
@@ -174,7 +175,7 @@ fn measure_engines(
     samples: usize,
 ) -> Vec<Row> {
     type Section<'a> = (&'static str, &'a dyn Fn() -> Vec<Row>);
-    let in_order: [Section<'_>; 14] = [
+    let in_order: [Section<'_>; 15] = [
         ("memory", &|| sections::memory(engines)),
         ("run", &|| sections::run(engines, crun, fixture, samples)),
         ("bridge", &|| sections::bridge(engines, samples)),
@@ -185,6 +186,7 @@ fn measure_engines(
         ("layers", &|| layers::layers(engines, &fixture.work, samples)),
         ("copies", &|| layers::copies(engines, &fixture.work, samples)),
         ("mounts", &|| mounts::mounts(engines, &fixture.work, samples)),
+        ("builds", &|| builds::builds(engines, &fixture.work, samples)),
         ("ports", &|| ports::ports(engines, samples)),
         ("names", &|| names::names(engines, samples)),
         ("networks", &|| networks::networks(engines, samples)),
