@@ -14,7 +14,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "unshare", package: "util-linux" },
     Program { name: "setpriv", package: "util-linux" },
     Program { name: "mkfs.ext4", package: "e2fsprogs" },
-    Program { name: "python3", package: "python3-minimal" },
+    Program { name: "python3", package: "python3" },
     Program { name: "skopeo", package: "skopeo" },
     Program { name: "script", package: "bsdutils" },
     Program { name: "zstd", package: "zstd" },

@@ -18,6 +18,7 @@ use private::Daemon;
 
 const PROGRAMS: &[Program] = &[
     Program { name: "busybox", package: "busybox-static" },
+    Program { name: "python3", package: "python3" },
     Program { name: "script", package: "bsdutils" },
     Program { name: "cc", package: "gcc" },
 ];
@@ -64,7 +65,7 @@ fn walk(daemon: &Daemon) -> Result<()> {
     ])?;
     ensure!(seen.contains("I am process 1 "), "the one-shot container printed {seen:?}");
 
-    web_server(daemon)?;
+    helloworld(daemon)?;
     shell(daemon)?;
 
     say("A memory limit that really kills");
@@ -92,36 +93,44 @@ fn walk(daemon: &Daemon) -> Result<()> {
     costs(daemon)
 }
 
-/// Where the web server is published.
-const PORT: u16 = 8080;
+/// Where the web application is published.
+const PORT: u16 = 4000;
 
-/// Detached, on the default bridge; its page is fetched through the published port.
-fn web_server(daemon: &Daemon) -> Result<()> {
-    say("A detached web server with its port published");
-    let serve = "mkdir -p /www; echo 'Hello from '$(hostname) > /www/index.html; echo serving; exec httpd -f -v -p 80 -h /www";
-    daemon.hull(&[
-        "run",
-        "-d",
-        "--name",
-        "web",
-        "-p",
-        &format!("{PORT}:80"),
-        "--hostname",
-        "hull-demo",
-        "busybox",
-        "sh",
-        "-c",
-        serve,
-    ])?;
+/// The application of examples/helloworld: built, built again, run on the default bridge; its page is fetched
+/// through the published port; then a look inside, and what was changed there becomes an image.
+fn helloworld(daemon: &Daemon) -> Result<()> {
+    let folder = crate::root().join("examples/helloworld");
+    let folder = folder.to_str().context("the project's folder has a name that is no text")?;
+    say("A web application is built from its Dockerfile, on a base with this machine's Python");
+    daemon.hull(&["image", "capture", "python:3-slim", "busybox", "python3"])?;
+    daemon.hull(&["build", "-t", "helloworld", folder])?;
+    let history = daemon.hull(&["history", "helloworld"])?;
+    ensure!(history.contains("EXPOSE"), "the history was {history:?}");
+    say("Built again, nothing is done again");
+    let started = Instant::now();
+    daemon.hull(&["build", "-q", "-t", "helloworld", folder])?;
+    println!("  in {:.0} ms", milliseconds(started.elapsed()));
+    daemon.hull(&["image", "ls"])?;
+
+    say("It runs, with its port published");
+    let id = daemon.hull(&["run", "-d", "-p", &format!("{PORT}:80"), "--name", "web", "helloworld"])?;
     let page = fetch(PORT)?;
-    println!("  GET http://127.0.0.1:{PORT}/  →  {}", page.trim());
-    ensure!(page.contains("Hello from hull-demo"), "the page was {page:?}");
+    println!("  GET http://127.0.0.1:{PORT}/  →  {}", page.trim().replace('\n', ", "));
+    let hostname = id.get(..12).context("an id")?;
+    ensure!(page.contains("Hello World!") && page.contains(hostname), "the page was {page:?}");
     daemon.hull(&["ps"])?;
 
     say("One more process in it, and its log");
-    daemon.hull(&["exec", "web", "ps"])?;
+    daemon.hull(&["exec", "web", "touch", "/app/test.txt"])?;
     let log = daemon.hull(&["logs", "web"])?;
-    ensure!(log.contains("serving"), "the log was {log:?}");
+    ensure!(log.contains("listening"), "the log was {log:?}");
+
+    say("What was changed becomes an image: the old layers and one more");
+    let changes = daemon.hull(&["diff", "web"])?;
+    ensure!(changes.contains("A /app/test.txt"), "the changes were {changes:?}");
+    daemon.hull(&["commit", "web", "helloworld:v2"])?;
+    let kept = daemon.hull(&["run", "--rm", "helloworld:v2", "ls", "/app"])?;
+    ensure!(kept.contains("test.txt"), "the new image has {kept:?}");
     daemon.hull(&["rm", "-f", "web"])?;
     Ok(())
 }
@@ -131,13 +140,16 @@ fn fetch(port: u16) -> Result<String> {
     loop {
         if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").context("ask for the page")?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").context("ask for the page")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).context("read the page")?;
             let page = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
             return page.with_context(|| format!("no page in {answer:?}"));
         }
-        ensure!(started.elapsed() < Duration::from_secs(10), "the web server never listened on port {port}");
+        ensure!(
+            started.elapsed() < Duration::from_secs(10),
+            "the web application never listened on port {port}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
