@@ -11,6 +11,7 @@
 //! unknown names are ignored, a wrong type is refused with the field's name.
 
 pub mod archive;
+pub mod build;
 pub mod client;
 pub mod compat;
 pub mod container;
@@ -95,6 +96,16 @@ pub mod fuzz {
         let _ = crate::create::CreateRequest::decode(data);
         let _ = crate::gojson::decode::<crate::exec::ExecOptions>(data, "ExecOptions");
         let _ = crate::gojson::decode::<crate::hostconfig::UpdateRequest>(data, "UpdateConfig");
+    }
+
+    /// What comes over the connection of a build, at either end.
+    pub fn fuzz_build(data: &[u8]) {
+        use crate::build::frame::{Decoder, Heard, Told};
+        let (mut daemon, mut client) = (Decoder::default(), Decoder::default());
+        daemon.push(data);
+        client.push(data);
+        while let Ok(Some(_)) = daemon.take::<Heard>() {}
+        while let Ok(Some(_)) = client.take::<Told>() {}
     }
 
     /// The `filters` parameter.

@@ -21,7 +21,6 @@ struct Message {
     status: Option<String>,
     id: Option<String>,
     progress: Option<String>,
-    aux: Option<Aux>,
     #[serde(rename = "errorDetail")]
     detail: Option<Detail>,
     error: Option<String>,
@@ -30,60 +29,31 @@ struct Message {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Detail {
-    /// Of a build: what its process ended with.
-    code: u8,
     message: String,
-}
-
-/// What a program would want to know of it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Aux {
-    #[serde(rename = "ID")]
-    id: String,
 }
 
 /// What has been shown so far.
 pub(crate) struct Progress {
     quiet: bool,
-    /// The messages are shown as they come.
-    raw: bool,
     terminal: bool,
     /// Ids with a line of their own, from the top.
     lines: Vec<String>,
     pending: Vec<u8>,
-    /// Of the image that was made.
-    id: Option<String>,
 }
 
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Progress {
         Progress {
             quiet,
-            raw: false,
             terminal: rustix::termios::isatty(rustix::stdio::stdout()),
             lines: Vec::new(),
             pending: Vec::new(),
-            id: None,
         }
-    }
-
-    /// For a program that reads the messages themselves.
-    pub(crate) fn raw() -> Progress {
-        Progress { raw: true, ..Progress::new(true) }
-    }
-
-    /// The id of the image that was made, if the answer has told one.
-    pub(crate) fn id(&self) -> Option<String> {
-        self.id.clone()
     }
 
     /// Shows all messages of an answer.
     pub(crate) async fn follow(&mut self, mut answer: Response) -> Result<(), Failure> {
         while let Some(piece) = answer.chunk().await? {
-            if self.raw {
-                print(&String::from_utf8_lossy(&piece));
-            }
             let text = self.feed(&piece)?;
             if !self.quiet && !text.is_empty() {
                 print(&text);
@@ -117,18 +87,13 @@ impl Progress {
     }
 
     fn show(&mut self, message: Message, text: &mut String) -> Result<(), Failure> {
-        if let Some(aux) = message.aux {
-            self.id = Some(aux.id);
-            return Ok(());
-        }
-        let code = message.detail.as_ref().map_or(0, |detail| detail.code).max(1);
         let reason =
             message.detail.map(|detail| detail.message).filter(|reason| !reason.is_empty()).or(message.error);
         if let Some(reason) = reason {
             if !self.quiet && !text.is_empty() {
                 print(text);
             }
-            return Err(Failure { code, message: reason });
+            return Err(fail(reason));
         }
         if let Some(stream) = message.stream {
             text.push_str(&stream);
@@ -169,14 +134,7 @@ mod tests {
     use super::*;
 
     fn plain() -> Progress {
-        Progress {
-            quiet: true,
-            raw: false,
-            terminal: false,
-            lines: Vec::new(),
-            pending: Vec::new(),
-            id: None,
-        }
+        Progress { quiet: true, terminal: false, lines: Vec::new(), pending: Vec::new() }
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //! the real head and carries bytes both ways. Either side may close its half first. A local client
 //! that only listens needs nobody to carry its bytes: its socket goes to the container whole.
 
+use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub(crate) enum Then {
     Seat(Seat),
     /// The client gets a pipe, and hears what became of it.
     Pipe(Piped),
+    /// What the handler does itself.
+    Own(Own),
     /// The container's stream.
     Stream {
         stream: UnixStream,
@@ -48,6 +52,27 @@ pub(crate) enum Then {
         /// With a terminal: the keys that detach.
         keys: Option<Keys>,
     },
+}
+
+type Work = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// A protocol of our own: it has the socket, and the bytes of the client that were read already. Dropped
+/// when the client has gone.
+pub(crate) struct Own(Box<dyn FnOnce(Socket, Bytes) -> Work + Send>);
+
+impl Own {
+    pub(crate) fn new<F>(serve: impl FnOnce(Socket, Bytes) -> F + Send + 'static) -> Own
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        Own(Box::new(move |socket, ahead| Box::pin(serve(socket, ahead))))
+    }
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").finish_non_exhaustive()
+    }
 }
 
 /// Where a handler leaves its wish; one for each connection.
@@ -117,6 +142,13 @@ pub(crate) async fn run(
         Then::Pipe(pipe) => {
             client.write_all(&takeover.head).await?;
             piped::run(client, ahead, pipe, gone).await
+        }
+        Then::Own(Own(serve)) => {
+            client.write_all(&takeover.head).await?;
+            tokio::select! {
+                ended = serve(client, ahead) => ended,
+                () = gone => Ok(()),
+            }
         }
         Then::Say(bytes) => {
             client.write_all(&takeover.head).await?;

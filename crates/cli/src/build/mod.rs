@@ -1,21 +1,27 @@
 //! `build`: a context goes to the daemon, what happens there is shown.
+//!
+//! Client and daemon talk as [`hull_api::build`] has it.
 
 pub(crate) mod cache;
 mod context;
+mod offer;
+mod show;
 
-use std::collections::BTreeMap;
-use std::io::Read;
+use std::sync::Arc;
 
-use hull_api::client::{Body, Query, stream_of};
+use hull_api::build::frame::{Heard, Told};
+use hull_api::build::{Begin, Failed, Finished, Limits, PATH, link};
+use hull_api::hostconfig::Ulimit;
 use hull_oci::reference::Reference;
-use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
-use crate::create::{reason, size};
+use crate::create::{reason, size, swap};
 use crate::flags::{Flag, Given, any, integer};
-use crate::progress::Progress;
 use crate::session::{Session, line};
 use context::Context;
+use offer::{Offer, Source};
+use show::Shown;
 
 pub(crate) static BUILD: Command = Command {
     paths: &["image build", "build", "builder build"],
@@ -25,12 +31,14 @@ pub(crate) static BUILD: Command = Command {
     stop_at_argument: false,
     flags: &[&[
         Flag::list("add-host", any, "Add a line to the hosts of RUN (NAME:ADDRESS)"),
+        Flag::list("allow", any, "Let RUN take more of the host (network.host, security.insecure)"),
         Flag::list(
             "build-arg",
             any,
             "Give an ARG its value (NAME=VALUE; NAME alone takes the environment's)",
         ),
         Flag::list("cache-from", any, "").label("strings"),
+        Flag::text("cgroup-parent", "Put each RUN below this cgroup"),
         Flag::switch("compress", ""),
         Flag::value("cpu-period", "int", integer, "Length of a period of the CPU quota (microseconds)"),
         Flag::value("cpu-quota", "int", integer, "CPU time of each period (microseconds)"),
@@ -42,29 +50,25 @@ pub(crate) static BUILD: Command = Command {
         Flag::text("iidfile", "Write the image's id into this file"),
         Flag::list("label", any, "Give the image a label (NAME=VALUE)"),
         Flag::value("memory", "bytes", size, "Memory of each RUN").short('m'),
+        Flag::value("memory-swap", "bytes", swap, "Memory and swap of each RUN; -1 is without limit"),
         Flag::text("network", "Network of RUN (default, host, none)"),
         Flag::switch("no-cache", "Do everything again"),
+        Flag::list("no-cache-filter", any, "Do these stages again"),
         Flag::text("platform", "Build for this platform, as os[/arch[/variant]]"),
         Flag::text("progress", "Show what happens as 'auto', 'plain', 'tty', 'quiet' or 'rawjson'")
             .default("auto"),
         Flag::switch("pull", "Look for newer base images"),
         Flag::switch("quiet", "Show nothing but the image's id").short('q'),
         Flag::switch("rm", "").default("true"),
+        Flag::list("secret", any, "Give RUN a secret (id=ID[,src=FILE|env=NAME])"),
         Flag::value("shm-size", "bytes", size, "Size of /dev/shm"),
+        Flag::list("ssh", any, "Give RUN an ssh agent (default|ID[=SOCKET])"),
         Flag::list("tag", any, "Name the image (NAME[:TAG])").short('t'),
         Flag::text("target", "Build this stage"),
         Flag::list("ulimit", any, "Limits of RUN (NAME=SOFT[:HARD])"),
     ]],
     run: |session, given| Box::pin(build(session, given)) as Outcome<'_>,
 };
-
-/// How what happens is shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Lines,
-    Nothing,
-    Raw,
-}
 
 async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
     let shown = match given.text("progress") {
@@ -82,136 +86,149 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
         Reference::parse(tag)
             .map_err(|error| fail(format!("invalid argument {tag:?} for \"-t, --tag\" flag: {error}")))?;
     }
-    let query = query(given, shown)?;
     let path = given.arguments[0].as_str();
-    if ["http://", "https://", "git://", "git@", "github.com/"].iter().any(|scheme| path.starts_with(scheme))
-    {
-        let query = query.with("remote", path).unless_empty("dockerfile", given.text("file"));
-        return follow(session, &query, Body::Empty, (given, shown)).await;
+    let mut begin = begin(given)?;
+    let context = if is_address(path) {
+        (begin.remote, begin.dockerfile) = (path.to_owned(), given.text("file").to_owned());
+        Source::Nowhere
+    } else if path == "-" {
+        let (source, dockerfile) = offer::from_stdin(given.text("file"))?;
+        begin.dockerfile = dockerfile;
+        source
+    } else {
+        let context = Context::open(path, given.text("file"))?;
+        begin.dockerfile.clone_from(&context.dockerfile);
+        Source::Folder(context)
+    };
+    let offer = Offer::new(context, given.list("secret"), given.list("ssh"))?;
+    (begin.secrets, begin.agents) = (offer.secrets(), offer.agents());
+    let finished = follow(session, begin, Arc::new(offer), shown).await?;
+    if shown == Shown::Nothing {
+        line(&finished.id.to_string());
     }
-    if path == "-" {
-        let (body, dockerfile) = from_stdin(given.text("file"))?;
-        return follow(session, &query.unless_empty("dockerfile", &dockerfile), body, (given, shown)).await;
+    let file = given.text("iidfile");
+    if !file.is_empty() {
+        std::fs::write(file, finished.id.to_string())
+            .map_err(|error| fail(format!("write {file}: {}", reason(&error))))?;
     }
-    let context = Context::open(path, given.text("file"))?;
-    let query = query.with("dockerfile", context.dockerfile.as_str());
-    let (output, input) = std::io::pipe()?;
-    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into())?;
-    let sending = tokio::task::spawn_blocking(move || context.send(input.into()));
-    let answered = follow(session, &query, stream_of(output), (given, shown)).await;
-    // Where the daemon has closed its ear, it says why.
-    match (sending.await, answered) {
-        (Ok(Err(error)), _) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(fail(format!("the context cannot be read: {}", reason(&error))))
-        }
-        (_, answered) => answered,
-    }
+    Ok(0)
 }
 
-/// What standard input is: an archive, or a Dockerfile without a context.
-fn from_stdin(file: &str) -> Result<(Body, String), Failure> {
-    if crate::terminal::stdin_is_terminal() {
-        return Err(fail(
-            "the context is read from STDIN, but STDIN is a terminal: redirect an archive or a Dockerfile",
-        ));
-    }
-    let mut first = vec![0; 512];
-    let mut have = 0;
-    while have < first.len() {
-        match std::io::stdin().read(&mut first[have..])? {
-            0 => break,
-            count => have += count,
-        }
-    }
-    first.truncate(have);
-    if context::is_archive(&first) {
-        let rest = tokio::io::AsyncReadExt::chain(std::io::Cursor::new(first), tokio::io::stdin());
-        return Ok((stream_of(rest), file.to_owned()));
-    }
-    std::io::stdin().read_to_end(&mut first)?;
-    let archive = context::alone(&first)?;
-    Ok((stream_of(std::io::Cursor::new(archive)), String::new()))
+fn is_address(path: &str) -> bool {
+    ["http://", "https://", "git://", "git@", "github.com/"].iter().any(|scheme| path.starts_with(scheme))
 }
 
-fn query(given: &Given, shown: Shown) -> Result<Query, Failure> {
-    let mut query = Query::new()
-        .with("version", "1")
-        .switch("nocache", given.on("no-cache"))
-        .switch("pull", given.on("pull"))
-        .switch("rm", given.on("rm"))
-        .switch("forcerm", given.on("force-rm"))
-        .switch("q", shown == Shown::Nothing)
-        .unless_empty("target", given.text("target"))
-        .unless_empty("networkmode", given.text("network"))
-        .unless_empty("platform", given.text("platform"));
-    for tag in given.list("tag") {
-        query = query.with("t", tag);
-    }
-    for (flag, name) in [
-        ("memory", "memory"),
-        ("shm-size", "shmsize"),
-        ("cpu-shares", "cpushares"),
-        ("cpu-period", "cpuperiod"),
-        ("cpu-quota", "cpuquota"),
-        ("cpuset-cpus", "cpusetcpus"),
-        ("cpuset-mems", "cpusetmems"),
-    ] {
-        query = query.unless_empty(name, given.text(flag));
-    }
-    for host in given.list("add-host") {
-        query = query.with("extrahosts", host);
-    }
-    let arguments: BTreeMap<&str, Option<String>> = given
-        .list("build-arg")
-        .map(|text| match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text, std::env::var(text).ok()),
-        })
-        .collect();
-    let labels: BTreeMap<&str, &str> =
-        given.list("label").map(|text| text.split_once('=').unwrap_or((text, ""))).collect();
-    let limits = given.list("ulimit").map(limit).collect::<Result<Vec<Value>, Failure>>()?;
-    let documents = [
-        ("buildargs", json!(arguments), arguments.is_empty()),
-        ("labels", json!(labels), labels.is_empty()),
-        ("ulimits", json!(limits), limits.is_empty()),
-    ];
-    for (name, document, _) in documents.into_iter().filter(|(_, _, empty)| !empty) {
-        query = query.with(name, document.to_string());
-    }
-    Ok(query)
+/// All that the flags say, but for the context.
+fn begin(given: &Given) -> Result<Begin, Failure> {
+    let text = |name: &str| given.text(name).to_owned();
+    let all = |name: &str| given.list(name).map(str::to_owned).collect::<Vec<String>>();
+    let value = |text: &str| match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        // A name alone takes the environment's, if there is one.
+        None => Some((text.to_owned(), std::env::var(text).ok()?)),
+    };
+    let label = |text: &str| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    Ok(Begin {
+        tags: all("tag"),
+        arguments: given.list("build-arg").filter_map(value).collect(),
+        labels: given.list("label").map(label).collect(),
+        target: text("target"),
+        platform: text("platform"),
+        pull: given.on("pull"),
+        no_cache: given.on("no-cache"),
+        no_cache_filter: given
+            .list("no-cache-filter")
+            .flat_map(|names| names.split(','))
+            .map(str::to_owned)
+            .collect(),
+        network: text("network"),
+        hosts: all("add-host"),
+        limits: limits(given)?,
+        allow: given.list("allow").flat_map(|names| names.split(',')).map(str::to_owned).collect(),
+        ..Begin::default()
+    })
+}
+
+fn limits(given: &Given) -> Result<Limits, Failure> {
+    let unsigned = |name: &str| u64::try_from(given.number(name)).unwrap_or(0);
+    Ok(Limits {
+        memory: given.number("memory"),
+        swap: given.number("memory-swap"),
+        cpu_shares: unsigned("cpu-shares"),
+        cpu_period: unsigned("cpu-period"),
+        cpu_quota: given.number("cpu-quota"),
+        cpus: given.text("cpuset-cpus").to_owned(),
+        memory_nodes: given.text("cpuset-mems").to_owned(),
+        shm: unsigned("shm-size"),
+        ulimits: given.list("ulimit").map(limit).collect::<Result<_, Failure>>()?,
+        cgroup_parent: given.text("cgroup-parent").to_owned(),
+    })
 }
 
 /// `NAME=SOFT[:HARD]`
-fn limit(text: &str) -> Result<Value, Failure> {
+fn limit(text: &str) -> Result<Ulimit, Failure> {
     let wrong = || fail(format!("invalid ulimit argument: {text}: it is NAME=SOFT[:HARD]"));
     let (name, values) = text.split_once('=').ok_or_else(wrong)?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let number = |text: &str| text.parse::<i64>().map_err(|_| wrong());
-    Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
+    Ok(Ulimit { name: name.to_owned(), soft: number(soft)?, hard: number(hard)? })
 }
 
+/// Tells the daemon what is wished, answers its questions and shows what happens, to the end.
 async fn follow(
     session: &Session,
-    query: &Query,
-    body: Body,
-    (given, shown): (&Given, Shown),
-) -> Result<u8, Failure> {
-    let answer = session.client.post("/build", query, body).await?;
-    let mut progress = match shown {
-        Shown::Raw => Progress::raw(),
-        shown => Progress::new(shown == Shown::Nothing),
+    begin: Begin,
+    offer: offer::Shared,
+    shown: Shown,
+) -> Result<Finished, Failure> {
+    let (tell, mut hear) = match link::open(&session.client).await {
+        Err(error) if error.is_not_found() => {
+            return Err(fail(format!(
+                "the daemon at {} does not know Hull's builds: use a Hull of this version there",
+                session.client.endpoint()
+            )));
+        }
+        opened => opened?,
     };
-    progress.follow(answer).await?;
-    let id = progress.id().unwrap_or_default();
-    if shown == Shown::Nothing {
-        line(&id);
+    let lost = |source| hull_api::client::Error::Lost { path: PATH.to_owned(), source };
+    tell.send(&Heard::Begin(Box::new(begin))).await.map_err(lost)?;
+    let mut answers = JoinSet::new();
+    let mut show = show::Show::new(shown);
+    loop {
+        let told = tokio::select! {
+            told = hear.next() => told.map_err(lost)?,
+            Some(answered) = answers.join_next() => {
+                answered??;
+                continue;
+            }
+        };
+        let Some((told, _)) = told else {
+            return Err(lost(std::io::ErrorKind::UnexpectedEof.into()).into());
+        };
+        match told {
+            Told::Question { number, question } => {
+                let (offer, tell) = (Arc::clone(&offer), tell.clone());
+                answers.spawn(async move { offer.answer(number, question, &tell).await });
+            }
+            Told::Progress(progress) => show.progress(progress),
+            Told::Finished(finished) => {
+                show.finished(&finished);
+                return Ok(finished);
+            }
+            Told::Failed(failed) => return Err(failure(failed)),
+        }
     }
-    let file = given.text("iidfile");
-    if !file.is_empty() {
-        std::fs::write(file, &id).map_err(|error| fail(format!("write {file}: {}", reason(&error))))?;
+}
+
+/// In the words, and with the code, of the reference's client.
+fn failure(failed: Failed) -> Failure {
+    match http::StatusCode::from_u16(failed.status) {
+        Ok(status) => hull_api::client::Error::Refused { status, message: failed.message }.into(),
+        Err(_) => Failure { code: failed.code.max(1), message: failed.message },
     }
-    Ok(0)
 }
 
 #[cfg(test)]
@@ -220,8 +237,9 @@ mod tests {
 
     #[test]
     fn limits_are_read_as_they_are_written() {
-        assert_eq!(limit("nofile=1:2").unwrap(), json!({ "Name": "nofile", "Soft": 1, "Hard": 2 }));
-        assert_eq!(limit("core=0").unwrap(), json!({ "Name": "core", "Soft": 0, "Hard": 0 }));
+        let read = |text| limit(text).map(|limit| (limit.name, limit.soft, limit.hard));
+        assert_eq!(read("nofile=1:2").unwrap(), ("nofile".to_owned(), 1, 2));
+        assert_eq!(read("core=0").unwrap(), ("core".to_owned(), 0, 0));
         for bad in ["nofile", "nofile=x", "nofile=1:x"] {
             assert!(limit(bad).is_err(), "{bad}");
         }

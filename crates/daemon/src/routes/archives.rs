@@ -24,7 +24,7 @@ use crate::upload::Upload;
 /// Bytes that a pipe holds, where the host allows it (pipe(7), `pipe-max-size`).
 const PIPE: usize = 1 << 20;
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::internal(format!("make a pipe: {}", io::Error::from(error))))?;
     // A smaller one does as well, more slowly.

@@ -4,32 +4,29 @@
 //! The build is a task that goes with its answer: a client that leaves ends it, and one that does not read
 //! stops what its steps write ([`hull_builder::progress::Output`]) and nothing else.
 
-mod classic;
+mod request;
+pub(super) mod session;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hull_api::hostconfig::Ulimit;
+use http::StatusCode;
+use hull_api::build::classic::Classic;
+use hull_api::build::{Begin, Failed, Limits};
 use hull_api::{ErrorDetail, ProgressMessage};
-use hull_builder::BuildError;
+use hull_builder::Progress;
 use hull_builder::build::Request;
-use hull_builder::dockerfile::Position;
-use hull_builder::plan::Options;
 use hull_builder::progress::Report;
-use hull_builder::{Failure as StepFailure, Progress};
 use hull_engine::Error;
-use hull_engine::builds::{Finished, Given, Limits, Unbuilt};
-use hull_engine::containers::settings::NetworkMode;
-use hull_oci::Reference;
-use hull_oci::runtime::Rlimit;
+use hull_engine::builds::{Finished, Given, Unbuilt};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{archives, images};
+use super::archives;
 use crate::http::{Call, Failure, Handled, chain, stream};
-use classic::Classic;
+use request::Wanted;
 
 /// Most steps of one build at a time.
 const PARALLEL: usize = 4;
@@ -45,32 +42,10 @@ struct Going {
     lines: VecDeque<Bytes>,
 }
 
-/// What is asked for besides the context.
-struct Wanted {
-    limits: Limits,
-    options: Options,
-    names: Vec<Reference>,
-    dockerfile: String,
-    quiet: bool,
-}
-
-fn wanted(call: &Call) -> Result<Wanted, Failure> {
-    let limits = limits(call)?;
+/// What the query says, in the words of our own client.
+fn begin(call: &Call) -> Result<Begin, Failure> {
     let query = &call.query;
-    let options = Options { surroundings: surroundings(&limits), ..options(call)? };
-    let mut names = Vec::new();
-    for tag in query.all("t").filter(|tag| !tag.is_empty()) {
-        let name = images::reference(tag, "")?;
-        if name.digest.is_some() {
-            return Err(Failure::invalid("build tag cannot contain a digest"));
-        }
-        names.push(name);
-    }
-    for (name, text) in [
-        ("remote", "contexts at addresses come in a later build: send the files"),
-        ("outputs", "outputs come in a later build"),
-        ("cgroupparent", "a build's cgroup cannot be chosen yet"),
-    ] {
+    for (name, text) in [("outputs", "outputs come in a later build")] {
         if !query.text(name).is_empty() {
             return Err(Failure::later(text));
         }
@@ -81,12 +56,47 @@ fn wanted(call: &Call) -> Result<Wanted, Failure> {
     if query.flag("squash") {
         return Err(Failure::invalid("squash is only supported with experimental mode"));
     }
-    let dockerfile = Some(query.text("dockerfile")).filter(|name| !name.is_empty()).unwrap_or("Dockerfile");
-    Ok(Wanted { limits, options, names, dockerfile: dockerfile.to_owned(), quiet: query.flag("q") })
+    let text = |name: &str| query.text(name).to_owned();
+    let arguments: BTreeMap<String, Option<String>> = document(call, "buildargs")?;
+    let hosts = query.all("extrahosts").flat_map(|hosts| hosts.split(','));
+    Ok(Begin {
+        tags: query.all("t").map(str::to_owned).collect(),
+        dockerfile: text("dockerfile"),
+        remote: text("remote"),
+        arguments: arguments.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        labels: document(call, "labels")?,
+        target: text("target"),
+        platform: text("platform"),
+        pull: query.flag("pull"),
+        no_cache: query.flag("nocache"),
+        network: text("networkmode"),
+        hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(),
+        limits: limits(call)?,
+        ..Begin::default()
+    })
+}
+
+fn limits(call: &Call) -> Result<Limits, Failure> {
+    let query = &call.query;
+    let signed = |name| query.number(name).map(Option::unwrap_or_default);
+    let unsigned = |name| signed(name).map(|number| u64::try_from(number).unwrap_or(0));
+    Ok(Limits {
+        memory: signed("memory")?,
+        swap: signed("memswap")?,
+        cpu_shares: unsigned("cpushares")?,
+        cpu_period: unsigned("cpuperiod")?,
+        cpu_quota: signed("cpuquota")?,
+        cpus: query.text("cpusetcpus").to_owned(),
+        memory_nodes: query.text("cpusetmems").to_owned(),
+        shm: unsigned("shmsize")?,
+        ulimits: document(call, "ulimits")?,
+        cgroup_parent: query.text("cgroupparent").to_owned(),
+    })
 }
 
 pub(super) async fn build(call: Call) -> Handled {
-    let Wanted { limits, options, names, dockerfile: name, quiet } = wanted(&call)?;
+    let Wanted { limits, options, names, dockerfile: name } = request::wanted(begin(&call)?)?;
+    let quiet = call.query.flag("q");
     let engine = call.server.engine.clone();
     let context = engine.build_context(archives::feed(call.body)?).await;
     let context = context
@@ -106,10 +116,11 @@ pub(super) async fn build(call: Call) -> Handled {
     let mut going = Going { work, told, classic: Classic::default(), quiet, lines: VecDeque::new() };
     // What is wrong with the Dockerfile is the answer's status.
     if let Some(Err(error)) = going.step().await {
-        if let Some(message) = refusal(&error, &name, &text) {
-            return Err(Failure::invalid(message));
+        let failed = request::failed(&error, &name, &text);
+        if let Ok(status) = StatusCode::from_u16(failed.status) {
+            return Err(Failure::new(status, failed.message));
         }
-        going.lines.push_back(failed(&error));
+        going.lines.push_back(said_last(failed));
     }
     Ok(stream("application/json", futures_util::stream::unfold(going, Going::next)))
 }
@@ -135,7 +146,7 @@ impl Going {
     }
 
     fn show(&mut self, progress: Progress) {
-        let texts = self.classic.feed(progress);
+        let texts = self.classic.feed(session::plain(&progress));
         if !self.quiet {
             self.lines.extend(texts.into_iter().map(|text| said(&text)));
         }
@@ -163,7 +174,7 @@ impl Going {
                 return None;
             }
             if let Some(Err(error)) = self.step().await {
-                self.lines.push_back(failed(&error));
+                self.lines.push_back(said_last(request::failed(&error, "", "")));
             }
         }
     }
@@ -180,43 +191,12 @@ fn said(text: &str) -> Bytes {
 }
 
 /// The last word of a build that failed. Clients end with the code.
-fn failed(error: &Unbuilt) -> Bytes {
-    let (code, message) = match error {
-        Unbuilt::Build(BuildError::Step(step)) => match (&step.failure, &step.command) {
-            (StepFailure::Exit { code }, Some(command)) => {
-                (*code, format!("The command '{command}' returned a non-zero code: {code}"))
-            }
-            (failure, _) => (0, failure.to_string()),
-        },
-        error => (0, chain(error)),
-    };
+fn said_last(failed: Failed) -> Bytes {
     line(&ProgressMessage {
-        error_detail: Some(ErrorDetail { code: code.into(), message: message.clone() }),
-        error: message,
+        error_detail: Some(ErrorDetail { code: failed.code.into(), message: failed.message.clone() }),
+        error: failed.message,
         ..ProgressMessage::default()
     })
-}
-
-/// What makes the whole request wrong, in the reference's words: the first problem, then all others.
-fn refusal(error: &Unbuilt, name: &str, text: &str) -> Option<String> {
-    let problems = match error {
-        Unbuilt::Build(BuildError::Dockerfile(problems)) => problems,
-        Unbuilt::Build(BuildError::Plan(error)) => return Some(chain(error)),
-        Unbuilt::Build(BuildError::Image { .. } | BuildError::Step(_)) | Unbuilt::Store(_) => return None,
-    };
-    let told = |message: &str, line: usize| match message {
-        "no build stage in current context" => message.to_owned(),
-        "file with no instructions" => format!("failed to parse {name}: {message}"),
-        message => format!("dockerfile parse error on line {line}: {message}"),
-    };
-    let all: Vec<String> = problems
-        .iter()
-        .map(|problem| {
-            let told = told(&problem.message, Position::of(text, problem.span.start).line);
-            if problem.remedy.is_empty() { told } else { format!("{told} ({})", problem.remedy) }
-        })
-        .collect();
-    Some(all.join("\n"))
 }
 
 fn now() -> String {
@@ -230,72 +210,4 @@ fn document<T: serde::de::DeserializeOwned + Default>(call: &Call, name: &str) -
         text => serde_json::from_str(text)
             .map_err(|error| Failure::invalid(format!("error reading {name}: {error}"))),
     }
-}
-
-fn options(call: &Call) -> Result<Options, Failure> {
-    let query = &call.query;
-    let arguments: BTreeMap<String, Option<String>> = document(call, "buildargs")?;
-    Ok(Options {
-        target: Some(query.text("target").to_owned()).filter(|target| !target.is_empty()),
-        arguments: arguments.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
-        labels: document(call, "labels")?,
-        platform: archives::platform(query.text("platform"))?,
-        pull: query.flag("pull"),
-        no_cache: query.flag("nocache"),
-        ..Options::default()
-    })
-}
-
-fn limits(call: &Call) -> Result<Limits, Failure> {
-    let query = &call.query;
-    let network = match query.text("networkmode") {
-        "" | "default" | "bridge" => NetworkMode::Default,
-        "none" => NetworkMode::None,
-        "host" => NetworkMode::Host,
-        other => match other.strip_prefix("container:") {
-            Some(key) => NetworkMode::Container(key.to_owned()),
-            None => NetworkMode::Named(other.to_owned()),
-        },
-    };
-    let mut limits = Limits { network, ..Limits::default() };
-    let given = |name| query.number(name).map(|number| number.filter(|number| *number != 0));
-    let unsigned = |name| given(name).map(|number| number.and_then(|number| u64::try_from(number).ok()));
-    let resources = &mut limits.resources;
-    resources.memory.limit = given("memory")?;
-    resources.memory.swap = given("memswap")?;
-    resources.cpu.shares = unsigned("cpushares")?;
-    resources.cpu.period = unsigned("cpuperiod")?;
-    resources.cpu.quota = given("cpuquota")?;
-    resources.cpu.cpus = query.text("cpusetcpus").to_owned();
-    resources.cpu.mems = query.text("cpusetmems").to_owned();
-    limits.shm_bytes = unsigned("shmsize")?.unwrap_or(0);
-    let ulimits: Vec<Ulimit> = document(call, "ulimits")?;
-    limits.rlimits = ulimits
-        .into_iter()
-        .map(|limit| Rlimit {
-            kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
-            // -1 is without limit.
-            hard: u64::try_from(limit.hard).unwrap_or(u64::MAX),
-            soft: u64::try_from(limit.soft).unwrap_or(u64::MAX),
-        })
-        .collect();
-    limits.extra_hosts = query
-        .all("extrahosts")
-        .flat_map(|hosts| hosts.split(','))
-        .filter(|host| !host.is_empty())
-        .map(str::to_owned)
-        .collect();
-    Ok(limits)
-}
-
-/// What a RUN's outcome can depend on besides its own words.
-fn surroundings(limits: &Limits) -> Vec<String> {
-    let network = match &limits.network {
-        NetworkMode::Default => None,
-        NetworkMode::None => Some("network none".to_owned()),
-        NetworkMode::Host => Some("network host".to_owned()),
-        NetworkMode::Named(name) => Some(format!("network named {name}")),
-        NetworkMode::Container(key) => Some(format!("network of {key}")),
-    };
-    network.into_iter().chain(limits.extra_hosts.iter().map(|host| format!("host {host}"))).collect()
 }

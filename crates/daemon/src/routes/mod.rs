@@ -129,6 +129,7 @@ async fn route(call: Call, path: &[&str]) -> Handled {
             ("POST", "resize") => exec::resize(&call, id).await,
             _ => Err(Failure::no_page()),
         },
+        ["hull", "v1", "build"] if method == Method::POST => Ok(build::session::build(&call)),
         ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
         ["hull", "v1", "containers", key, "archive", verb @ ("read" | "write")]
             if method == Method::POST && call.slot.is_local() =>

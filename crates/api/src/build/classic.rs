@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use hull_builder::Progress;
-use hull_builder::progress::{Planned, Step, Stream};
 use hull_oci::Digest;
+
+use super::{Planned, Progress, Stream};
+
+type Step = u32;
 
 /// Bytes of output that wait for their turn, at most.
 const HELD: usize = 16 << 20;
@@ -27,7 +29,7 @@ struct State {
 
 /// What has been told by now.
 #[derive(Debug, Default)]
-pub(super) struct Classic {
+pub struct Classic {
     planned: Vec<Planned>,
     /// The instruction that is told now, and whether its line has been said.
     at: usize,
@@ -39,7 +41,7 @@ pub(super) struct Classic {
 
 impl Classic {
     /// The texts that follow from what happened.
-    pub(super) fn feed(&mut self, progress: Progress) -> Vec<String> {
+    pub fn feed(&mut self, progress: Progress) -> Vec<String> {
         match progress {
             Progress::Planned { instructions } => self.planned = instructions,
             Progress::Started { step, .. } => self.states.entry(step).or_default().cached = false,
@@ -52,7 +54,7 @@ impl Classic {
                 let state = self.states.entry(step).or_default();
                 if its_turn || self.held + bytes.len() <= HELD {
                     self.held += bytes.len();
-                    state.output.push((stream, bytes.into()));
+                    state.output.push((stream, bytes));
                 } else {
                     state.clipped = true;
                 }
@@ -140,7 +142,7 @@ mod tests {
     }
 
     fn output(step: Step, text: &str) -> Progress {
-        Progress::Output { step, stream: Stream::Out, bytes: text.as_bytes().to_vec().into() }
+        Progress::Output { step, stream: Stream::Out, bytes: text.as_bytes().to_vec() }
     }
 
     #[test]

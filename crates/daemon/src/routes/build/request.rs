@@ -1,0 +1,144 @@
+//! What is wished of a build, whichever way a client has said it, as the engine and the builder are asked;
+//! and what they have against it, as a client is told.
+
+use hull_api::build::{Begin, Failed, Problem};
+use hull_builder::dockerfile::Position;
+use hull_builder::plan::Options;
+use hull_builder::{BuildError, Failure as StepFailure};
+use hull_engine::builds::{Limits, Unbuilt};
+use hull_engine::containers::settings::NetworkMode;
+use hull_oci::Reference;
+use hull_oci::runtime::Rlimit;
+
+use crate::http::{Failure, chain};
+use crate::routes::{archives, images};
+
+/// What is asked for besides the context.
+pub(super) struct Wanted {
+    pub(super) limits: Limits,
+    pub(super) options: Options,
+    pub(super) names: Vec<Reference>,
+    /// In the context.
+    pub(super) dockerfile: String,
+}
+
+pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
+    let mut names = Vec::new();
+    for tag in begin.tags.iter().filter(|tag| !tag.is_empty()) {
+        let name = images::reference(tag, "")?;
+        if name.digest.is_some() {
+            return Err(Failure::invalid("build tag cannot contain a digest"));
+        }
+        names.push(name);
+    }
+    if !begin.remote.is_empty() {
+        return Err(Failure::later("contexts at addresses come in a later build: send the files"));
+    }
+    let limits = limits(begin.limits, &begin.network, begin.hosts);
+    let options = Options {
+        target: Some(begin.target).filter(|target| !target.is_empty()),
+        arguments: begin.arguments,
+        labels: begin.labels,
+        platform: archives::platform(&begin.platform)?,
+        pull: begin.pull,
+        no_cache: begin.no_cache,
+        no_cache_filter: begin.no_cache_filter,
+        surroundings: surroundings(&limits),
+        ..Options::default()
+    };
+    let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());
+    let dockerfile = dockerfile.unwrap_or_else(|| "Dockerfile".to_owned());
+    Ok(Wanted { limits, options, names, dockerfile })
+}
+
+fn limits(given: hull_api::build::Limits, network: &str, extra_hosts: Vec<String>) -> Limits {
+    let network = match network {
+        "" | "default" | "bridge" => NetworkMode::Default,
+        "none" => NetworkMode::None,
+        "host" => NetworkMode::Host,
+        other => match other.strip_prefix("container:") {
+            Some(key) => NetworkMode::Container(key.to_owned()),
+            None => NetworkMode::Named(other.to_owned()),
+        },
+    };
+    let mut limits = Limits { network, extra_hosts, shm_bytes: given.shm, ..Limits::default() };
+    let resources = &mut limits.resources;
+    resources.memory.limit = Some(given.memory).filter(|bytes| *bytes != 0);
+    resources.memory.swap = Some(given.swap).filter(|bytes| *bytes != 0);
+    let some = |number: u64| Some(number).filter(|number| *number != 0);
+    resources.cpu.shares = some(given.cpu_shares);
+    resources.cpu.period = some(given.cpu_period);
+    resources.cpu.quota = Some(given.cpu_quota).filter(|quota| *quota != 0);
+    resources.cpu.cpus = given.cpus;
+    resources.cpu.mems = given.memory_nodes;
+    limits.cgroup_parent = given.cgroup_parent;
+    let ulimits = given.ulimits.into_iter().map(|limit| Rlimit {
+        kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
+        // -1 is without limit.
+        hard: u64::try_from(limit.hard).unwrap_or(u64::MAX),
+        soft: u64::try_from(limit.soft).unwrap_or(u64::MAX),
+    });
+    limits.rlimits = ulimits.collect();
+    limits
+}
+
+/// What a RUN's outcome can depend on besides its own words.
+fn surroundings(limits: &Limits) -> Vec<String> {
+    let network = match &limits.network {
+        NetworkMode::Default => None,
+        NetworkMode::None => Some("network none".to_owned()),
+        NetworkMode::Host => Some("network host".to_owned()),
+        NetworkMode::Named(name) => Some(format!("network named {name}")),
+        NetworkMode::Container(key) => Some(format!("network of {key}")),
+    };
+    network.into_iter().chain(limits.extra_hosts.iter().map(|host| format!("host {host}"))).collect()
+}
+
+/// A request that is wrong as a whole.
+pub(super) fn refused(failure: Failure) -> Failed {
+    Failed { status: failure.status.as_u16(), message: failure.message, ..Failed::default() }
+}
+
+/// Why there is no image, in the reference's words. `text` is the Dockerfile, `name` what it is called.
+pub(super) fn failed(error: &Unbuilt, name: &str, text: &str) -> Failed {
+    match error {
+        Unbuilt::Build(BuildError::Dockerfile(problems)) => {
+            let problems: Vec<Problem> = problems.iter().map(|problem| shown(problem, name, text)).collect();
+            let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+            // The first problem, then all others.
+            let message = messages.join("\n");
+            Failed { problems, ..refused(Failure::invalid(message)) }
+        }
+        Unbuilt::Build(BuildError::Plan(error)) => refused(Failure::invalid(chain(error))),
+        Unbuilt::Build(BuildError::Step(step)) => match (&step.failure, &step.command) {
+            (StepFailure::Exit { code }, Some(command)) => Failed {
+                code: u8::try_from(*code).unwrap_or(1),
+                message: format!("The command '{command}' returned a non-zero code: {code}"),
+                ..Failed::default()
+            },
+            (failure, _) => Failed { message: failure.to_string(), ..Failed::default() },
+        },
+        Unbuilt::Build(BuildError::Image { .. }) | Unbuilt::Store(_) => {
+            Failed { message: chain(error), ..Failed::default() }
+        }
+    }
+}
+
+fn shown(problem: &hull_builder::dockerfile::Problem, name: &str, text: &str) -> Problem {
+    let Position { line, column } = Position::of(text, problem.span.start);
+    let told = match problem.message.as_str() {
+        "no build stage in current context" => problem.message.clone(),
+        "file with no instructions" => format!("failed to parse {name}: {}", problem.message),
+        message => format!("dockerfile parse error on line {line}: {message}"),
+    };
+    let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    Problem {
+        line: number(line),
+        column: number(column),
+        message: match problem.remedy.as_str() {
+            "" => told,
+            remedy => format!("{told} ({remedy})"),
+        },
+        shown: problem.show(name, text),
+    }
+}

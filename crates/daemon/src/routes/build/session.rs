@@ -1,0 +1,346 @@
+//! `POST /hull/v1/build`: a build that asks its client back ([`hull_api::build`]).
+//!
+//! Three things go on at once for as long as the connection lives: the build, what it says going out, and
+//! what the client says coming in. None waits for another, but for what a slow client has not
+//! taken yet ([`hull_builder::progress::Output`]) and for answers that nobody has consumed yet. The end of
+//! the connection is the end of the build.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use hull_api::build::frame::{Heard, Told};
+use hull_api::build::{Begin, Failed, Finished, Planned, Question, Stream, link};
+use hull_api::client;
+use hull_builder::{Progress, Request, progress};
+use hull_engine::Error;
+use hull_engine::builds::{self, Context, Given, Secret};
+use hull_oci::Reference;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::request::{self, Wanted};
+use super::{PARALLEL, now};
+use crate::Server;
+use crate::hijack::{Own, Takeover, Then, head};
+use crate::http::{Answer, Call, Failure, chain, empty};
+use crate::routes::{archives, identity};
+use crate::serve::Socket;
+
+/// Questions that wait for their answers at a time.
+const QUESTIONS: usize = 32;
+/// Pieces of one answer that nobody has consumed yet.
+const PIECES: usize = 4;
+/// Bytes of a secret, as the reference has it.
+const SECRET_MAX: usize = 500 << 10;
+/// How long a client may take to notice the end.
+const LINGER: Duration = Duration::from_millis(500);
+
+pub(in crate::routes) fn build(call: &Call) -> Answer {
+    let server = Arc::clone(&call.server);
+    let own = Own::new(move |socket, ahead| serve(server, socket, ahead));
+    let head = head(true, "application/vnd.hull.build", &identity());
+    call.slot.put(Takeover { head, then: Then::Own(own) });
+    empty(StatusCode::OK)
+}
+
+/// What is to be said, in order.
+enum Say {
+    Told(Told),
+    /// It takes room in its build until it has been said.
+    Progress(Progress),
+}
+
+async fn serve(server: Arc<Server>, socket: Socket, ahead: Bytes) -> io::Result<()> {
+    let stream = match socket {
+        Socket::Unix(stream) => client::Stream::Unix(stream),
+        Socket::Tcp(stream) => client::Stream::Tcp(stream),
+    };
+    let (sender, mut receiver) = link::halves::<Told, Heard>(stream, &ahead);
+    let begin = match receiver.next().await? {
+        Some((Heard::Begin(begin), _)) => *begin,
+        Some(_) => return Err(unexpected("a build begins with what is wished")),
+        None => return Ok(()),
+    };
+    let (say, said) = mpsc::unbounded_channel();
+    let questions = Arc::new(Questions::new(say.clone()));
+    {
+        let building = async {
+            let told = match make(&server, begin, &questions, &say).await {
+                Ok(finished) => Told::Finished(finished),
+                Err(failed) => Told::Failed(failed),
+            };
+            // Heard by the future beside this one.
+            say.send(Say::Told(told)).ok();
+            Ok(())
+        };
+        let mut going = Box::pin(async { tokio::try_join!(building, tell(&sender, said)) });
+        tokio::select! {
+            ended = &mut going => ended?,
+            left = listen(&mut receiver, &questions) => return left,
+        };
+    }
+    sender.close()?;
+    // Closing while words of the client are unread would cut off the last ones to it.
+    let _ = tokio::time::timeout(LINGER, listen(&mut receiver, &questions)).await;
+    Ok(())
+}
+
+/// Says everything, the build's last word at the end.
+async fn tell(sender: &link::Sender<Told>, mut said: mpsc::UnboundedReceiver<Say>) -> io::Result<()> {
+    while let Some(say) = said.recv().await {
+        match say {
+            Say::Progress(progress) => sender.send(&Told::Progress(plain(&progress))).await?,
+            Say::Told(told) => {
+                sender.send(&told).await?;
+                if matches!(told, Told::Finished(_) | Told::Failed(_)) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives answers to whoever waits for them, until the client ends.
+async fn listen(receiver: &mut link::Receiver<Heard>, questions: &Questions) -> io::Result<()> {
+    while let Some((heard, mut beside)) = receiver.next().await? {
+        let (question, part) = match heard {
+            Heard::Begin(_) => return Err(unexpected("a build begins once")),
+            Heard::Piece { question, bytes } => (question, Part::Bytes(bytes)),
+            Heard::End { question } => (question, Part::End),
+            Heard::Refused { question, why } => (question, Part::Refused(why)),
+            Heard::Descriptor { question } => match beside.pop() {
+                Some(descriptor) => (question, Part::Descriptor(descriptor)),
+                None => return Err(unexpected("a descriptor is missing")),
+            },
+        };
+        // Who has asked may not want to know any more.
+        let to = questions.waiting().answers.get(&question).cloned();
+        if let Some(to) = to {
+            to.send(part).await.ok();
+        }
+    }
+    Ok(())
+}
+
+fn unexpected(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
+}
+
+/// Builds as it was wished.
+async fn make(
+    server: &Server,
+    begin: Begin,
+    questions: &Arc<Questions>,
+    say: &mpsc::UnboundedSender<Say>,
+) -> Result<Finished, Failed> {
+    let (secrets, agents) = (begin.secrets.clone(), begin.agents.clone());
+    let Wanted { limits, options, names, dockerfile: name } =
+        request::wanted(begin).map_err(request::refused)?;
+    let context = receive(server, questions).await.map_err(request::refused)?;
+    let dockerfile =
+        context.dockerfile(&name).await.map_err(|error| request::refused(Failure::from(error)))?;
+    let text = String::from_utf8_lossy(&dockerfile).into_owned();
+    let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
+    let contexts = [(String::new(), context)].into();
+    let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
+    let build = server.engine.build(Given { contexts, client, ..limits.into() });
+    let say = say.clone();
+    let report: progress::Report = Arc::new(move |progress| {
+        // The build outlives its listener by moments.
+        say.send(Say::Progress(progress)).ok();
+    });
+    let made = build.make(&request, names, report).await;
+    let finished = made.map_err(|error| request::failed(&error, &name, &text))?;
+    Ok(Finished { id: finished.id, names: finished.names.iter().map(Reference::familiar).collect() })
+}
+
+/// The context, as an archive.
+async fn receive(server: &Server, questions: &Arc<Questions>) -> Result<Context, Failure> {
+    let unread = |why: String| Failure::invalid(format!("the context cannot be read: {why}"));
+    let mut answer = questions.ask(Question::Context).await;
+    let (read, write) = archives::pipe()?;
+    let mut write = pipe::Sender::from_owned_fd(write).map_err(|error| unread(error.to_string()))?;
+    let feed = async move {
+        loop {
+            match answer.next().await {
+                // A worker that hears no more has what it wants, or says why not.
+                Part::Bytes(bytes) if write.write_all(&bytes).await.is_err() => return Ok(()),
+                Part::Bytes(_) => {}
+                Part::End => return Ok(()),
+                Part::Refused(why) => return Err(why),
+                Part::Descriptor(_) => return Err("the client sent something else".to_owned()),
+            }
+        }
+    };
+    let (context, fed) = tokio::join!(server.engine.build_context(read), feed);
+    fed.map_err(unread)?;
+    context.map_err(|error| unread(chain(&error)))
+}
+
+/// What is asked and not answered yet.
+#[derive(Debug)]
+struct Questions {
+    say: mpsc::UnboundedSender<Say>,
+    places: Arc<Semaphore>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u32,
+    answers: HashMap<u32, mpsc::Sender<Part>>,
+}
+
+/// Of an answer.
+#[derive(Debug)]
+enum Part {
+    Bytes(Bytes),
+    Descriptor(OwnedFd),
+    End,
+    /// There is none.
+    Refused(String),
+}
+
+/// One that is on its way. Dropped, nobody waits for it any more.
+struct Coming {
+    number: u32,
+    parts: mpsc::Receiver<Part>,
+    questions: Arc<Questions>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Questions {
+    fn new(say: mpsc::UnboundedSender<Say>) -> Questions {
+        Questions { say, places: Arc::new(Semaphore::new(QUESTIONS)), waiting: Mutex::default() }
+    }
+
+    /// What panics under the lock leaves a table that is whole.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(self: &Arc<Questions>, question: Question) -> Coming {
+        // Nobody closes it.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let (to, parts) = mpsc::channel(PIECES);
+        let number = {
+            let mut waiting = self.waiting();
+            waiting.last = waiting.last.wrapping_add(1);
+            let number = waiting.last;
+            waiting.answers.insert(number, to);
+            number
+        };
+        // Where nobody says it any more, the build ends.
+        self.say.send(Say::Told(Told::Question { number, question })).ok();
+        Coming { number, parts, questions: Arc::clone(self), _place: place }
+    }
+}
+
+impl Coming {
+    async fn next(&mut self) -> Part {
+        self.parts.recv().await.unwrap_or_else(|| Part::Refused("the client has gone".to_owned()))
+    }
+
+    /// All of it.
+    async fn whole(mut self, most: usize) -> Result<Vec<u8>, String> {
+        let mut whole = Vec::new();
+        loop {
+            match self.next().await {
+                Part::Bytes(bytes) if whole.len() + bytes.len() > most => {
+                    return Err(format!("it has more than {most} bytes"));
+                }
+                Part::Bytes(bytes) => whole.extend_from_slice(&bytes),
+                Part::End => return Ok(whole),
+                Part::Refused(why) => return Err(why),
+                Part::Descriptor(_) => return Err("the client sent something else".to_owned()),
+            }
+        }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.questions.waiting().answers.remove(&self.number);
+    }
+}
+
+/// What the build's steps ask for.
+#[derive(Debug)]
+struct Client {
+    questions: Arc<Questions>,
+    /// The names of what is offered.
+    secrets: Vec<String>,
+    agents: Vec<String>,
+}
+
+impl builds::Client for Client {
+    fn secret<'a>(&'a self, id: &'a str) -> builds::Answer<'a, Option<Secret>> {
+        Box::pin(async move {
+            if !self.secrets.iter().any(|offered| offered == id) {
+                return Ok(None);
+            }
+            let coming = self.questions.ask(Question::Secret(id.to_owned())).await;
+            let bytes = coming.whole(SECRET_MAX).await;
+            bytes
+                .map(|bytes| Some(Secret(bytes)))
+                .map_err(|why| Error::Invalid(format!("secret {id}: {why}")))
+        })
+    }
+
+    fn agent<'a>(&'a self, id: &'a str) -> builds::Answer<'a, Option<OwnedFd>> {
+        Box::pin(async move {
+            if !self.agents.iter().any(|offered| offered == id) {
+                return Ok(None);
+            }
+            let failed = |why: &str| Error::Invalid(format!("agent {id}: {why}"));
+            match self.questions.ask(Question::Agent(id.to_owned())).await.next().await {
+                Part::Descriptor(descriptor) if is_stream(&descriptor) => Ok(Some(descriptor)),
+                Part::Refused(why) => Err(failed(&why)),
+                Part::Descriptor(_) | Part::Bytes(_) | Part::End => {
+                    Err(failed("the client sent something else"))
+                }
+            }
+        })
+    }
+}
+
+fn is_stream(descriptor: &OwnedFd) -> bool {
+    let kind = rustix::net::sockopt::socket_type(descriptor);
+    kind.is_ok_and(|kind| kind == rustix::net::SocketType::STREAM)
+}
+
+/// As it goes over the connection.
+pub(super) fn plain(progress: &Progress) -> hull_api::build::Progress {
+    use hull_api::build::Progress as Plain;
+    let number = |step: usize| u32::try_from(step).unwrap_or(u32::MAX);
+    match progress {
+        Progress::Planned { instructions } => {
+            let planned = |one: &progress::Planned| Planned {
+                text: one.text.clone(),
+                step: one.step.map(number),
+                trigger: one.trigger,
+            };
+            Plain::Planned { instructions: instructions.iter().map(planned).collect() }
+        }
+        Progress::Started { step, name } => Plain::Started { step: number(*step), name: name.clone() },
+        Progress::Cached { step } => Plain::Cached { step: number(*step) },
+        Progress::Output { step, stream, bytes } => Plain::Output {
+            step: number(*step),
+            stream: match stream {
+                progress::Stream::Out => Stream::Out,
+                progress::Stream::Error => Stream::Error,
+            },
+            bytes: bytes.to_vec(),
+        },
+        Progress::Done { step, layer } => Plain::Done { step: number(*step), layer: layer.clone() },
+        Progress::Failed { step, message } => Plain::Failed { step: number(*step), message: message.clone() },
+        Progress::Warning { message } => Plain::Warning { message: message.clone() },
+    }
+}

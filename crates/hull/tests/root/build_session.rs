@@ -1,0 +1,105 @@
+//! Builds that ask their client back: what it offers, what it does not, and clients that talk nonsense.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use hull_testkit::{Baseline, Connection, Finished, Host};
+
+use super::host;
+
+fn context(host: &Host, dockerfile: &str) -> PathBuf {
+    let folder = host.folder().join("asking");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+    folder
+}
+
+fn build(host: &Host, dockerfile: &str, words: &[&str]) -> Finished {
+    let folder = context(host, dockerfile);
+    let mut command =
+        host.hull_command(&[&["build", "--no-cache"], words, &[folder.to_str().unwrap()]].concat());
+    command.env("OF_THE_CLIENT", "from a variable");
+    hull_testkit::run(&mut command, b"")
+}
+
+#[test]
+fn a_step_gets_the_secrets_that_its_client_offers_and_no_others() {
+    let host = host();
+    let file = host.folder().join("secret");
+    fs::write(&file, "from a file").unwrap();
+    let both = "FROM busybox\n\
+                RUN --mount=type=secret,id=one,env=ONE,required --mount=type=secret,id=two,env=TWO \
+                --mount=type=secret,id=three,env=THREE \
+                [ \"$ONE\" = \"from a file\" ] && [ \"$TWO\" = \"from a variable\" ] && [ -z \"$THREE\" ]\n";
+    let one = format!("id=one,src={}", file.display());
+    build(&host, both, &["--secret", &one, "--secret", "id=two,env=OF_THE_CLIENT"]).ok();
+    build(&host, both, &["--secret", "id=two,env=OF_THE_CLIENT"]).fails(1, "one");
+    // One that cannot be read any more ends the build with the reason.
+    fs::write(&file, vec![b'x'; 600 << 10]).unwrap();
+    build(&host, both, &["--secret", &one]).fails(1, "a secret has 512000 bytes at most");
+    assert_eq!(host.hull(&["ps", "-aq"]).ok(), "");
+}
+
+/// A connection that has been taken over for a build.
+fn taken_over(host: &Host) -> Connection {
+    let mut connection = Connection::open(&host.socket());
+    let head = "POST /hull/v1/build HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    connection.stream.write_all(head.as_bytes()).unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        connection.stream.read_exact(&mut byte).unwrap();
+        read.push(byte[0]);
+    }
+    assert!(read.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&read));
+    connection
+}
+
+/// One of the client's messages, as `hull_api::build::frame` has them.
+fn message(kind: u8, number: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap();
+    [&[kind, 0, 0, 0], &number.to_be_bytes()[..], &length.to_be_bytes(), body].concat()
+}
+
+#[test]
+fn a_client_that_talks_nonsense_is_left_and_nothing_stays() {
+    let host = host();
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+    let before = Baseline::of(&host);
+    let begin = message(1, 0, b"{}");
+    let long = [&[2, 0, 0, 0, 0, 0, 0, 1][..], &u32::MAX.to_be_bytes()].concat();
+    let cases = [
+        message(99, 0, b""),
+        message(1, 0, b"no document"),
+        message(3, 1, b""),
+        [&begin[..], &begin].concat(),
+        [&begin[..], &long].concat(),
+        // A descriptor that did not come.
+        [&begin[..], &[5, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]].concat(),
+    ];
+    for bytes in cases {
+        let mut connection = taken_over(&host);
+        connection.stream.write_all(&bytes).unwrap();
+        // It ends, whatever was said before; it may be cut off.
+        let mut said = Vec::new();
+        connection.stream.read_to_end(&mut said).ok();
+    }
+    // Answers that nobody waits for, and one that is no archive.
+    let mut connection = taken_over(&host);
+    connection.stream.write_all(&begin).unwrap();
+    let mut asked = vec![0; 12 + "\"context\"".len()];
+    connection.stream.read_exact(&mut asked).unwrap();
+    assert!(asked.ends_with(b"\0\0\0\x09\"context\""), "{asked:?}");
+    let number = u32::from_be_bytes(asked[4..8].try_into().unwrap());
+    let piece = [7; 2000];
+    let bytes =
+        [message(2, 77, b"?"), message(3, 77, b""), message(2, number, &piece), message(3, number, b"")];
+    connection.stream.write_all(&bytes.concat()).unwrap();
+    let mut said = Vec::new();
+    connection.stream.read_to_end(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("the context cannot be read"), "{said}");
+    drop(connection);
+    before.returns(&host);
+}
