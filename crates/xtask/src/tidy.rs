@@ -22,11 +22,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("template", &[]),
     ("context", &["oci"]),
+    ("fetch", &[]),
     ("image", &["oci", "sys"]),
     ("runtime", &["oci", "sys", "context", "image"]),
     ("network", &["sys"]),
     ("builder", &["oci", "context", "image"]),
-    ("engine", &["oci", "sys", "template", "context", "image", "runtime", "network", "builder"]),
+    ("engine", &["oci", "sys", "template", "context", "image", "runtime", "network", "builder", "fetch"]),
     ("api", &["oci"]),
     ("cli", &["api", "template", "context", "oci", "image"]),
     (

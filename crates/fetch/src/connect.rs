@@ -1,0 +1,112 @@
+//! The way to a server: straight, or through a proxy that the environment names.
+//!
+//! ```text
+//!            no proxy      proxy
+//! http://    connect       connect to the proxy, which is asked for the whole address (RFC 9112, 3.2.2)
+//! https://   connect, TLS  CONNECT through the proxy (RFC 9110, 9.3.6), then TLS with the server itself
+//! ```
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use http::uri::Scheme;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes connections, without TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Connector {
+    pub(crate) http: HttpConnector,
+    pub(crate) proxies: Arc<Matcher>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, Failed>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.http.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let mut http = self.http.clone();
+        let Some(proxy) = self.proxies.intercept(&to) else {
+            return Box::pin(async move { Ok(Stream { stream: http.call(to).await?, asks_proxy: false }) });
+        };
+        if proxy.uri().scheme() != Some(&Scheme::HTTP) {
+            let scheme = proxy.uri().scheme_str().unwrap_or_default().to_owned();
+            let error = format!("proxies are reached by http, not by {scheme}: name one as http://HOST:PORT");
+            return Box::pin(async move { Err(error.into()) });
+        }
+        let tunnelled = to.scheme() == Some(&Scheme::HTTPS);
+        Box::pin(async move {
+            let stream = if tunnelled {
+                tunnel(http, &proxy, to).await?
+            } else {
+                http.call(proxy.uri().clone()).await?
+            };
+            Ok(Stream { stream, asks_proxy: !tunnelled })
+        })
+    }
+}
+
+async fn tunnel(http: HttpConnector, proxy: &Intercept, to: Uri) -> Result<TokioIo<TcpStream>, Failed> {
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
+    if let Some(credentials) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(credentials.clone());
+    }
+    Ok(tunnel.call(to).await?)
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    stream: TokioIo<TcpStream>,
+    /// At its other end is a proxy, not the server.
+    asks_proxy: bool,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.asks_proxy)
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
