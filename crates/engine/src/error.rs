@@ -82,6 +82,9 @@ pub enum Error {
     /// in the reference, even where the archive is to blame.
     #[error("{0}")]
     Archive(String),
+    /// Something could not be had from another host.
+    #[error(transparent)]
+    Fetch { source: Box<hull_fetch::Error> },
     /// The reference answers this with 500, not 409.
     #[error("Container {id} is not paused")]
     NotPaused { id: String },
@@ -166,6 +169,7 @@ impl Error {
             | Error::Ps(_)
             | Error::Network(_)
             | Error::Archive(_)
+            | Error::Fetch { .. }
             | Error::Volume(_)
             | Error::Io { .. }
             | Error::System { .. }

@@ -1,43 +1,21 @@
 //! Requests to servers of the test's own, on the loopback interface, which answer as no good server would.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hull_fetch::{Address, Answer, Client, Error, Options, Proxies, Request};
+use hull_testkit::{answer, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Answers each request, whose head it is called with, with what `answer` gives, and closes.
-fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let answer = Arc::new(answer);
-    // It ends with the test's process.
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, answer) = (stream.unwrap(), Arc::clone(&answer));
-            std::thread::spawn(move || {
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
-                    head.push(byte[0]);
-                }
-                // Who has gone does not read it.
-                stream.write_all(&answer(&String::from_utf8_lossy(&head))).ok();
-            });
-        }
-    });
-    address
-}
-
 fn page(text: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes()
+    answer("200 OK", "", text.as_bytes())
 }
 
 fn to(location: &str) -> Vec<u8> {
-    format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    answer("302 Found", &format!("Location: {location}\r\n"), b"")
 }
 
 fn options() -> Options {

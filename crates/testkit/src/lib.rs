@@ -11,9 +11,11 @@ mod command;
 pub mod fuzz;
 mod host;
 mod http;
+mod serve;
 
 pub use baseline::Baseline;
 pub use command::{Finished, Terminal, patience, run};
 pub use fuzz::Random;
 pub use host::{Executables, Host, Options};
 pub use http::{Answer, Connection};
+pub use serve::{answer, serve};

@@ -122,7 +122,7 @@ pub(super) enum Found {
     Folder {
         fd: OwnedFd,
         /// Made for this source, and gone with it.
-        own: Option<Site>,
+        own: Option<Arc<Site>>,
     },
     /// Top layer first.
     Layers(Vec<PathBuf>),
@@ -154,7 +154,7 @@ impl Build {
                 unpack,
                 newest: copy.newest,
             };
-            let found = self.find(source).await?;
+            let found = self.find(source, several || copy.destination.ends_with('/')).await?;
             self.change(&site, beneath, Job::Copy(work, &found)).await?;
         }
         self.keep_site(&site, &below).await.map_err(failure)
@@ -177,7 +177,10 @@ impl Build {
         source: Source,
         selection: Selection,
     ) -> std::result::Result<Digest, Failure> {
-        let found = self.find(source).await?;
+        if let Source::Url { address, checksum } = source {
+            return self.address_digest(&address, checksum).await.map_err(failure);
+        }
+        let found = self.find(source, false).await?;
         let work = Work::Fingerprint(plain(selection));
         let tree;
         let view = match &found {
@@ -233,7 +236,12 @@ impl Build {
         self.0.given.contexts.get(name).map(|Context(site)| site).ok_or_else(missing)
     }
 
-    pub(super) async fn find(&self, source: Source) -> std::result::Result<Found, Failure> {
+    /// `into_folder`: they go into one, by their own names.
+    pub(super) async fn find(
+        &self,
+        source: Source,
+        into_folder: bool,
+    ) -> std::result::Result<Found, Failure> {
         match source {
             Source::Context(name) => {
                 let context = self.context(&name)?;
@@ -242,8 +250,12 @@ impl Build {
             Source::Layers(layers) if layers.is_empty() => self.empty(&[]).await.map_err(failure),
             Source::Layers(layers) => Ok(Found::Layers(self.lower(&diff_ids(&layers)))),
             Source::Inline(files) => self.empty(&files).await.map_err(failure),
-            Source::Url { .. } | Source::Git { .. } => {
-                Err(Failure::Invalid("ADD of addresses and repositories comes in a later build".to_owned()))
+            Source::Url { address, checksum } => {
+                let site = self.address_file(&address, checksum, into_folder).await.map_err(failure)?;
+                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, own: Some(site) })
+            }
+            Source::Git { .. } => {
+                Err(Failure::Invalid("ADD of repositories comes in a later build".to_owned()))
             }
         }
     }
@@ -263,7 +275,7 @@ impl Build {
             }
             write(&site.rootfs.upper.join(name), bytes, 0o644)?;
         }
-        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, own: Some(site) })
+        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, own: Some(Arc::new(site)) })
     }
 
     /// `user[:group]` as USER has it.

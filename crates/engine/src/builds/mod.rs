@@ -9,6 +9,7 @@
 //! | RUN | [`run`]: a container without a record, with its [`mounts`] |
 //! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes |
 //! | FROM | the images' room |
+//! | ADD of what other hosts have | [`remote`] |
 //!
 //! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers. [`books`] knows what
 //! that costs, [`collect`] keeps it within limits.
@@ -21,6 +22,7 @@ mod client;
 mod collect;
 mod copy;
 mod mounts;
+mod remote;
 mod run;
 mod site;
 mod stubs;
@@ -60,13 +62,15 @@ pub(crate) struct Builds {
     pub(crate) caches: Caches,
     /// Steps that are being done.
     running: Running,
+    known: remote::Known,
     /// Each process of a build has a receiver.
     closing: watch::Sender<bool>,
 }
 
 impl Builds {
     pub(crate) fn new(memory: Arc<Memory>, caches: Caches) -> Builds {
-        Builds { memory, caches, running: Running::default(), closing: watch::Sender::new(false) }
+        let (running, known) = (Running::default(), remote::Known::default());
+        Builds { memory, caches, running, known, closing: watch::Sender::new(false) }
     }
 
     fn closing(&self) -> watch::Receiver<bool> {
@@ -109,6 +113,7 @@ pub struct Build(Arc<Inner>);
 struct Inner {
     services: Arc<Services>,
     given: Given,
+    remote: remote::Remote,
     /// On every layer that it has seen.
     lease: Arc<Lease>,
     /// Goes after the lease.
@@ -119,7 +124,8 @@ impl Build {
     pub(crate) fn new(services: &Arc<Services>, given: Given) -> Build {
         let lease = Arc::new(services.images.lease());
         let _afterwards = collect::Afterwards(Arc::clone(services));
-        Build(Arc::new(Inner { services: Arc::clone(services), given, lease, _afterwards }))
+        let (services, remote) = (Arc::clone(services), remote::Remote::default());
+        Build(Arc::new(Inner { services, given, remote, lease, _afterwards }))
     }
 
     /// Builds, makes an image of that, and names it. Dropped, it ends all that it does.

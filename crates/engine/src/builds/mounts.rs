@@ -44,7 +44,7 @@ pub(super) struct Mounts {
     pub(super) environment: Vec<String>,
     pub(super) caches: Vec<Taken>,
     _agents: Vec<Agent>,
-    _sites: Vec<Site>,
+    _sites: Vec<Arc<Site>>,
     /// All places, and whether what is shown there is a folder.
     targets: BTreeMap<String, bool>,
 }
@@ -162,7 +162,7 @@ impl Build {
                 let site = Site::make(&self.0.services, &[]).await.map_err(failure)?;
                 let rootfs = &site.rootfs;
                 let upper = Upper { upper: rootfs.upper.clone(), work: rootfs.work.clone(), volatile: true };
-                all._sites.push(site);
+                all._sites.push(Arc::new(site));
                 Some(upper)
             }
         };
@@ -173,11 +173,11 @@ impl Build {
     }
 
     /// The folders of what files come from, the uppermost first; and what holds them.
-    async fn layers_of(&self, source: Source) -> Result<(Vec<PathBuf>, Option<Site>)> {
+    async fn layers_of(&self, source: Source) -> Result<(Vec<PathBuf>, Option<Arc<Site>>)> {
         if let Source::Context(name) = &source {
             return Ok((vec![self.context(name)?.rootfs.upper.clone()], None));
         }
-        Ok(match self.find(source).await? {
+        Ok(match self.find(source, false).await? {
             Found::Layers(lower) => (lower, None),
             Found::Folder { own: Some(site), .. } => (vec![site.rootfs.upper.clone()], Some(site)),
             Found::Folder { own: None, .. } => {
@@ -219,7 +219,7 @@ impl Build {
         let selection = plain(Selection { patterns: vec![path], ..Selection::default() });
         let copy = protocol::Copy { selection, destination: "/".to_owned(), ..protocol::Copy::default() };
         let (spawner, view) = (&self.0.services.spawner, View::Folder(root.as_fd()));
-        let working = match self.find(source).await? {
+        let working = match self.find(source, false).await? {
             Found::Folder { fd, .. } => spawner.copy(copy, Files::Folder(fd.as_fd()), view).await,
             Found::Layers(lower) => {
                 let source = Shown::Layers { lower, path: PathBuf::from("/"), upper: None };

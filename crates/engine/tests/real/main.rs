@@ -8,5 +8,6 @@ mod crash;
 mod execs;
 mod life;
 mod many;
+mod remote;
 mod streams;
 mod support;
