@@ -186,6 +186,7 @@ fn config(options: &Options, open_files: (u64, u64)) -> Config {
         cgroup_parent: options.cgroup_parent.clone(),
         userns_remap: options.userns_remap.clone(),
         build_cache: options.build_cache.clone(),
+        build_entitlements: options.build_entitlements.clone(),
         network: options.network.clone(),
         dns: options.names.servers.clone(),
         dns_search: options.names.search.clone(),
@@ -221,7 +222,10 @@ fn reload(line: &CommandLine, before: &Options, log: &LogHandle, server: &Server
         ("cgroup-parent", before.cgroup_parent == after.cgroup_parent),
         ("userns-remap", before.userns_remap == after.userns_remap),
         ("runtime-executable", before.runtime == after.runtime),
-        ("builder", before.build_cache == after.build_cache),
+        (
+            "builder",
+            before.build_cache == after.build_cache && before.build_entitlements == after.build_entitlements,
+        ),
         ("the keys of networks", before.network == after.network && before.names == after.names),
     ] {
         if !same {

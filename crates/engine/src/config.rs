@@ -1,9 +1,9 @@
 //! How an engine is set up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::builds::Limit;
+use crate::builds::{Entitlement, Limit};
 use crate::containers::settings::LogDriver;
 use crate::networks::Defaults;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub userns_remap: String,
     /// What of the builds' memory stays.
     pub build_cache: Limit,
+    /// What builds may allow their Dockerfiles to ask for.
+    pub build_entitlements: BTreeSet<Entitlement>,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -60,6 +62,7 @@ impl Default for Config {
             network: Defaults::default(),
             userns_remap: String::new(),
             build_cache: Limit::default(),
+            build_entitlements: BTreeSet::from([Entitlement::NetworkHost]),
             stop_timeout: 10,
         }
     }

@@ -209,6 +209,8 @@ pub enum Work {
     MakeFolder { path: String, owner: (u32, u32), newest: Option<i64> },
     /// Say the digest of what is selected in the root.
     Fingerprint(Selection),
+    /// Give everything that is newer this time (seconds since the epoch).
+    Clamp { newest: i64 },
 }
 
 /// Which files of a tree, as `hull_context::select` reads it; no pattern is everything in its root.

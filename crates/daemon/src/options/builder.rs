@@ -3,7 +3,9 @@
 //! Sizes are as in the reference: `20GB` in steps of 1024, or a share of the disk, `10%`. A rule's
 //! `filter` has `key=value` (or `==`), several parted by commas; values of one key are alternatives.
 
-use hull_engine::builds::{Filters, Limit, Rule, Space};
+use std::collections::BTreeSet;
+
+use hull_engine::builds::{Entitlement, Filters, Limit, Rule, Space};
 use serde::Deserialize;
 
 use super::{OptionsError, Result};
@@ -13,6 +15,31 @@ use crate::units::{bytes, go_duration};
 #[serde(deny_unknown_fields, default)]
 struct Builder {
     gc: Collection,
+    entitlements: Entitlements,
+}
+
+/// What of the host builds may allow to their Dockerfiles.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct Entitlements {
+    network_host: bool,
+    security_insecure: bool,
+}
+
+impl Default for Entitlements {
+    fn default() -> Entitlements {
+        Entitlements { network_host: true, security_insecure: false }
+    }
+}
+
+impl Entitlements {
+    fn given(&self) -> BTreeSet<Entitlement> {
+        let all = [
+            (Entitlement::NetworkHost, self.network_host),
+            (Entitlement::SecurityInsecure, self.security_insecure),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(entitlement, _)| entitlement).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -52,12 +79,14 @@ struct Policy {
 }
 
 /// `text` is the document that stands at the key; empty is its absence.
-pub(super) fn resolve(text: &str) -> Result<Limit> {
-    if text.is_empty() {
-        return Ok(Limit::default());
-    }
-    let Builder { gc } =
+pub(super) fn resolve(text: &str) -> Result<(Limit, BTreeSet<Entitlement>)> {
+    let text = if text.is_empty() { "{}" } else { text };
+    let Builder { gc, entitlements } =
         serde_json::from_str(text).map_err(|error| wrong("builder", text, &error.to_string()))?;
+    Ok((limit(gc)?, entitlements.given()))
+}
+
+fn limit(gc: Collection) -> Result<Limit> {
     let usual = Limit::default();
     let reserved = space("defaultReservedSpace", gc.default_reserved_space)?;
     let reserved = reserved.or(space("defaultKeepStorage", gc.default_keep_storage)?);
@@ -131,8 +160,11 @@ mod tests {
 
     #[test]
     fn the_references_examples_are_understood() {
-        assert_eq!(resolve("").unwrap(), Limit::default());
-        let limit = resolve(
+        assert_eq!(resolve("").unwrap(), (Limit::default(), BTreeSet::from([Entitlement::NetworkHost])));
+        let (_, other) =
+            resolve(r#"{"entitlements": {"network-host": false, "security-insecure": true}}"#).unwrap();
+        assert_eq!(other, BTreeSet::from([Entitlement::SecurityInsecure]));
+        let (limit, _) = resolve(
             r#"{"gc": {"enabled": true, "defaultKeepStorage": "10GB", "policy": [
                 {"keepStorage": "10GB", "filter": ["unused-for=2200h"]},
                 {"reservedSpace": "5GB", "keepDuration": "48h",
@@ -149,12 +181,13 @@ mod tests {
         );
         assert_eq!(rules[1].filters.kinds, ["source.local", "exec.cachemount"]);
         assert_eq!((rules[2].max_used, rules[2].all), (Some(Space::Percent(30)), true));
-        assert!(!resolve(r#"{"gc": {"enabled": false}}"#).unwrap().enabled);
+        assert!(!resolve(r#"{"gc": {"enabled": false}}"#).unwrap().0.enabled);
     }
 
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
         assert!(complaint(r#"{"gc": {"x": 1}}"#).contains("unknown field `x`"));
+        assert!(complaint(r#"{"entitlements": {"all": true}}"#).contains("unknown field `all`"));
         for (text, word) in [
             (r#"{"gc": {"defaultKeepStorage": "much"}}"#, "defaultKeepStorage"),
             (r#"{"gc": {"defaultMaxUsedSpace": "101%"}}"#, "defaultMaxUsedSpace"),

@@ -6,13 +6,13 @@
 mod builder;
 mod network;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use hull_engine::builds::Limit;
+use hull_engine::builds::{Entitlement, Limit};
 use hull_engine::networks::Defaults;
 use serde_json::Value;
 use tracing_subscriber::filter::LevelFilter;
@@ -43,6 +43,7 @@ pub(crate) struct Options {
     /// The runtime's executable.
     pub runtime: PathBuf,
     pub build_cache: Limit,
+    pub build_entitlements: BTreeSet<Entitlement>,
     pub network: Defaults,
     pub names: Names,
     /// Only say whether the configuration is good.
@@ -169,7 +170,13 @@ const KEYS: &[Key] = &[
         Kind::Text,
         "Users of containers: default, auto, or USER[:GROUP] of this host [the host's]",
     ),
-    key("builder", None, "builder", Kind::Document, "What of the builds' cache stays"),
+    key(
+        "builder",
+        None,
+        "builder",
+        Kind::Document,
+        "What of the builds' cache stays, and what builds may allow",
+    ),
     key("cgroup-parent", None, "cgroup-parent", Kind::Text, "Parent of all containers' cgroups [hull]"),
     key(
         "runtime-executable",
@@ -378,6 +385,7 @@ fn resolve(given: &BTreeMap<&'static str, Given>, config_file: PathBuf, validate
         Some(path) => PathBuf::from(path),
         None => beside_us("hull-runtime").unwrap_or_else(|| "hull-runtime".into()),
     };
+    let (build_cache, build_entitlements) = builder::resolve(&text("builder").unwrap_or_default())?;
     Ok(Options {
         data_root: absolute("data-root", "/var/lib/hull")?,
         exec_root: absolute("exec-root", "/run/hull")?,
@@ -390,7 +398,8 @@ fn resolve(given: &BTreeMap<&'static str, Given>, config_file: PathBuf, validate
         cgroup_parent: text("cgroup-parent").unwrap_or_else(|| "hull".into()),
         userns_remap: text("userns-remap").unwrap_or_default(),
         runtime,
-        build_cache: builder::resolve(&text("builder").unwrap_or_default())?,
+        build_cache,
+        build_entitlements,
         network: network::resolve(given)?,
         names: network::names(given)?,
         validate,

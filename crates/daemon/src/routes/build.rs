@@ -95,7 +95,7 @@ fn limits(call: &Call) -> Result<Limits, Failure> {
 }
 
 pub(super) async fn build(call: Call) -> Handled {
-    let Wanted { limits, options, names, dockerfile: name } = request::wanted(begin(&call)?)?;
+    let Wanted { limits, options, names, dockerfile: name, .. } = request::wanted(begin(&call)?)?;
     let quiet = call.query.flag("q");
     let engine = call.server.engine.clone();
     let context = engine.build_context(archives::feed(call.body)?).await;

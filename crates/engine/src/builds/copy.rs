@@ -198,6 +198,14 @@ impl Build {
         }
     }
 
+    /// Makes what was written at the site no newer than `newest` (seconds since the epoch).
+    pub(super) async fn clamp(&self, site: &Site, newest: Option<i64>) -> std::result::Result<(), Failure> {
+        match newest {
+            Some(newest) => self.change(site, &[], Job::Make(Work::Clamp { newest })).await,
+            None => Ok(()),
+        }
+    }
+
     /// Has a worker change what is seen with the site on top of `below`, and waits until it has gone.
     async fn change(&self, site: &Site, below: &[Digest], job: Job<'_>) -> std::result::Result<(), Failure> {
         let spawner = &self.0.services.spawner;

@@ -21,13 +21,14 @@ mod caches;
 mod client;
 mod collect;
 mod copy;
+mod entitlement;
 mod mounts;
 mod remote;
 mod run;
 mod site;
 mod stubs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
@@ -52,6 +53,7 @@ pub(crate) use caches::Caches;
 pub use client::{Answer, Client, Nobody, Secret};
 pub use collect::{Forgotten, Limit, Rule, Space};
 pub(crate) use collect::{forget, list};
+pub use entitlement::Entitlement;
 pub use run::Limits;
 use site::Site;
 
@@ -96,12 +98,16 @@ pub struct Given {
     /// By name; the main one is `""`.
     pub contexts: BTreeMap<String, Context>,
     pub client: Arc<dyn Client>,
+    /// What its Dockerfile may ask for; the host's network is allowed with that of [`Limits`].
+    pub allowed: BTreeSet<Entitlement>,
 }
 
 impl From<Limits> for Given {
     /// Nothing but these.
     fn from(limits: Limits) -> Given {
-        Given { limits, contexts: BTreeMap::new(), client: Arc::new(Nobody) }
+        let allowed =
+            (limits.network == NetworkMode::Host).then_some(Entitlement::NetworkHost).into_iter().collect();
+        Given { limits, contexts: BTreeMap::new(), client: Arc::new(Nobody), allowed }
     }
 }
 
@@ -139,6 +145,7 @@ impl Build {
             let text = "build tag cannot contain a digest: name the image without @";
             return Err(Unbuilt::Store(Error::Invalid(text.to_owned())));
         }
+        self.0.given.allowed.iter().try_for_each(|entitlement| self.grant(*entitlement))?;
         let running = &self.0.services.builds.running;
         let Built { config, .. } = hull_builder::build(request, self, self, running, report).await?;
         if config.history.is_empty() {
@@ -158,6 +165,25 @@ impl Build {
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
         self.0.services.images.add_built(&self.0.lease, config, names, parent).await
+    }
+
+    /// A Dockerfile takes no more of the host than whoever builds it gives, and no more than the daemon.
+    fn need(&self, entitlement: Entitlement, what: &str) -> std::result::Result<(), Failure> {
+        match self.0.given.allowed.contains(&entitlement) {
+            true => self.grant(entitlement).map_err(failure),
+            false => Err(Failure::Invalid(format!(
+                "{entitlement} is not allowed: {what} needs the entitlement; build with --allow {entitlement}"
+            ))),
+        }
+    }
+
+    fn grant(&self, entitlement: Entitlement) -> Result<()> {
+        match self.0.services.config.build_entitlements.contains(&entitlement) {
+            true => Ok(()),
+            false => Err(Error::Forbidden(format!(
+                "granting entitlement {entitlement} is not allowed by build daemon configuration"
+            ))),
+        }
     }
 
     /// What was written at the site becomes a layer.
@@ -231,20 +257,18 @@ impl Executor for Build {
         let network = match run.network {
             Network::Default => self.0.given.limits.network.clone(),
             Network::None => NetworkMode::None,
-            // A Dockerfile takes no more of the host than whoever builds it gives.
-            Network::Host if self.0.given.limits.network == NetworkMode::Host => NetworkMode::Host,
             Network::Host => {
-                return Err(Failure::Invalid(
-                    "RUN --network=host needs the entitlement network.host: build with --network host"
-                        .to_owned(),
-                ));
+                self.need(Entitlement::NetworkHost, "RUN --network=host")?;
+                NetworkMode::Host
             }
         };
         if run.insecure {
-            return Err(Failure::Invalid("RUN --security=insecure is not allowed by this daemon".to_owned()));
+            self.need(Entitlement::SecurityInsecure, "RUN --security=insecure")?;
         }
-        if !run.devices.is_empty() {
-            return Err(Failure::Invalid("RUN --device comes in a later build".to_owned()));
+        if let Some((name, _)) = run.devices.iter().find(|(_, required)| *required) {
+            return Err(Failure::Invalid(format!(
+                "required device {name:?} is not registered: this daemon reads no CDI files yet"
+            )));
         }
         let below = diff_ids(&run.below);
         let site = Arc::new(Site::make(&self.0.services, &below).await.map_err(failure)?);
@@ -255,11 +279,15 @@ impl Executor for Build {
             user: run.user,
             folder: run.folder,
             network,
+            insecure: run.insecure,
             mounts,
         };
         let work = (process, self.0.given.limits.clone(), below.clone());
         match run::run(&self.0.services, &site, work, output).await.map_err(failure)? {
-            0 => self.keep_site(&site, &below).await.map_err(failure),
+            0 => {
+                self.clamp(&site, run.newest).await?;
+                self.keep_site(&site, &below).await.map_err(failure)
+            }
             code => Err(Failure::Exit { code }),
         }
     }

@@ -23,7 +23,7 @@ use super::site::Site;
 use crate::containers::launch::Besides;
 use crate::containers::link::{self, Link, Word};
 use crate::containers::services::Services;
-use crate::containers::settings::{ImageRef, LogDriver, Mount, NetworkMode, Settings};
+use crate::containers::settings::{ImageRef, LogDriver, Mount, NetworkMode, Security, Settings};
 use crate::containers::view::Record;
 use crate::containers::{attach, create, launch, recover, validate};
 use crate::networks::{Join, unplug};
@@ -50,6 +50,8 @@ pub(super) struct Process {
     pub(super) user: String,
     pub(super) folder: String,
     pub(super) network: NetworkMode,
+    /// As a privileged container.
+    pub(super) insecure: bool,
     pub(super) mounts: Mounts,
 }
 
@@ -101,6 +103,7 @@ fn record(
         user: process.user,
         working_dir: process.folder,
         network: process.network,
+        security: Security { privileged: process.insecure, ..Security::default() },
         mounts,
         resources: limits.resources,
         rlimits: limits.rlimits,

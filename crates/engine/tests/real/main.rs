@@ -3,6 +3,7 @@
 //! never skips, without them.
 
 mod build_mounts;
+mod build_rights;
 mod builds;
 mod crash;
 mod execs;

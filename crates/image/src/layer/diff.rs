@@ -48,7 +48,7 @@ pub enum DiffError {
 }
 
 /// Deepest nesting that is followed: each level keeps a descriptor open.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// Bytes moved at once.
 const BUFFER: usize = 128 << 10;
 
@@ -123,7 +123,7 @@ struct Walk<'a> {
     size: u64,
 }
 
-fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> DiffError {
+pub(super) fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> DiffError {
     move |errno| DiffError::Entry { action, name: shown(name), errno }
 }
 

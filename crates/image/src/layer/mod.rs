@@ -32,6 +32,7 @@
 
 mod apply;
 mod changes;
+mod clamp;
 mod copy;
 mod diff;
 mod fill;
@@ -44,6 +45,7 @@ mod tests;
 
 pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, extract, unpack};
 pub use changes::{Change, ChangeKind, ChangesError, changes};
+pub use clamp::clamp;
 pub use copy::{Attribute, CopyError, Copying, Dress, attributes};
 pub use diff::{DiffError, Diffed, diff, pack};
 pub use fill::{FillError, Filled, fill, publish, repair};

@@ -207,6 +207,10 @@ fn build(work: &Work, source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
         (Work::Fingerprint(selection), _) => {
             build::fingerprint(root, selection).map(|digest| Outcome::Fingerprint { digest })
         }
+        (Work::Clamp { newest }, _) => {
+            return layer::clamp(root.as_fd(), *newest)
+                .map_or_else(|error| failed(&error), |()| Outcome::Made);
+        }
         _ => return Outcome::Failed { message: "the work came without a source of its files".to_owned() },
     };
     done.unwrap_or_else(|error| error.outcome())
@@ -253,7 +257,9 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
         }
         (Work::Fill | Work::Repair, _) => fill(work, None, root),
-        (Work::Copy(_) | Work::MakeFolder { .. } | Work::Fingerprint(_), _) => build(work, None, root),
+        (Work::Copy(_) | Work::MakeFolder { .. } | Work::Fingerprint(_) | Work::Clamp { .. }, _) => {
+            build(work, None, root)
+        }
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
         (Work::Pack { place, name }, Some(archive)) => {
             let tell = |found| protocol::send(control, &Outcome::Found(found), &[]);

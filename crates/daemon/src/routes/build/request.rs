@@ -5,7 +5,7 @@ use hull_api::build::{Begin, Failed, Problem};
 use hull_builder::dockerfile::Position;
 use hull_builder::plan::Options;
 use hull_builder::{BuildError, Failure as StepFailure};
-use hull_engine::builds::{Limits, Unbuilt};
+use hull_engine::builds::{Entitlement, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::Reference;
 use hull_oci::runtime::Rlimit;
@@ -16,6 +16,8 @@ use crate::routes::{archives, images};
 /// What is asked for besides the context.
 pub(super) struct Wanted {
     pub(super) limits: Limits,
+    /// What its Dockerfile may take.
+    pub(super) allowed: Vec<Entitlement>,
     pub(super) options: Options,
     pub(super) names: Vec<Reference>,
     /// In the context.
@@ -34,6 +36,10 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
     if !begin.remote.is_empty() {
         return Err(Failure::later("contexts at addresses come in a later build: send the files"));
     }
+    let entitlement = |text: &String| {
+        Entitlement::parse(text).ok_or_else(|| Failure::invalid(format!("unknown entitlement {text}")))
+    };
+    let allowed = begin.allow.iter().map(entitlement).collect::<Result<_, _>>()?;
     let limits = limits(begin.limits, &begin.network, begin.hosts);
     let options = Options {
         target: Some(begin.target).filter(|target| !target.is_empty()),
@@ -48,7 +54,7 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
     };
     let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());
     let dockerfile = dockerfile.unwrap_or_else(|| "Dockerfile".to_owned());
-    Ok(Wanted { limits, options, names, dockerfile })
+    Ok(Wanted { limits, allowed, options, names, dockerfile })
 }
 
 fn limits(given: hull_api::build::Limits, network: &str, extra_hosts: Vec<String>) -> Limits {

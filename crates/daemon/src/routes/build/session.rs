@@ -141,7 +141,7 @@ async fn make(
     say: &mpsc::UnboundedSender<Say>,
 ) -> Result<Finished, Failed> {
     let (secrets, agents) = (begin.secrets.clone(), begin.agents.clone());
-    let Wanted { limits, options, names, dockerfile: name } =
+    let Wanted { limits, allowed, options, names, dockerfile: name } =
         request::wanted(begin).map_err(request::refused)?;
     let context = receive(server, questions).await.map_err(request::refused)?;
     let dockerfile =
@@ -150,7 +150,9 @@ async fn make(
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
     let contexts = [(String::new(), context)].into();
     let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
-    let build = server.engine.build(Given { contexts, client, ..limits.into() });
+    let mut given = Given { contexts, client, ..limits.into() };
+    given.allowed.extend(allowed);
+    let build = server.engine.build(given);
     let say = say.clone();
     let report: progress::Report = Arc::new(move |progress| {
         // The build outlives its listener by moments.
