@@ -8,6 +8,7 @@ pub mod digest;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod image;
+pub mod path;
 pub mod platform;
 pub mod reference;
 pub mod runtime;

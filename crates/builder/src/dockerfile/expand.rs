@@ -369,15 +369,8 @@ impl<'a> Expander<'a> {
                     out.push(value.as_deref().unwrap_or("$"));
                 }
                 _ => {
-                    self.next();
-                    let special = |c: char| c == '"' || c == '$' || c == self.escape;
-                    match self.peek() {
-                        Some(escaped) if c == self.escape && special(escaped) => {
-                            self.next();
-                            out.push(escaped.encode_utf8(&mut [0; 4]));
-                        }
-                        _ => out.push(c.encode_utf8(&mut [0; 4])),
-                    }
+                    let plain = self.unescaped(&['"', '$', self.escape]);
+                    out.push(plain.unwrap_or(c).encode_utf8(&mut [0; 4]));
                 }
             }
             self.check_size(out, start)?;
@@ -397,19 +390,21 @@ impl<'a> Expander<'a> {
                 let value = self.variable()?;
                 out.push(value.as_deref().unwrap_or("$"));
             } else {
-                self.next();
-                let special = |c: char| c == '$' || c == self.escape || c == '`';
-                match self.peek() {
-                    Some(escaped) if c == self.escape && special(escaped) => {
-                        self.next();
-                        out.push(escaped.encode_utf8(&mut [0; 4]));
-                    }
-                    _ => out.push(c.encode_utf8(&mut [0; 4])),
-                }
+                let plain = self.unescaped(&['$', self.escape, '`']);
+                out.push(plain.unwrap_or(c).encode_utf8(&mut [0; 4]));
             }
             self.check_size(out, start)?;
         }
         Ok(())
+    }
+
+    /// Takes one character; if it escapes one of the `special` ones, takes that and gives it.
+    fn unescaped(&mut self, special: &[char]) -> Option<char> {
+        let escapes = self.peek() == Some(self.escape);
+        self.next();
+        let escaped = self.peek().filter(|c| escapes && special.contains(c))?;
+        self.next();
+        Some(escaped)
     }
 
     /// What begins with `$`; `None` if it is no variable but this character.

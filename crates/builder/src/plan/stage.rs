@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use hull_oci::Digest;
 use hull_oci::image::Config;
+use hull_oci::path;
 
 use super::{Budget, Named, Planner, Stop, Wanted};
 use crate::config::{self, Past};
@@ -627,21 +628,9 @@ fn pairs_text(pairs: &ast::Pairs) -> String {
     pairs.pairs.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
-/// A path as seen from the working directory, without `.`, `..` and doubled slashes.
+/// A path as seen from the working directory.
 fn absolute(config: &Config, path: &str) -> String {
-    let joined = match path.starts_with('/') {
-        true => path.to_owned(),
-        false => format!("{}/{path}", config.config.working_dir),
-    };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in joined.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
+    path::clean_from(&config.config.working_dir, path)
 }
 
 fn changes_files(instruction: &Instruction) -> bool {

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use hull_oci::path;
 use hull_runtime::bundle::{Rootfs, Tree, Upper};
 use hull_runtime::protocol::{Found, Outcome, Place, Work};
 use hull_runtime::spawner::View as Files;
@@ -65,7 +66,7 @@ struct Asked {
 
 impl Asked {
     fn new(path: &str) -> Asked {
-        let clean = spec::working_dir(path);
+        let clean = path::clean(path);
         let dot = path == "." || path.ends_with("/.");
         let name = match clean.rsplit_once('/') {
             _ if dot => ".",
@@ -263,7 +264,7 @@ pub(crate) async fn write(
     let owner = if extract.own { user(services, &handle.view()).await? } else { None };
     let (output, input) = pipe()?;
     let source = reach(services, &handle).await?;
-    let place = spec::working_dir(path);
+    let place = path::clean(path);
     let work = Work::Unpack { path: place, keep_kinds: extract.keep_kinds, owner };
     let working = services.spawner.work(work, Some(output.as_fd()), source.files()).await?;
     hull_runtime::failpoint!("engine.archive.after-launch");

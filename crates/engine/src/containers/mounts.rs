@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hull_image::lease::Lease;
+use hull_oci::path;
 use hull_runtime::bundle::{StartError, StartErrorKind};
 use rustix::fs::{Mode, OFlags};
 
@@ -14,7 +15,7 @@ use super::services::Services;
 use super::settings::{ImageRef, Mount, Settings, VolumeMount};
 use super::view::Record;
 use crate::events::Kind;
-use crate::spec::{self, Shown};
+use crate::spec::Shown;
 use crate::store::Change;
 use crate::volumes::{self, Create, Wish};
 use crate::{Error, Result};
@@ -41,8 +42,8 @@ pub(super) fn resolve(services: &Services, settings: &mut Settings) -> Result<Ve
         find()?;
     }
     for place in &settings.volumes {
-        let target = spec::working_dir(place);
-        if !settings.mounts.iter().any(|mount| spec::working_dir(mount.target()) == target) {
+        let target = path::clean(place);
+        if !settings.mounts.iter().any(|mount| path::clean(mount.target()) == target) {
             let driver = settings.volume_driver.clone();
             settings.mounts.push(Mount::Volume(VolumeMount {
                 target,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
+use hull_oci::path;
 use hull_oci::runtime::Resources;
 
 use super::settings::{IpcMode, LogDriver, Mount, NetworkMode, RestartPolicy, Settings, VolumeMount};
@@ -106,7 +107,7 @@ fn mounts(mounts: &[Mount]) -> Result<()> {
         if !target.starts_with('/') || target.contains('\0') {
             return refuse(format!("invalid mount path: '{target}' mount path must be absolute"));
         }
-        let clean = spec::working_dir(target);
+        let clean = path::clean(target);
         if clean == "/" {
             return refuse("invalid specification: destination can't be '/'");
         }

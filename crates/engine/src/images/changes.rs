@@ -4,6 +4,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 use hull_oci::image::{Healthcheck, RunConfig};
+use hull_oci::path;
 
 use crate::{Error, Result};
 
@@ -96,7 +97,7 @@ fn change(config: &mut RunConfig, line: &str, commanded: &mut bool) -> Result<()
                 config.volumes.insert(text(volume)?);
             }
         }
-        "WORKDIR" => config.working_dir = working_dir(&config.working_dir, &text(rest)?),
+        "WORKDIR" => config.working_dir = path::clean_from(&config.working_dir, &text(rest)?),
         "USER" => config.user = text(rest)?,
         "STOPSIGNAL" => config.stop_signal = text(rest)?,
         "ONBUILD" => config.on_build.push(rest.to_owned()),
@@ -135,20 +136,6 @@ fn command(rest: &str) -> Vec<String> {
 
 fn json_list(text: &str) -> Option<Vec<String>> {
     if text.starts_with('[') { serde_json::from_str(text).ok() } else { None }
-}
-
-/// A relative folder is below the one before.
-fn working_dir(before: &str, given: &str) -> String {
-    let joined = if given.starts_with('/') { given.to_owned() } else { format!("{before}/{given}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in joined.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 /// `KEY=VALUE …` with quotes and backslashes, or the old `KEY VALUE` for the whole line.

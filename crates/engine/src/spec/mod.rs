@@ -15,6 +15,7 @@ pub mod sysctl;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use hull_oci::path;
 use hull_oci::runtime::{
     Capabilities, ConsoleSize, Linux, Mount, Namespace, NamespaceKind, Process, Root, Seccomp, Spec, User,
     VERSION,
@@ -111,7 +112,7 @@ pub fn compile(inputs: Inputs<'_>) -> Result<(Bundle, Vec<String>)> {
         user: user(inputs.identity),
         args: args(settings),
         env: env::of_container(settings, inputs.identity),
-        cwd: working_dir(&settings.working_dir),
+        cwd: path::clean(&settings.working_dir),
         capabilities: Some(capability_sets(&capabilities, inputs.identity.uid)),
         rlimits,
         no_new_privileges: settings.security.no_new_privileges,
@@ -172,7 +173,7 @@ pub fn compile_exec(inputs: &Inputs<'_>, id: &str, exec: &ExecSettings, stdin: b
         user: user(inputs.identity),
         args: exec.cmd.clone(),
         env: exec_env(settings, exec.tty, &exec.env, inputs.identity),
-        cwd: working_dir(dir),
+        cwd: path::clean(dir),
         capabilities: Some(capability_sets(&capabilities, inputs.identity.uid)),
         rlimits: limits::rlimits(&settings.rlimits, inputs.host).0,
         no_new_privileges: settings.security.no_new_privileges,
@@ -279,19 +280,6 @@ pub fn user(identity: &Identity) -> User {
 /// Entrypoint and command, one after the other.
 pub fn args(settings: &Settings) -> Vec<String> {
     settings.entrypoint.iter().flatten().chain(settings.cmd.iter().flatten()).cloned().collect()
-}
-
-/// The absolute path with `.`, `..` and doubled slashes worked out by the text alone.
-pub fn working_dir(text: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in text.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]

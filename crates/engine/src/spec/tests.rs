@@ -578,14 +578,6 @@ fn the_four_combinations_of_entrypoint_and_command() {
 }
 
 #[test]
-fn working_directories_are_cleaned_by_their_text() {
-    for (text, clean) in [("", "/"), ("/", "/"), ("/a/./b//c/../d", "/a/b/d"), ("/../..", "/"), ("/a/", "/a")]
-    {
-        assert_eq!(working_dir(text), clean);
-    }
-}
-
-#[test]
 fn a_user_namespace_maps_what_is_the_engines_and_what_was_asked_for() {
     let mapping = hull_oci::runtime::IdMapping { container_id: 0, host_id: 200_000, size: 1000 };
     let bind = |target: &str, idmap| Mount::Bind {
