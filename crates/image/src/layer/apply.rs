@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use hull_oci::Digest;
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode as Bits, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode as Bits, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::parents::{Missing, Parent, Parents, set_opaque};
@@ -344,7 +346,6 @@ impl<'a> Extraction<'a> {
             return self.root(entry);
         }
         let (parent, base) = self.parent(name)?;
-        self.keep_kind(&parent, base, entry)?;
         match &entry.kind {
             Kind::File { .. } => {
                 let file = self.begin_file(entry)?;
@@ -370,7 +371,6 @@ impl<'a> Extraction<'a> {
     /// Makes an empty file, to be written by the caller and then given to [`Self::end_file`].
     fn begin_file(&mut self, entry: &Entry) -> Result<Unfinished, ApplyError> {
         let (parent, base) = self.parent(&entry.name)?;
-        self.keep_kind(&parent, base, entry)?;
         let fd = self.create(&parent, &entry.name, base)?;
         // A file that was there already has an owner, too.
         Ok(Unfinished { fd, inherited: parent.set_gid || self.in_use.is_some() })
@@ -386,20 +386,12 @@ impl<'a> Extraction<'a> {
         rustix::fs::futimens(&file.fd, &times(entry.mtime)).map_err(failed("set the times of", &entry.name))
     }
 
-    /// Refuses a folder where there is something else, or the other way round, if that is asked for.
-    fn keep_kind(&self, parent: &Parent, base: &[u8], entry: &Entry) -> Result<(), ApplyError> {
-        if !self.in_use.is_some_and(|options| options.keep_kinds) {
+    /// Refuses something else in the place of a folder, or the other way round, if that is asked for.
+    fn keep_kind(&self, name: &[u8], there_is_folder: bool, comes_folder: bool) -> Result<(), ApplyError> {
+        if there_is_folder == comes_folder || !self.in_use.is_some_and(|options| options.keep_kinds) {
             return Ok(());
         }
-        let there = match rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(()),
-            there => there.map_err(failed("examine", &entry.name))?,
-        };
-        let folder = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
-        if folder == (entry.kind == Kind::Directory) {
-            return Ok(());
-        }
-        Err(ApplyError::Overwrite { name: shown(&entry.name), folder })
+        Err(ApplyError::Overwrite { name: shown(name), folder: there_is_folder })
     }
 
     /// The entry for the root folder itself: its owner, mode, attributes, times.
@@ -412,7 +404,7 @@ impl<'a> Extraction<'a> {
         Ok(())
     }
 
-    /// Runs `make`; if the name is taken, removes what has it and runs it again.
+    /// Runs `make`, which makes no folder; if the name is taken, removes what has it and runs it again.
     fn make<T>(
         &mut self,
         parent: &Parent,
@@ -423,6 +415,11 @@ impl<'a> Extraction<'a> {
     ) -> Result<T, ApplyError> {
         match make() {
             Err(Errno::EXIST) => {
+                if self.in_use.is_some() {
+                    let there = rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW);
+                    let there = there.map_err(failed("examine", name))?;
+                    self.keep_kind(name, is_folder(&there), false)?;
+                }
                 self.parents.forget();
                 remove(parent.fd.as_fd(), base).map_err(failed("replace", name))?;
                 make().map_err(failed(action, name))
@@ -451,7 +448,8 @@ impl<'a> Extraction<'a> {
                 return Err(error(errno));
             }
             let stat = rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW).map_err(&error)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            self.keep_kind(name, is_folder(&stat), true)?;
+            if !is_folder(&stat) {
                 // A whiteout of the same layer hides what lower layers have here.
                 opaque = self.mode == Mode::Layer && is_whiteout(&stat);
                 self.parents.forget();
@@ -654,6 +652,10 @@ impl<'a> Extraction<'a> {
         }
         Ok(())
     }
+}
+
+fn is_folder(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
 /// A file that something is mounted on, to be written anew: it can have no successor.
