@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::link::{Ready, watch};
-use crate::images::{Packed, Unpacked};
+use crate::images::{PackError, Packed, Unpacked};
 use crate::users::Maps;
 use crate::{Error, Result, chain};
 
@@ -221,13 +221,14 @@ impl Spawner {
         &self,
         upper: BorrowedFd<'_>,
         archive: BorrowedFd<'_>,
-    ) -> std::result::Result<Packed, String> {
-        let client = self.client_blocking().map_err(|error| chain(&error))?;
+    ) -> std::result::Result<Packed, PackError> {
+        let client = self.client_blocking().map_err(|error| PackError::Failed(chain(&error)))?;
         let job = client.work(Work::Commit, Some(archive), View::Folder(upper));
-        let job = job.map_err(|error| chain(&error))?;
-        match outcome(&job)? {
+        let job = job.map_err(|error| PackError::Failed(chain(&error)))?;
+        match outcome(&job).map_err(PackError::Failed)? {
             Outcome::Committed { diff_id, archive_size, size } => Ok(Packed { diff_id, archive_size, size }),
-            _ => Err(OTHER.to_owned()),
+            Outcome::Unfit { message } => Err(PackError::Unfit(message)),
+            _ => Err(PackError::Failed(OTHER.to_owned())),
         }
     }
 

@@ -93,7 +93,7 @@ impl Inner {
         let upper = self.snapshots.writable(key).map_err(failed)?;
         let ingest = self.content.ingest().map_err(failed)?;
         let packed = (self.pack)(upper.as_fd(), ingest.file())
-            .map_err(|reason| failed(ImageError::Pack { container: key.to_owned(), reason }))?;
+            .map_err(|error| failed(ImageError::pack(key, error)))?;
         if packed.diff_id == Digest::sha256(&[0; EMPTY]) {
             return Ok(None);
         }

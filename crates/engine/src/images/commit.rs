@@ -69,7 +69,7 @@ impl Inner {
         let upper = self.snapshots.writable(container).map_err(failed)?;
         let ingest = self.content.ingest().map_err(failed)?;
         let packed = (self.pack)(upper.as_fd(), ingest.file())
-            .map_err(|reason| failed(ImageError::Pack { container: container.to_owned(), reason }))?;
+            .map_err(|error| failed(ImageError::pack(container, error)))?;
         hull_runtime::failpoint!("engine.commit.packed");
         self.check_whole(container, &upper)?;
         if packed.diff_id == Digest::sha256(&[0; EMPTY]) {

@@ -137,10 +137,17 @@ pub struct Packed {
     pub size: u64,
 }
 
-/// Packs a writable layer (first) into an archive (second), in a jail; blocks. The error is one line
-/// for people.
+/// Why a writable layer was not packed, in one line for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackError {
+    /// What is in it has no place in an image.
+    Unfit(String),
+    Failed(String),
+}
+
+/// Packs a writable layer (first) into an archive (second), in a jail; blocks.
 pub type Pack =
-    Arc<dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Packed, String> + Send + Sync>;
+    Arc<dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Packed, PackError> + Send + Sync>;
 
 /// Bytes of an archive without entries.
 const EMPTY: usize = 1024;
@@ -189,6 +196,8 @@ pub enum ImageError {
     Stored { layer: String, reason: String },
     #[error("cannot read the writable layer of container {container}: {reason}")]
     Pack { container: String, reason: String },
+    #[error("what container {container} has written cannot become a layer of an image: {reason}")]
+    Unfit { container: String, reason: String },
     #[error("layer {index} of the image is {found} when unpacked, but its configuration says {expected}")]
     DiffId { index: usize, expected: Digest, found: Digest },
     #[error("layer {index} of the image is {found}, but its manifest says {expected}")]
@@ -202,6 +211,14 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    fn pack(container: &str, error: PackError) -> Self {
+        let container = container.to_owned();
+        match error {
+            PackError::Unfit(reason) => Self::Unfit { container, reason },
+            PackError::Failed(reason) => Self::Pack { container, reason },
+        }
+    }
+
     /// True if what came in is wrong, false if the host is.
     pub(crate) fn is_input(&self) -> bool {
         matches!(
@@ -209,6 +226,7 @@ impl ImageError {
             Self::Archive(_)
                 | Self::Document(_)
                 | Self::Unpack { .. }
+                | Self::Unfit { .. }
                 | Self::DiffId { .. }
                 | Self::Blob { .. }
                 | Self::Compression { .. }

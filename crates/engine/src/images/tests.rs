@@ -38,9 +38,9 @@ fn extract_here(mode: Mode, archive: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> 
     layer::extract(Source::Pipe(archive), folder, mode, &Limits::default()).map_err(|error| error.to_string())
 }
 
-fn pack_here(upper: BorrowedFd<'_>, archive: BorrowedFd<'_>) -> Result<Packed, String> {
+fn pack_here(upper: BorrowedFd<'_>, archive: BorrowedFd<'_>) -> Result<Packed, PackError> {
     let mut archive = File::from(archive.try_clone_to_owned().unwrap());
-    let packed = layer::diff(upper, &mut archive).map_err(|error| error.to_string())?;
+    let packed = layer::diff(upper, &mut archive).map_err(|error| PackError::Failed(error.to_string()))?;
     Ok(Packed { diff_id: packed.diff_id, archive_size: packed.archive_size, size: packed.size })
 }
 

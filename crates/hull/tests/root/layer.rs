@@ -101,6 +101,16 @@ fn a_committed_container_is_an_image_of_what_it_saw() {
 }
 
 #[test]
+fn what_no_layer_can_hold_is_refused_as_the_container_s_own_fault() {
+    let host = host();
+    host.hull(&["run", "--name", "box", "busybox", "touch", "/tmp/.wh.name"]).ok();
+    let answer = host.request("POST", "/v1.47/commit?container=box", b"{}");
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let text = answer.text();
+    assert!(text.contains("cannot become a layer of an image: \\\"tmp/.wh.name\\\" has a name"), "{text}");
+}
+
+#[test]
 fn commit_changes_how_the_image_is_run() {
     let host = host();
     host.hull(&[

@@ -47,6 +47,17 @@ pub enum DiffError {
     Depth { name: String, limit: usize },
 }
 
+impl DiffError {
+    /// True if what is in the folder is to blame, and not the host.
+    pub fn is_unfit(&self) -> bool {
+        match self {
+            Self::Overlay { .. } | Self::Reserved { .. } | Self::Depth { .. } => true,
+            Self::Write(error) => matches!(error, WriteError::Limit { .. }),
+            Self::Entry { .. } => false,
+        }
+    }
+}
+
 /// Deepest nesting that is followed: each level keeps a descriptor open.
 pub(super) const DEPTH: usize = 512;
 /// Bytes moved at once.

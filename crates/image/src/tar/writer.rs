@@ -14,7 +14,10 @@ pub enum WriteError {
     Unfinished { left: u64 },
     #[error("{count} bytes more than the entry's size")]
     Excess { count: u64 },
-    #[error("the archive would exceed the limit of {limit} {what} (\"{}\")", name.escape_ascii())]
+    #[error(
+        "with \"{}\" the archive would exceed the limit of {limit} {what}: remove it, or keep it in a volume",
+        name.escape_ascii()
+    )]
     Limit { what: &'static str, limit: u64, name: Vec<u8> },
 }
 

@@ -276,6 +276,7 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
             Ok(layer::Diffed { diff_id, archive_size, size }) => {
                 Outcome::Committed { diff_id, archive_size, size }
             }
+            Err(error) if error.is_unfit() => Outcome::Unfit { message: told(&error) },
             Err(error) => failed(&error),
         },
         (Work::ApplyLayer, Some(archive)) => apply(archive, root),

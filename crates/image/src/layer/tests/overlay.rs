@@ -60,7 +60,11 @@ fn a_layer_that_nobody_could_unpack_is_not_packed() {
     check_round_trip(dir.path());
     fs::write(dir.path().join("more"), "x").unwrap();
     let error = diff(open(dir.path()).as_fd(), &mut Vec::new()).unwrap_err().to_string();
-    assert_eq!(error, "the archive would exceed the limit of 1099511627776 bytes of files (\"more\")");
+    assert_eq!(
+        error,
+        "with \"more\" the archive would exceed the limit of 1099511627776 bytes of files: remove it, or keep it in \
+         a volume"
+    );
 }
 
 fn apply(scratch: &Path, name: &str, entries: &[&str]) {
