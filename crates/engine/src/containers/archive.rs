@@ -220,7 +220,11 @@ pub(crate) async fn export(services: &Arc<Services>, key: &str) -> Result<(Outgo
     let asked = Asked::new("/.");
     for _ in 0..ATTEMPTS {
         let (output, input) = pipe()?;
-        let (process, tree) = (handle.process(), bare(&handle.view()));
+        let (process, view) = (handle.process(), handle.view());
+        if process.is_none() {
+            unpacked(services, &view).await?;
+        }
+        let tree = bare(&view);
         let files = match &process {
             Some(process) => Files::Running { process: process.as_fd(), below: false },
             None => Files::Stopped(&tree),
@@ -238,6 +242,13 @@ pub(crate) async fn export(services: &Arc<Services>, key: &str) -> Result<(Outgo
         }
     }
     Err(Error::Archive(format!("container {key} starts and ends all the time")))
+}
+
+/// Waits until the files of all layers that the container shows are there. They are, unless a power cut
+/// has taken some that could not be brought again.
+async fn unpacked(services: &Arc<Services>, view: &Arc<View>) -> Result<()> {
+    let (shared, view) = (Arc::clone(services), Arc::clone(view));
+    services.blocking(move || launch::unpack(&shared, &view.image, &view.settings)).await
 }
 
 /// The layers of a container alone, to be looked at.
@@ -261,7 +272,7 @@ pub(crate) async fn write(
     extract: Extract,
 ) -> Result<(Incoming, OwnedFd)> {
     let handle = services.registry.find(key)?;
-    let owner = if extract.own { user(services, &handle.view()).await? } else { None };
+    let owner = if extract.own { user(services, handle.view()).await? } else { None };
     let (output, input) = pipe()?;
     let source = reach(services, &handle).await?;
     let place = path::clean(path);
@@ -328,6 +339,7 @@ async fn reach(services: &Arc<Services>, handle: &Handle) -> Result<Source> {
 
 async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Result<(Tree, Held)> {
     let shared = Arc::clone(services);
+    unpacked(services, &view).await?;
     let make = move || {
         mounts::make_sources(&view.settings)?;
         let held = shared.volumes.hold(&view.id)?;
@@ -356,13 +368,15 @@ async fn tree(services: &Arc<Services>, view: Arc<View>, writable: bool) -> Resu
 }
 
 /// User and group of the container's process, where somebody has chosen them.
-async fn user(services: &Arc<Services>, view: &Arc<View>) -> Result<Option<(u32, u32)>> {
+async fn user(services: &Arc<Services>, view: Arc<View>) -> Result<Option<(u32, u32)>> {
     if view.settings.user.is_empty() {
         return Ok(None);
     }
-    let view = Arc::clone(view);
-    let found =
-        services.blocking(move || launch::identity(&view.rootfs, &view.settings, &view.settings.user));
+    let shared = Arc::clone(services);
+    let found = services.blocking(move || {
+        launch::unpack(&shared, &view.image, &view.settings)?;
+        launch::identity(&view.rootfs, &view.settings, &view.settings.user)
+    });
     found.await.map(|identity| Some((identity.uid, identity.gid)))
 }
 

@@ -14,7 +14,7 @@ use hull_runtime::spawner::Launch;
 use super::link::Link;
 use super::requests::ExecSettings;
 use super::services::Services;
-use super::settings::{IpcMode, NetworkMode, PidMode, Settings};
+use super::settings::{ImageRef, IpcMode, NetworkMode, PidMode, Settings};
 use super::view::{Record, RootfsPaths};
 use super::{create, files, fill, mounts};
 use crate::networks::{self, links, plug};
@@ -137,15 +137,20 @@ fn with_environment(mut record: Record, variables: Vec<String>) -> Record {
     record
 }
 
+/// Waits until the files of the container's layers, and of the images that it mounts, are there. Nothing
+/// to do, unless a power cut has taken some that could not be brought again. Blocks.
+pub(super) fn unpack(services: &Services, image: &ImageRef, settings: &Settings) -> Result<()> {
+    services.images.unpack(&hull_oci::image::chain_ids(&image.layers))?;
+    mounts::unpack_images(services, settings)
+}
+
 fn prepare(services: &Services, record: Record, besides: Besides) -> Result<Prepared<Bundle>> {
     let linked = links::environment(services, &record)?;
     let record = &with_environment(record, linked);
     let settings = &record.settings;
     mounts::make_sources(settings)?;
     mounts::check_propagation(settings)?;
-    // Nothing to do, unless a power cut has taken files of a layer and they could not be brought again.
-    services.images.unpack(&hull_oci::image::chain_ids(&record.image.layers))?;
-    mounts::unpack_images(services, settings)?;
+    unpack(services, &record.image, settings)?;
     services.volumes.mount(&record.id, &record.id)?;
     fill::resume(services, settings);
     files::write_etc(&services.config, &record.id, settings, &networks::default_gateways(services))?;

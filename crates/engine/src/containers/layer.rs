@@ -24,6 +24,7 @@ use tokio::sync::RwLockReadGuard;
 
 use super::archive::ATTEMPTS;
 use super::handle::{Command, Handle};
+use super::launch;
 use super::phase::Phase;
 use super::services::Services;
 use super::view::Record;
@@ -35,6 +36,7 @@ pub(crate) async fn changes(services: &Arc<Services>, key: &str) -> Result<Vec<C
     let view = services.registry.find(key)?.view();
     let shared = Arc::clone(services);
     let read = move || {
+        launch::unpack(&shared, &view.image, &view.settings)?;
         let upper =
             shared.images.snapshots().writable(&view.id).map_err(|source| Error::Snapshot { source })?;
         let layers =

@@ -122,9 +122,21 @@ fn a_container_whose_layer_has_no_files_starts_or_says_why_not_and_a_new_one_lea
     host.hull(&[&["create", "--name", "box"], &mount[..], &["busybox", "cat", &shown]].concat()).ok();
     let image = host.data_root().join("image");
     let layers = || fs::read_dir(image.join("layers")).unwrap().map(|layer| layer.unwrap().path());
-    for layer in layers() {
-        fs::remove_dir_all(layer.join("diff")).unwrap();
+    let lose = || {
+        for layer in layers() {
+            fs::remove_dir_all(layer.join("diff")).unwrap();
+        }
+    };
+    // Whoever looks at the files of a container that does not run has them brought again, too.
+    let out = host.folder().join("out").display().to_string();
+    for words in [&["cp", "box:/bin/busybox", &out][..], &["export", "-o", &out, "box"], &["diff", "box"]] {
+        lose();
+        host.hull(words).ok();
     }
+    assert!(fs::metadata(&out).unwrap().len() > 500_000, "the export lacks the image's files");
+    lose();
+    host.hull(&["cp", "-a", &added, "box:/tmp/in"]).ok();
+    lose();
     assert_eq!(host.hull(&["start", "-a", "box"]).ok(), "shown");
     assert!(layers().all(|layer| layer.join("diff").exists()));
     // What is stored has broken: that is not the client's fault.
