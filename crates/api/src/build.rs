@@ -54,6 +54,8 @@ pub struct Begin {
     /// `NAME:ADDRESS` of each RUN's hosts file.
     pub hosts: Vec<String>,
     pub limits: Limits,
+    /// Nothing is kept of a RUN that fails.
+    pub force_rm: bool,
     /// What the Dockerfile may take (`network.host`, `security.insecure`).
     pub allow: Vec<String>,
     /// Secrets and agents that the client answers for.
@@ -168,6 +170,8 @@ pub struct Failed {
     /// Of the process that failed; the client ends with it, or with 1.
     pub code: u8,
     pub message: String,
+    /// What a person can do to find out why, a line each.
+    pub advice: Vec<String>,
     /// What is wrong with the Dockerfile, in the order of their places.
     pub problems: Vec<Problem>,
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use hull_oci::Digest;
 
 use super::*;
-use crate::executor::{Copy, Folder, Known, Run, Selection, Source};
+use crate::executor::{Copy, Folder, Known, Left, Run, Selection, Source};
 use crate::progress::Output;
 
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Executor for Words {
 
     async fn run(&self, run: Run, _output: Output) -> Result<Option<Layer>, Failure> {
         match run.arguments.last().map(String::as_str) {
-            Some("false") => Err(Failure::Exit { code: 1 }),
+            Some("false") => Err(Failure::Exit { code: 1, left: Left::default() }),
             _ => Ok(self.layer(run.arguments.join(" "))),
         }
     }

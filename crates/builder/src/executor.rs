@@ -59,7 +59,7 @@ impl Stack {
 pub enum Failure {
     /// The process of a RUN ended with another code than 0.
     #[error("process did not complete successfully: exit code: {code}")]
-    Exit { code: i32 },
+    Exit { code: i32, left: Left },
     /// The Dockerfile, the context or an image is to blame.
     #[error("{0}")]
     Invalid(String),
@@ -69,6 +69,15 @@ pub enum Failure {
     /// The host is to blame.
     #[error("{0}")]
     Host(String),
+}
+
+/// What the host keeps of a RUN that has failed, for whoever wants to look around: ids of images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    /// What it was done to.
+    pub below: Option<Digest>,
+    /// That, with what it had written when it ended.
+    pub failed: Option<Digest>,
 }
 
 /// An image that a stage begins with, or that files come from.

@@ -90,7 +90,7 @@ pub struct StepError {
 impl StepError {
     fn text(&self) -> String {
         match (&self.failure, &self.command) {
-            (Failure::Exit { code }, Some(command)) => {
+            (Failure::Exit { code, .. }, Some(command)) => {
                 format!("process {command:?} did not complete successfully: exit code: {code}")
             }
             (failure, _) => failure.to_string(),

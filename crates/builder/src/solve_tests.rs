@@ -11,7 +11,7 @@ use hull_oci::image::Config;
 use tokio::sync::{Barrier, Notify};
 
 use super::*;
-use crate::executor::{Base, Copy, Folder, Network, Run, Unpack, Wanted};
+use crate::executor::{Base, Copy, Folder, Left, Network, Run, Unpack, Wanted};
 use crate::graph::Vertex;
 use crate::progress::{ROOM, Stream};
 
@@ -100,7 +100,7 @@ impl Executor for Fake {
         match what.split(' ').next().unwrap() {
             "fail" => {
                 tokio::task::yield_now().await;
-                return Err(Failure::Exit { code: 7 });
+                return Err(Failure::Exit { code: 7, left: Left::default() });
             }
             "nothing" => return Ok(None),
             "talk" => {

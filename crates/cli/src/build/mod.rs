@@ -46,7 +46,7 @@ pub(crate) static BUILD: Command = Command {
         Flag::text("cpuset-cpus", "CPUs to run on (0-3, 0,1)"),
         Flag::text("cpuset-mems", "Memory nodes to run on (0-3, 0,1)"),
         Flag::text("file", "The Dockerfile (default 'PATH/Dockerfile'; - is STDIN)").short('f'),
-        Flag::switch("force-rm", ""),
+        Flag::switch("force-rm", "Keep nothing of a RUN that fails"),
         Flag::text("iidfile", "Write the image's id into this file"),
         Flag::list("label", any, "Give the image a label (NAME=VALUE)"),
         Flag::value("memory", "bytes", size, "Memory of each RUN").short('m'),
@@ -147,6 +147,7 @@ fn begin(given: &Given) -> Result<Begin, Failure> {
         network: text("network"),
         hosts: all("add-host"),
         limits: limits(given)?,
+        force_rm: given.on("force-rm"),
         allow: given.list("allow").flat_map(|names| names.split(',')).map(str::to_owned).collect(),
         ..Begin::default()
     })
@@ -227,7 +228,10 @@ async fn follow(
 fn failure(failed: Failed) -> Failure {
     match http::StatusCode::from_u16(failed.status) {
         Ok(status) => hull_api::client::Error::Refused { status, message: failed.message }.into(),
-        Err(_) => Failure { code: failed.code.max(1), message: failed.message },
+        Err(_) => {
+            let lines: Vec<String> = std::iter::once(failed.message).chain(failed.advice).collect();
+            Failure { code: failed.code.max(1), message: lines.join("\n") }
+        }
     }
 }
 

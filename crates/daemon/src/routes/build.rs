@@ -69,6 +69,7 @@ fn begin(call: &Call) -> Result<Begin, Failure> {
         platform: text("platform"),
         pull: query.flag("pull"),
         no_cache: query.flag("nocache"),
+        force_rm: query.flag("forcerm"),
         network: text("networkmode"),
         hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(),
         limits: limits(call)?,
@@ -120,7 +121,7 @@ pub(super) async fn build(call: Call) -> Handled {
         if let Ok(status) = StatusCode::from_u16(failed.status) {
             return Err(Failure::new(status, failed.message));
         }
-        going.lines.push_back(said_last(failed));
+        going.fail(failed);
     }
     Ok(stream("application/json", futures_util::stream::unfold(going, Going::next)))
 }
@@ -165,6 +166,13 @@ impl Going {
         }
     }
 
+    fn fail(&mut self, failed: Failed) {
+        if !self.quiet {
+            self.lines.extend(failed.advice.iter().map(|text| said(&format!("{text}\n"))));
+        }
+        self.lines.push_back(said_last(failed));
+    }
+
     async fn next(mut self) -> Option<(Bytes, Going)> {
         loop {
             if let Some(line) = self.lines.pop_front() {
@@ -174,7 +182,7 @@ impl Going {
                 return None;
             }
             if let Some(Err(error)) = self.step().await {
-                self.lines.push_back(said_last(request::failed(&error, "", "")));
+                self.fail(request::failed(&error, "", ""));
             }
         }
     }

@@ -22,6 +22,7 @@ mod client;
 mod collect;
 mod copy;
 mod entitlement;
+mod left;
 mod mounts;
 mod remote;
 mod run;
@@ -270,6 +271,7 @@ impl Executor for Build {
                 "required device {name:?} is not registered: this daemon reads no CDI files yet"
             )));
         }
+        let config = left::config(&run);
         let below = diff_ids(&run.below);
         let site = Arc::new(Site::make(&self.0.services, &below).await.map_err(failure)?);
         let mounts = self.mounts(&site, &run.below, run.mounts).await?;
@@ -288,7 +290,7 @@ impl Executor for Build {
                 self.clamp(&site, run.newest).await?;
                 self.keep_site(&site, &below).await.map_err(failure)
             }
-            code => Err(Failure::Exit { code }),
+            code => Err(Failure::Exit { code, left: self.left(&site, &below, config).await }),
         }
     }
 

@@ -40,6 +40,8 @@ pub struct Limits {
     /// `NAME:ADDRESS`.
     pub extra_hosts: Vec<String>,
     pub cgroup_parent: String,
+    /// Of one that fails no image is kept with what it had written.
+    pub force_rm: bool,
 }
 
 /// A process to run.

@@ -75,7 +75,7 @@ async fn a_secret_can_be_a_variable_and_may_be_missing() {
         Run { mounts: vec![at("TOKEN", kind)], ..process(&below, script) }
     };
     let run = async |build: &Build, run: Run| crate::builds::written(build, run).await.0;
-    assert_eq!(run(&build, asking("token", true)).await, Err(Failure::Exit { code: 42 }));
+    assert!(matches!(run(&build, asking("token", true)).await, Err(Failure::Exit { code: 42, .. })));
     assert_eq!(run(&build, asking("other", false)).await, Ok(None));
     let missing = Failure::Missing("secret other: not found".to_owned());
     assert_eq!(run(&build, asking("other", true)).await, Err(missing));

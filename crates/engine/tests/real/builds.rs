@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use hull_builder::executor::{Base, Change, Copy, Folder, Network, Run, Selection, Source, Unpack, Wanted};
+use hull_builder::executor::{
+    Base, Change, Copy, Folder, Left, Network, Run, Selection, Source, Unpack, Wanted,
+};
 use hull_builder::progress::{Output, Room, Stream};
 use hull_builder::{Cache, Executor, Failure, Known, Layer, Progress, Stack};
 use hull_engine::builds::{Build, Forget, Given, Limits};
@@ -126,7 +128,7 @@ async fn a_run_changes_a_layer_and_nobody_sees_its_process() {
     assert!(seen.contains("made\n") && seen.contains("b\n") && seen.ends_with("/tmp\n"), "{seen}");
     assert!(!seen.contains("plain") && !seen.contains("resolv.conf\nresolv.conf"), "{seen}");
     let (failed, _) = run(&build, &above, "exit 7").await;
-    assert_eq!(failed, Err(Failure::Exit { code: 7 }));
+    assert!(matches!(failed, Err(Failure::Exit { code: 7, .. })), "{failed:?}");
     let nosuch = Run { arguments: vec!["nosuch".to_owned()], ..process(&above, "") };
     let failed = within(build.run(nosuch, unheard())).await;
     assert!(
@@ -311,5 +313,32 @@ async fn a_folder_is_made_once_and_belongs_to_its_user() {
     let seen = says(&build, &at, "/bin/busybox stat -c %U:%G:%a /srv/app /srv").await;
     assert_eq!(seen, "web:web:755\nweb:web:755\n");
     drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_step_left_can_be_looked_at() {
+    let host = Host::new().await;
+    let left = async |force_rm: bool, script: &str| {
+        let build = host.engine().build(Limits { force_rm, ..limits() }.into());
+        let below = base(&build).await.layers;
+        let (made, _) = run(&build, &below, "echo good >/good").await;
+        match run(&build, &with(&below, made.unwrap()), script).await.0 {
+            Err(Failure::Exit { code: 7, left }) => left,
+            other => panic!("{other:?}"),
+        }
+    };
+    let script = "echo written >/tmp/file; exit 7";
+    let Left { below: Some(good), failed: Some(failed) } = left(false, script).await else { panic!() };
+    let looks = || sh("cat /good; pwd; cat file 2>/dev/null || echo nothing");
+    assert_eq!(host.output_of(&good.to_string(), looks()).await, (0, "good\n/tmp\nnothing\n".to_owned()));
+    assert_eq!(host.output_of(&failed.to_string(), looks()).await, (0, "good\n/tmp\nwritten\n".to_owned()));
+    // Without a word of its own it is a shell, as the step was one.
+    let image = host.engine().images().resolve(&failed.to_string()).unwrap();
+    assert_eq!(image.config.config.cmd, Some(vec!["/bin/sh".to_owned()]));
+    // Nothing was written, or nothing is to be kept: what was good is there all the same.
+    for (force_rm, script) in [(false, "exit 7"), (true, script)] {
+        let Left { below: Some(_), failed: None } = left(force_rm, script).await else { panic!() };
+    }
     host.finish().await;
 }

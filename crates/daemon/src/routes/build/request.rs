@@ -3,12 +3,13 @@
 
 use hull_api::build::{Begin, Failed, Problem};
 use hull_builder::dockerfile::Position;
+use hull_builder::executor::Left;
 use hull_builder::plan::Options;
 use hull_builder::{BuildError, Failure as StepFailure};
 use hull_engine::builds::{Entitlement, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
-use hull_oci::Reference;
 use hull_oci::runtime::Rlimit;
+use hull_oci::{Digest, Reference};
 
 use crate::http::{Failure, chain};
 use crate::routes::{archives, images};
@@ -40,7 +41,7 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
         Entitlement::parse(text).ok_or_else(|| Failure::invalid(format!("unknown entitlement {text}")))
     };
     let allowed = begin.allow.iter().map(entitlement).collect::<Result<_, _>>()?;
-    let limits = limits(begin.limits, &begin.network, begin.hosts);
+    let limits = Limits { force_rm: begin.force_rm, ..limits(begin.limits, &begin.network, begin.hosts) };
     let options = Options {
         target: Some(begin.target).filter(|target| !target.is_empty()),
         arguments: begin.arguments,
@@ -117,8 +118,9 @@ pub(super) fn failed(error: &Unbuilt, name: &str, text: &str) -> Failed {
         }
         Unbuilt::Build(BuildError::Plan(error)) => refused(Failure::invalid(chain(error))),
         Unbuilt::Build(BuildError::Step(step)) => match (&step.failure, &step.command) {
-            (StepFailure::Exit { code }, Some(command)) => Failed {
+            (StepFailure::Exit { code, left }, Some(command)) => Failed {
                 code: u8::try_from(*code).unwrap_or(1),
+                advice: advice(left),
                 message: format!("The command '{command}' returned a non-zero code: {code}"),
                 ..Failed::default()
             },
@@ -128,6 +130,16 @@ pub(super) fn failed(error: &Unbuilt, name: &str, text: &str) -> Failed {
             Failed { message: chain(error), ..Failed::default() }
         }
     }
+}
+
+/// How to look around where a step failed.
+fn advice(left: &Left) -> Vec<String> {
+    let line = |what: &str, id: &Option<Digest>| {
+        let id = id.as_ref()?.short();
+        Some(format!("{what} is the image {id}; for a shell in it: hull run -it --rm {id}"))
+    };
+    let good = line("The last good layer", &left.below);
+    good.into_iter().chain(line("What the failed step has left", &left.failed)).collect()
 }
 
 fn shown(problem: &hull_builder::dockerfile::Problem, name: &str, text: &str) -> Problem {
