@@ -417,6 +417,17 @@ impl Engine {
         builds::receive(&self.0.services, source).await
     }
 
+    /// A build's context at an address: a git repository, an archive, or a file that is the Dockerfile
+    /// alone (`true`). `client` has the agent for repositories that ask for keys.
+    pub async fn remote_context(
+        &self,
+        address: &str,
+        client: Arc<dyn builds::Client>,
+    ) -> std::result::Result<(Context, bool), hull_builder::Failure> {
+        let given = Given { client, ..builds::Limits::default().into() };
+        Build::new(&self.0.services, given).remote_context(address).await
+    }
+
     /// What one build has of the host.
     pub fn build(&self, given: Given) -> Build {
         Build::new(&self.0.services, given)

@@ -597,9 +597,9 @@ fn remote(path: &Word, add: &ast::Add) -> Result<Source<Step>, Problem> {
     let text = &path.text;
     let checksum = add.checksum.as_ref().map(|word| word.text.clone());
     let is_web = text.starts_with("http://") || text.starts_with("https://");
-    let before_fragment = text.split('#').next().unwrap_or(text);
+    let repository = text.split(['#', '?']).next().unwrap_or(text);
     let is_git = ["git@", "git://", "ssh://"].iter().any(|start| text.starts_with(start))
-        || is_web && before_fragment.ends_with(".git");
+        || is_web && repository.ends_with(".git");
     if is_git {
         return Ok(Source::Git { address: text.clone(), checksum, keep_git_dir: add.keep_git_dir });
     }

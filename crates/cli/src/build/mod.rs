@@ -115,7 +115,9 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
 }
 
 fn is_address(path: &str) -> bool {
-    ["http://", "https://", "git://", "git@", "github.com/"].iter().any(|scheme| path.starts_with(scheme))
+    ["http://", "https://", "git://", "git@", "ssh://", "github.com/"]
+        .iter()
+        .any(|scheme| path.starts_with(scheme))
 }
 
 /// All that the flags say, but for the context.

@@ -19,7 +19,7 @@ use hull_builder::Progress;
 use hull_builder::build::Request;
 use hull_builder::progress::Report;
 use hull_engine::Error;
-use hull_engine::builds::{Finished, Given, Unbuilt};
+use hull_engine::builds::{Finished, Given, Nobody, Unbuilt};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -96,12 +96,16 @@ fn limits(call: &Call) -> Result<Limits, Failure> {
 }
 
 pub(super) async fn build(call: Call) -> Handled {
-    let Wanted { limits, options, names, dockerfile: name, .. } = request::wanted(begin(&call)?)?;
+    let Wanted { limits, options, names, dockerfile: name, remote, .. } = request::wanted(begin(&call)?)?;
     let quiet = call.query.flag("q");
     let engine = call.server.engine.clone();
-    let context = engine.build_context(archives::feed(call.body)?).await;
-    let context = context
-        .map_err(|error| Failure::invalid(format!("the context cannot be read: {}", chain(&error))))?;
+    let (context, name) = if remote.is_empty() {
+        let context = engine.build_context(archives::feed(call.body)?).await;
+        let unread = |error| Failure::invalid(format!("the context cannot be read: {}", chain(&error)));
+        (context.map_err(unread)?, name)
+    } else {
+        request::fetch(&engine, (&remote, name), Arc::new(Nobody)).await?
+    };
     let dockerfile = context.dockerfile(&name).await?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };

@@ -22,6 +22,7 @@ use hull_sys::Errno;
 use hull_sys::root::open_inside;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use super::remote::git;
 use super::site::Site;
 use super::{Build, Context, diff_ids, failure};
 use crate::containers::files;
@@ -45,7 +46,7 @@ pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result
     let working = services.spawner.work(Work::ApplyPlain, Some(source.as_fd()), view).await?;
     drop(source);
     match working.next().await {
-        Outcome::Unpacked => Ok(Context(site)),
+        Outcome::Unpacked => Ok(Context(Arc::new(site))),
         other => Err(unexpected(other)),
     }
 }
@@ -145,6 +146,11 @@ impl Build {
                 (Unpack::Local, Source::Context(_)) => true,
                 (Unpack::Local, _) => false,
             };
+            // Of a repository all is meant, and it is a folder.
+            let (selection, several) = match &source {
+                Source::Git { .. } => (Selection { patterns: vec![".".to_owned()], ..selection }, true),
+                _ => (selection, several),
+            };
             let work = protocol::Copy {
                 selection: plain(selection),
                 destination: copy.destination.clone(),
@@ -177,8 +183,14 @@ impl Build {
         source: Source,
         selection: Selection,
     ) -> std::result::Result<Digest, Failure> {
-        if let Source::Url { address, checksum } = source {
-            return self.address_digest(&address, checksum).await.map_err(failure);
+        match source {
+            Source::Url { address, checksum } => {
+                return self.address_digest(&address, checksum).await.map_err(failure);
+            }
+            Source::Git { address, checksum, keep_git_dir } => {
+                return self.repository_digest(&git::meant(&address, checksum, keep_git_dir)?).await;
+            }
+            _ => {}
         }
         let found = self.find(source, false).await?;
         let work = Work::Fingerprint(plain(selection));
@@ -241,7 +253,7 @@ impl Build {
 
     pub(super) fn context(&self, name: &str) -> std::result::Result<&Site, Failure> {
         let missing = || Failure::Missing(format!("no build context named \"{name}\""));
-        self.0.given.contexts.get(name).map(|Context(site)| site).ok_or_else(missing)
+        self.0.given.contexts.get(name).map(|Context(site)| &**site).ok_or_else(missing)
     }
 
     /// `into_folder`: they go into one, by their own names.
@@ -262,8 +274,9 @@ impl Build {
                 let site = self.address_file(&address, checksum, into_folder).await.map_err(failure)?;
                 Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, own: Some(site) })
             }
-            Source::Git { .. } => {
-                Err(Failure::Invalid("ADD of repositories comes in a later build".to_owned()))
+            Source::Git { address, checksum, keep_git_dir } => {
+                let site = self.repository_files(&git::meant(&address, checksum, keep_git_dir)?).await?;
+                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, own: Some(site) })
             }
         }
     }

@@ -42,7 +42,7 @@ use hull_oci::{Digest, Reference};
 use tokio::sync::watch;
 
 use crate::containers::services::Services;
-use crate::containers::settings::NetworkMode;
+use crate::containers::settings::{NetworkMode, Security};
 use crate::images::{Image, Part};
 use crate::store::Rows;
 use crate::{Class, Error, Result, chain};
@@ -214,7 +214,7 @@ pub enum Unbuilt {
 
 /// A build's context, as a folder of its own until it is dropped.
 #[derive(Debug)]
-pub struct Context(Site);
+pub struct Context(Arc<Site>);
 
 pub(crate) use copy::receive;
 
@@ -281,8 +281,8 @@ impl Executor for Build {
             user: run.user,
             folder: run.folder,
             network,
-            insecure: run.insecure,
             mounts,
+            security: Security { privileged: run.insecure, ..Security::default() },
         };
         let work = (process, self.0.given.limits.clone(), below.clone());
         match run::run(&self.0.services, &site, work, output).await.map_err(failure)? {

@@ -52,9 +52,8 @@ pub(super) struct Process {
     pub(super) user: String,
     pub(super) folder: String,
     pub(super) network: NetworkMode,
-    /// As a privileged container.
-    pub(super) insecure: bool,
     pub(super) mounts: Mounts,
+    pub(super) security: Security,
 }
 
 /// Runs the process; gives its exit code.
@@ -105,7 +104,6 @@ fn record(
         user: process.user,
         working_dir: process.folder,
         network: process.network,
-        security: Security { privileged: process.insecure, ..Security::default() },
         mounts,
         resources: limits.resources,
         rlimits: limits.rlimits,
@@ -116,6 +114,7 @@ fn record(
         log: LogDriver { name: "none".to_owned(), ..LogDriver::default() },
         // What it writes need not be synced as long as nothing names it.
         auto_remove: true,
+        security: process.security,
         ..Settings::default()
     };
     let joins: Vec<Join> = match &settings.network {

@@ -11,5 +11,6 @@ mod execs;
 mod life;
 mod many;
 mod remote;
+mod repositories;
 mod streams;
 mod support;

@@ -23,7 +23,12 @@ async fn base(build: &Build) -> Vec<Layer> {
     within(build.image(wanted)).await.unwrap().layers
 }
 
-async fn put(build: &Build, below: &[Layer], source: Source, to: &str) -> Result<Vec<Layer>, Failure> {
+pub(crate) async fn put(
+    build: &Build,
+    below: &[Layer],
+    source: Source,
+    to: &str,
+) -> Result<Vec<Layer>, Failure> {
     let copy = Copy {
         below: below.to_vec(),
         files: vec![(source, Selection::default())],

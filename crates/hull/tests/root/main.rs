@@ -11,6 +11,7 @@ mod bulk;
 mod called;
 mod churn;
 mod commands;
+mod contexts;
 mod copies;
 mod copy_attacks;
 mod copy_pipes;

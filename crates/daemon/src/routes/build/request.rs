@@ -1,12 +1,15 @@
 //! What is wished of a build, whichever way a client has said it, as the engine and the builder are asked;
 //! and what they have against it, as a client is told.
 
+use std::sync::Arc;
+
 use hull_api::build::{Begin, Failed, Problem};
 use hull_builder::dockerfile::Position;
 use hull_builder::executor::Left;
 use hull_builder::plan::Options;
 use hull_builder::{BuildError, Failure as StepFailure};
-use hull_engine::builds::{Entitlement, Limits, Unbuilt};
+use hull_engine::Engine;
+use hull_engine::builds::{Client, Context, Entitlement, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::runtime::Rlimit;
 use hull_oci::{Digest, Reference};
@@ -23,6 +26,8 @@ pub(super) struct Wanted {
     pub(super) names: Vec<Reference>,
     /// In the context.
     pub(super) dockerfile: String,
+    /// Where the context is; empty: the client sends it.
+    pub(super) remote: String,
 }
 
 pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
@@ -33,9 +38,6 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
             return Err(Failure::invalid("build tag cannot contain a digest"));
         }
         names.push(name);
-    }
-    if !begin.remote.is_empty() {
-        return Err(Failure::later("contexts at addresses come in a later build: send the files"));
     }
     let entitlement = |text: &String| {
         Entitlement::parse(text).ok_or_else(|| Failure::invalid(format!("unknown entitlement {text}")))
@@ -55,7 +57,20 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
     };
     let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());
     let dockerfile = dockerfile.unwrap_or_else(|| "Dockerfile".to_owned());
-    Ok(Wanted { limits, allowed, options, names, dockerfile })
+    Ok(Wanted { limits, allowed, options, names, dockerfile, remote: begin.remote })
+}
+
+/// The context at an address, and the Dockerfile's name in it.
+pub(super) async fn fetch(
+    engine: &Engine,
+    (address, dockerfile): (&str, String),
+    client: Arc<dyn Client>,
+) -> Result<(Context, String), Failure> {
+    match engine.remote_context(address, client).await {
+        Ok((context, false)) => Ok((context, dockerfile)),
+        Ok((context, true)) => Ok((context, "Dockerfile".to_owned())),
+        Err(error) => Err(Failure::invalid(format!("unable to prepare context: {error}"))),
+    }
 }
 
 fn limits(given: hull_api::build::Limits, network: &str, extra_hosts: Vec<String>) -> Limits {

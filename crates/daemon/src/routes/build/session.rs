@@ -141,15 +141,21 @@ async fn make(
     say: &mpsc::UnboundedSender<Say>,
 ) -> Result<Finished, Failed> {
     let (secrets, agents) = (begin.secrets.clone(), begin.agents.clone());
-    let Wanted { limits, allowed, options, names, dockerfile: name } =
+    let Wanted { limits, allowed, options, names, dockerfile: name, remote } =
         request::wanted(begin).map_err(request::refused)?;
-    let context = receive(server, questions).await.map_err(request::refused)?;
+    let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
+    let (context, name) = match remote.as_str() {
+        "" => (receive(server, questions).await.map_err(request::refused)?, name),
+        remote => {
+            let fetched = request::fetch(&server.engine, (remote, name), Arc::clone(&client) as _).await;
+            fetched.map_err(request::refused)?
+        }
+    };
     let dockerfile =
         context.dockerfile(&name).await.map_err(|error| request::refused(Failure::from(error)))?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
     let contexts = [(String::new(), context)].into();
-    let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
     let mut given = Given { contexts, client, ..limits.into() };
     given.allowed.extend(allowed);
     let build = server.engine.build(given);

@@ -93,6 +93,11 @@ impl Build {
         fingerprint::<Error>(&matched, inside)
     }
 
+    /// What the file is called there.
+    pub(super) fn address_name(&self, address: &str) -> Result<String> {
+        Ok(name(&parse(address)?))
+    }
+
     /// A folder with the file alone. `into_folder`: the file's own name is needed.
     pub(in super::super) async fn address_file(
         &self,

@@ -3,13 +3,18 @@
 //! | what | how |
 //! |---|---|
 //! | ADD of an address ([`file`]) | by `hull_fetch`, into a site of its own |
+//! | ADD of a repository ([`git`]) | by the host's `git`, as a stranger |
+//! | a [`context`] | either; an archive is unpacked as one that was sent |
 //!
 //! Within one build an address is fetched once, and what came stays until the build ends: a step is looked
 //! for by what is done afterwards. Across builds the validators of HTTP are remembered (ETag, Last-Modified;
 //! RFC 9110, section 8.8), in memory alone: an address that has not changed is not sent again, and one whose
 //! validators are forgotten is, and has the same digest.
 
-pub(super) mod file;
+mod context;
+mod file;
+pub(super) mod git;
+mod repository;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +31,7 @@ pub(super) use file::Known;
 #[derive(Debug, Default)]
 pub(super) struct Remote {
     client: OnceCell<Client>,
+    clones: git::Clones,
     files: Mutex<HashMap<Named, Arc<tokio::sync::Mutex<file::File>>>>,
 }
 
