@@ -8,6 +8,7 @@
 //! | daemon | [`Question`]s, each with a number, as the build comes to need something |
 //! | client | to each an answer with that number: pieces and their end, a descriptor, or why not |
 //! | daemon | meanwhile what happens, as [`Progress`] |
+//! | daemon | what was built, in pieces, for each [`Output`] that was wished |
 //! | daemon | [`Finished`] or [`Failed`], and its end |
 //!
 //! The daemon opens nothing on the client's word: whatever a build has of the client's host comes as bytes,
@@ -58,9 +59,30 @@ pub struct Begin {
     pub force_rm: bool,
     /// What the Dockerfile may take (`network.host`, `security.insecure`).
     pub allow: Vec<String>,
+    /// No image is kept of what was built.
+    pub discard: bool,
+    /// What is to be sent of it.
+    pub outputs: Vec<Output>,
     /// Secrets and agents that the client answers for.
     pub secrets: Vec<String>,
     pub agents: Vec<String>,
+}
+
+/// What was built, as an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    pub form: Form,
+    /// Of the image in the archive.
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// The files.
+    Files,
+    /// The image: Docker's archive with an OCI layout beside it.
+    Image,
 }
 
 /// What each RUN may use; 0 and empty are without limit.
@@ -158,6 +180,8 @@ pub struct Finished {
     pub id: Digest,
     /// As people write them.
     pub names: Vec<String>,
+    /// The daemon has it.
+    pub stored: bool,
 }
 
 /// Why there is no image.

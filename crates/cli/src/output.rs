@@ -60,22 +60,23 @@ fn check_path(output: &str, failed: &str) -> Result<(), Failure> {
 }
 
 /// A file that appears under its name only when it is whole.
-struct Unfinished {
-    file: std::fs::File,
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) file: std::fs::File,
     path: String,
     target: String,
     published: bool,
 }
 
 impl Unfinished {
-    fn create(target: &str) -> std::io::Result<Unfinished> {
+    pub(crate) fn create(target: &str) -> std::io::Result<Unfinished> {
         use std::os::unix::fs::OpenOptionsExt;
         let path = format!("{target}.{}.part", std::process::id());
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Unfinished { file, path, target: target.to_owned(), published: false })
     }
 
-    fn publish(mut self) -> std::io::Result<()> {
+    pub(crate) fn publish(mut self) -> std::io::Result<()> {
         std::fs::rename(&self.path, &self.target)?;
         self.published = true;
         Ok(())

@@ -15,6 +15,11 @@ pub(crate) fn size() -> (u16, u16) {
     termios::tcgetwinsize(stdio::stdout()).map_or((0, 0), |size| (size.ws_row, size.ws_col))
 }
 
+/// The same of the one on standard error.
+pub(crate) fn size_of_error() -> (u16, u16) {
+    termios::tcgetwinsize(stdio::stderr()).map_or((0, 0), |size| (size.ws_row, size.ws_col))
+}
+
 /// The terminal hands over every key as typed; dropping this ends that.
 pub(crate) struct Raw {
     before: Termios,

@@ -47,8 +47,17 @@ pub enum Heard {
 /// What the daemon says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Told {
-    Question { number: u32, question: Question },
+    Question {
+        number: u32,
+        question: Question,
+    },
     Progress(Progress),
+    /// Of what was built, for the output of that number among those wished. The last one has been said
+    /// before [`Told::Finished`] is.
+    Output {
+        output: u32,
+        bytes: Bytes,
+    },
     Finished(Finished),
     Failed(Failed),
 }
@@ -152,6 +161,7 @@ impl Message for Told {
             Told::Progress(progress) => document(68, 0, progress),
             Told::Finished(finished) => document(69, 0, finished),
             Told::Failed(failed) => document(70, 0, failed),
+            Told::Output { output, bytes } => frame(71, 0, *output, bytes),
         }
     }
 
@@ -164,7 +174,8 @@ impl Message for Told {
             (68, 0) => Ok(Told::Progress(frame.json()?)),
             (69, 0) => Ok(Told::Finished(frame.json()?)),
             (70, 0) => Ok(Told::Failed(frame.json()?)),
-            (65..=70, _) => Err(Malformed::Shape(frame.kind)),
+            (71, 0) => Ok(Told::Output { output: frame.number, bytes: frame.body }),
+            (65..=71, _) => Err(Malformed::Shape(frame.kind)),
             (kind, _) => Err(Malformed::Kind(kind)),
         }
     }
@@ -247,7 +258,8 @@ mod tests {
             Told::Progress(output(Stream::Out)),
             Told::Progress(output(Stream::Error)),
             Told::Progress(Progress::Done { step: 1, layer: Some(Digest::sha256(b"")) }),
-            Told::Finished(Finished { id: Digest::sha256(b""), names: vec!["a:b".into()] }),
+            Told::Finished(Finished { id: Digest::sha256(b""), names: vec!["a:b".into()], stored: true }),
+            Told::Output { output: 1, bytes: Bytes::from_static(b"\0tar") },
             Told::Failed(Failed { status: 400, message: "bad".into(), ..Failed::default() }),
         ];
         for size in [1, 5, 13, 10_000] {

@@ -5,12 +5,14 @@
 pub(crate) mod cache;
 mod context;
 mod offer;
+mod outputs;
 mod show;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hull_api::build::frame::{Heard, Told};
-use hull_api::build::{Begin, Failed, Finished, Limits, PATH, link};
+use hull_api::build::{Begin, Failed, Finished, Limits, Output, PATH, link};
 use hull_api::hostconfig::Ulimit;
 use hull_oci::reference::Reference;
 use tokio::task::JoinSet;
@@ -18,9 +20,10 @@ use tokio::task::JoinSet;
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
 use crate::create::{reason, size, swap};
 use crate::flags::{Flag, Given, any, integer};
-use crate::session::{Session, line};
+use crate::session::Session;
 use context::Context;
 use offer::{Offer, Source};
+use outputs::{Place, Sink};
 use show::Shown;
 
 pub(crate) static BUILD: Command = Command {
@@ -51,9 +54,16 @@ pub(crate) static BUILD: Command = Command {
         Flag::list("label", any, "Give the image a label (NAME=VALUE)"),
         Flag::value("memory", "bytes", size, "Memory of each RUN").short('m'),
         Flag::value("memory-swap", "bytes", swap, "Memory and swap of each RUN; -1 is without limit"),
+        Flag::text("metadata-file", "Write what the build came to into this file, as JSON"),
         Flag::text("network", "Network of RUN (default, host, none)"),
         Flag::switch("no-cache", "Do everything again"),
         Flag::list("no-cache-filter", any, "Do these stages again"),
+        Flag::list(
+            "output",
+            any,
+            "Where it goes (FOLDER, -, type=image|local|tar|oci|docker|cacheonly[,dest=PATH])",
+        )
+        .short('o'),
         Flag::text("platform", "Build for this platform, as os[/arch[/variant]]"),
         Flag::text("progress", "Show what happens as 'auto', 'plain', 'tty', 'quiet' or 'rawjson'")
             .default("auto"),
@@ -71,23 +81,19 @@ pub(crate) static BUILD: Command = Command {
 };
 
 async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
-    let shown = match given.text("progress") {
-        _ if given.on("quiet") => Shown::Nothing,
-        "auto" | "plain" | "tty" => Shown::Lines,
-        "quiet" => Shown::Nothing,
-        "rawjson" => Shown::Raw,
-        other => {
-            return Err(fail(format!(
-                "invalid progress mode {other:?}: use auto, plain, tty, quiet or rawjson"
-            )));
-        }
-    };
+    let shown = if given.on("quiet") { Shown::Nothing } else { Shown::parse(given.text("progress"))? };
     for tag in given.list("tag") {
         Reference::parse(tag)
             .map_err(|error| fail(format!("invalid argument {tag:?} for \"-t, --tag\" flag: {error}")))?;
     }
     let path = given.arguments[0].as_str();
     let mut begin = begin(given)?;
+    let wanted = outputs::parse(given.list("output"), &begin.tags)?;
+    wanted.outputs.iter().try_for_each(|(place, _)| outputs::check(place))?;
+    begin.discard = !wanted.store;
+    begin.tags.extend(wanted.names);
+    let (places, outputs): (Vec<Place>, Vec<Output>) = wanted.outputs.into_iter().unzip();
+    begin.outputs = outputs;
     let context = if is_address(path) {
         (begin.remote, begin.dockerfile) = (path.to_owned(), given.text("file").to_owned());
         Source::Nowhere
@@ -102,16 +108,34 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
     };
     let offer = Offer::new(context, given.list("secret"), given.list("ssh"))?;
     (begin.secrets, begin.agents) = (offer.secrets(), offer.agents());
-    let finished = follow(session, begin, Arc::new(offer), shown).await?;
-    if shown == Shown::Nothing {
-        line(&finished.id.to_string());
-    }
-    let file = given.text("iidfile");
-    if !file.is_empty() {
-        std::fs::write(file, finished.id.to_string())
-            .map_err(|error| fail(format!("write {file}: {}", reason(&error))))?;
-    }
+    let finished = follow(session, begin, Arc::new(offer), (shown, &places)).await?;
+    note(given.text("iidfile"), &finished.id.to_string())?;
+    note(given.text("metadata-file"), &metadata(&finished))?;
     Ok(0)
+}
+
+/// Writes a file that a flag asks for.
+fn note(file: &str, text: &str) -> Result<(), Failure> {
+    if file.is_empty() {
+        return Ok(());
+    }
+    std::fs::write(file, text).map_err(|error| fail(format!("write {file}: {}", reason(&error))))
+}
+
+/// What `--metadata-file` has, in the reference's words.
+fn metadata(finished: &Finished) -> String {
+    let mut fields = serde_json::Map::new();
+    if finished.stored {
+        for key in ["containerimage.config.digest", "containerimage.digest"] {
+            fields.insert(key.to_owned(), finished.id.to_string().into());
+        }
+    }
+    let whole = |name: &String| Reference::parse(name).map_or_else(|_| name.clone(), |name| name.to_string());
+    let names: Vec<String> = finished.names.iter().map(whole).collect();
+    if !names.is_empty() {
+        fields.insert("image.name".to_owned(), names.join(",").into());
+    }
+    serde_json::to_string_pretty(&fields).unwrap_or_default()
 }
 
 fn is_address(path: &str) -> bool {
@@ -185,7 +209,7 @@ async fn follow(
     session: &Session,
     begin: Begin,
     offer: offer::Shared,
-    shown: Shown,
+    (shown, places): (Shown, &[Place]),
 ) -> Result<Finished, Failure> {
     let (tell, mut hear) = match link::open(&session.client).await {
         Err(error) if error.is_not_found() => {
@@ -200,8 +224,16 @@ async fn follow(
     tell.send(&Heard::Begin(Box::new(begin))).await.map_err(lost)?;
     let mut answers = JoinSet::new();
     let mut show = show::Show::new(shown);
+    let mut sinks = places.iter().map(Sink::open).collect::<Result<Vec<Sink>, Failure>>()?;
     loop {
+        let due = show.due();
         let told = tokio::select! {
+            () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()).await },
+                if due.is_some() =>
+            {
+                show.draw(false);
+                continue;
+            }
             told = hear.next() => told.map_err(lost)?,
             Some(answered) = answers.join_next() => {
                 answered??;
@@ -217,11 +249,22 @@ async fn follow(
                 answers.spawn(async move { offer.answer(number, question, &tell).await });
             }
             Told::Progress(progress) => show.progress(progress),
+            Told::Output { output, bytes } => {
+                if let Some(sink) = sinks.get_mut(output as usize) {
+                    sink.write(&bytes).await?;
+                }
+            }
             Told::Finished(finished) => {
+                for sink in sinks {
+                    sink.end().await?;
+                }
                 show.finished(&finished);
                 return Ok(finished);
             }
-            Told::Failed(failed) => return Err(failure(failed)),
+            Told::Failed(failed) => {
+                show.failed(&failed);
+                return Err(failure(failed));
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! nothing of the host is in sight.
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ pub(super) fn open(folder: &Path) -> Result<OwnedFd> {
     })
 }
 
-fn unexpected(outcome: Outcome) -> Error {
+pub(super) fn unexpected(outcome: Outcome) -> Error {
     match outcome {
         Outcome::Failed { message } | Outcome::Unfit { message } => Error::Archive(message),
         other => Error::Archive(format!("a worker answered {other:?}")),
@@ -194,8 +194,22 @@ impl Build {
         }
         let found = self.find(source, false).await?;
         let work = Work::Fingerprint(plain(selection));
+        let working = self.look_with(work, None, &found).await.map_err(failure)?;
+        match ended(working).await? {
+            Outcome::Fingerprint { digest } => Ok(digest),
+            other => Err(failure(unexpected(other))),
+        }
+    }
+
+    /// A worker that only reads what was found.
+    pub(super) async fn look_with(
+        &self,
+        work: Work,
+        beside: Option<BorrowedFd<'_>>,
+        found: &Found,
+    ) -> Result<Working> {
         let tree;
-        let view = match &found {
+        let view = match found {
             Found::Folder { fd, .. } => View::Folder(fd.as_fd()),
             Found::Layers(lower) => {
                 let rootfs = Rootfs::Overlay { lower: lower.clone(), upper: None };
@@ -203,11 +217,7 @@ impl Build {
                 View::Stopped(&tree)
             }
         };
-        let working = self.0.services.spawner.work(work, None, view).await.map_err(failure)?;
-        match ended(working).await? {
-            Outcome::Fingerprint { digest } => Ok(digest),
-            other => Err(failure(unexpected(other))),
-        }
+        self.0.services.spawner.work(work, beside, view).await
     }
 
     /// Makes what was written at the site no newer than `newest` (seconds since the epoch).

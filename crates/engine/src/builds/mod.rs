@@ -24,6 +24,7 @@ mod copy;
 mod entitlement;
 mod left;
 mod mounts;
+mod output;
 mod remote;
 mod run;
 mod site;
@@ -55,6 +56,7 @@ pub use client::{Answer, Client, Nobody, Secret};
 pub use collect::{Forgotten, Limit, Rule, Space};
 pub(crate) use collect::{forget, list};
 pub use entitlement::Entitlement;
+pub use output::{Form, id};
 pub use run::Limits;
 use site::Site;
 
@@ -146,15 +148,26 @@ impl Build {
             let text = "build tag cannot contain a digest: name the image without @";
             return Err(Unbuilt::Store(Error::Invalid(text.to_owned())));
         }
+        let built = self.solve(request, report).await?;
+        Ok(self.store(&built, names).await?)
+    }
+
+    /// Builds. What comes of it is held by this build alone.
+    pub async fn solve(&self, request: &Request, report: Report) -> std::result::Result<Built, Unbuilt> {
         self.0.given.allowed.iter().try_for_each(|entitlement| self.grant(*entitlement))?;
         let running = &self.0.services.builds.running;
-        let Built { config, .. } = hull_builder::build(request, self, self, running, report).await?;
-        if config.history.is_empty() {
+        let built = hull_builder::build(request, self, self, running, report).await?;
+        if built.config.history.is_empty() {
             let text = "No image was generated. Is your Dockerfile empty?";
             return Err(Unbuilt::Store(Error::Invalid(text.to_owned())));
         }
+        Ok(built)
+    }
+
+    /// Makes an image of it, and names that.
+    pub async fn store(&self, built: &Built, names: Vec<Reference>) -> Result<Finished> {
         let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
-        let image = self.finish(config, names.clone(), None).await?;
+        let image = self.finish(built.config.clone(), names.clone(), None).await?;
         Ok(Finished { id: image.id.clone(), names })
     }
 

@@ -1,11 +1,14 @@
 //! What builds leave: writable layers that nobody uses any more become layers as they are, and
 //! configurations on top of them images.
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use hull_image::archive::{SavedImage, write};
 use hull_image::lease::{Held, Lease};
-use hull_image::snapshot::Layer;
+use hull_image::snapshot::{Layer, SnapshotError};
 use hull_oci::image::{Config, media_type};
 use hull_oci::{Digest, Reference};
 
@@ -69,14 +72,7 @@ impl Images {
     ) -> Result<Arc<Image>> {
         let lease = Arc::clone(lease);
         self.store(move |inner| {
-            let chain = config.chain_ids();
-            let stored = chain.iter().map(|chain| {
-                let known = inner.known_layer(chain)?;
-                known.ok_or_else(|| {
-                    failed(hull_image::snapshot::SnapshotError::Missing { chain: chain.clone() })
-                })
-            });
-            let stored: Vec<Stored> = stored.collect::<Result<_>>()?;
+            let stored = inner.stored(&config)?;
             let bytes = serde_json::to_vec(&config).map_err(failed)?;
             let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
             let image = inner.add_image(&lease, &bytes, &stored, parent, &names)?;
@@ -85,9 +81,44 @@ impl Images {
         })
         .await
     }
+
+    /// Writes the archive of an image that is not kept, as [`Images::save`] does of those that are. Its
+    /// configuration is stored for as long as the lease lives.
+    pub(crate) async fn write_built(
+        &self,
+        lease: &Arc<Lease>,
+        config: Config,
+        names: Vec<Reference>,
+        out: OwnedFd,
+    ) -> Result<()> {
+        let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
+        blocking(move || {
+            let layers: Vec<_> = inner.stored(&config)?.into_iter().map(|layer| layer.descriptor).collect();
+            let bytes = serde_json::to_vec(&config).map_err(failed)?;
+            let id = Digest::sha256(&bytes);
+            lease.hold(Held::Blob(id.clone()));
+            inner.content.put(&bytes).map_err(failed)?;
+            let names = names.into_iter().map(Reference::with_default_tag).collect();
+            let image = SavedImage { id, names, layers };
+            let mut out = BufWriter::with_capacity(64 << 10, File::from(out));
+            write(&inner.content, &[image], &mut out).map_err(failed)?;
+            let io = |source| failed(ImageError::Io { action: "write the archive", source });
+            out.flush().map_err(io)
+        })
+        .await
+    }
 }
 
 impl Inner {
+    /// The layers that a configuration names, lowest first.
+    fn stored(&self, config: &Config) -> Result<Vec<Stored>> {
+        let stored = |chain: &Digest| {
+            let missing = || SnapshotError::Missing { chain: chain.clone() };
+            self.known_layer(chain)?.ok_or_else(|| failed(missing()))
+        };
+        config.chain_ids().iter().map(stored).collect()
+    }
+
     fn keep_layer(&self, lease: &Lease, key: &str, below: &[Digest]) -> Result<Option<Part>> {
         let parent = hull_oci::image::chain_ids(below).pop();
         let upper = self.snapshots.writable(key).map_err(failed)?;

@@ -4,6 +4,7 @@
 mod asked;
 mod behind;
 mod build_cache;
+mod build_outputs;
 mod build_session;
 mod build_wire;
 mod builds;

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use hull_api::build::frame::{Heard, Told};
-use hull_api::build::{Begin, Failed, Finished, Planned, Question, Stream, link};
+use hull_api::build::frame::{Heard, PIECE, Told};
+use hull_api::build::{Begin, Failed, Finished, Form, Output, Planned, Question, Stream, link};
 use hull_api::client;
-use hull_builder::{Progress, Request, progress};
+use hull_builder::{Built, Progress, Request, progress};
 use hull_engine::Error;
-use hull_engine::builds::{self, Context, Given, Secret};
+use hull_engine::builds::{self, Build, Context, Given, Secret, Unbuilt};
 use hull_oci::Reference;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -29,7 +29,7 @@ use super::{PARALLEL, now};
 use crate::Server;
 use crate::hijack::{Own, Takeover, Then, head};
 use crate::http::{Answer, Call, Failure, chain, empty};
-use crate::routes::{archives, identity};
+use crate::routes::{archives, identity, images};
 use crate::serve::Socket;
 
 /// Questions that wait for their answers at a time.
@@ -71,7 +71,7 @@ async fn serve(server: Arc<Server>, socket: Socket, ahead: Bytes) -> io::Result<
     let questions = Arc::new(Questions::new(say.clone()));
     {
         let building = async {
-            let told = match make(&server, begin, &questions, &say).await {
+            let told = match make(&server, begin, &questions, (&sender, &say)).await {
                 Ok(finished) => Told::Finished(finished),
                 Err(failed) => Told::Failed(failed),
             };
@@ -138,9 +138,10 @@ async fn make(
     server: &Server,
     begin: Begin,
     questions: &Arc<Questions>,
-    say: &mpsc::UnboundedSender<Say>,
+    (sender, say): (&link::Sender<Told>, &mpsc::UnboundedSender<Say>),
 ) -> Result<Finished, Failed> {
     let (secrets, agents) = (begin.secrets.clone(), begin.agents.clone());
+    let (discard, outputs) = (begin.discard, forms(&begin.outputs).map_err(request::refused)?);
     let Wanted { limits, allowed, options, names, dockerfile: name, remote } =
         request::wanted(begin).map_err(request::refused)?;
     let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
@@ -164,9 +165,58 @@ async fn make(
         // The build outlives its listener by moments.
         say.send(Say::Progress(progress)).ok();
     });
-    let made = build.make(&request, names, report).await;
-    let finished = made.map_err(|error| request::failed(&error, &name, &text))?;
-    Ok(Finished { id: finished.id, names: finished.names.iter().map(Reference::familiar).collect() })
+    let failed = |error: Unbuilt| request::failed(&error, &name, &text);
+    let built = build.solve(&request, report).await.map_err(failed)?;
+    for (number, form) in (0..).zip(outputs) {
+        let sent = send(&build, &built, form, (number, sender)).await;
+        sent.map_err(|error| failed(error.into()))?;
+    }
+    if discard {
+        let id = builds::id(&built).map_err(|error| failed(error.into()))?;
+        return Ok(Finished { id, names: Vec::new(), stored: false });
+    }
+    let finished = build.store(&built, names).await.map_err(|error| failed(error.into()))?;
+    let names = finished.names.iter().map(Reference::familiar).collect();
+    Ok(Finished { id: finished.id, names, stored: true })
+}
+
+fn forms(outputs: &[Output]) -> Result<Vec<builds::Form>, Failure> {
+    let form = |output: &Output| match output.form {
+        Form::Files => Ok(builds::Form::Files),
+        Form::Image => {
+            let names = output.names.iter().map(|name| images::reference(name, ""));
+            Ok(builds::Form::Image(names.collect::<Result<_, _>>()?))
+        }
+    };
+    outputs.iter().map(form).collect()
+}
+
+/// Sends what was built, in pieces as fast as the client takes them.
+async fn send(
+    build: &Build,
+    built: &Built,
+    form: builds::Form,
+    (output, sender): (u32, &link::Sender<Told>),
+) -> Result<(), Error> {
+    let broken = |source| Error::Io { call: "pass on", path: "an output".into(), source };
+    let (read, write) = archives::pipe().map_err(|failure| Error::Archive(failure.message))?;
+    let mut read = pipe::Receiver::from_owned_fd(read).map_err(broken)?;
+    let pass = async move {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match read.read(&mut buffer).await? {
+                0 => return Ok(()),
+                count => {
+                    let bytes = Bytes::copy_from_slice(&buffer[..count]);
+                    sender.send(&Told::Output { output, bytes }).await?;
+                }
+            }
+        }
+    };
+    let (written, passed) = tokio::join!(build.write(built, form, write), pass);
+    // Where nobody reads, that is why nothing could be written.
+    passed.map_err(broken)?;
+    written
 }
 
 /// The context, as an archive.

@@ -1,0 +1,61 @@
+//! What was built goes out, as one archive: nothing of it stays but what the memory keeps.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use hull_builder::Built;
+use hull_builder::executor::Source;
+use hull_oci::{Digest, Reference};
+use hull_runtime::protocol::{Outcome, Place, Work};
+
+use super::Build;
+use super::copy::unexpected;
+use crate::{Error, Result};
+
+/// In which form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// The files.
+    Files,
+    /// Docker's archive with an OCI layout beside it, as `save` has it; the image in it has these names.
+    Image(Vec<Reference>),
+}
+
+/// The id of the image that this is, kept or not.
+pub fn id(built: &Built) -> Result<Digest> {
+    let bytes = serde_json::to_vec(&built.config).map_err(crate::images::failed)?;
+    Ok(Digest::sha256(&bytes))
+}
+
+impl Build {
+    /// Writes it into `out` (a pipe, a socket, a file), to the end.
+    pub async fn write(&self, built: &Built, form: Form, out: OwnedFd) -> Result<()> {
+        match form {
+            Form::Files => self.write_files(built, out).await,
+            Form::Image(names) => {
+                let images = &self.0.services.images;
+                images.write_built(&self.0.lease, built.config.clone(), names, out).await
+            }
+        }
+    }
+
+    /// A worker reads them, jailed in the file system that it reads.
+    async fn write_files(&self, built: &Built, out: OwnedFd) -> Result<()> {
+        let found = self.find(Source::Layers(built.layers.clone()), true).await;
+        let found = found.map_err(|failure| Error::Archive(failure.to_string()))?;
+        let place = Place { path: "/".to_owned(), folder: true };
+        let work = Work::Pack { place, name: String::new() };
+        let working = self.look_with(work, Some(out.as_fd()), &found).await?;
+        drop(out);
+        match working.next().await {
+            Outcome::Found(_) => {}
+            other => return Err(unexpected(other)),
+        }
+        let outcome = working.next().await;
+        // What it has mounted is there until it has gone.
+        working.gone().await;
+        match outcome {
+            Outcome::Packed => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+}
