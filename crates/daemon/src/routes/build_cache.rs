@@ -13,9 +13,9 @@ fn record(step: &Cached) -> Value {
     json!({
         "ID": step.id.hex(),
         "Parents": step.parent.as_ref().map(|parent| [parent.hex()]),
-        "Type": builds::REGULAR,
+        "Type": step.kind.name(),
         "Description": step.description,
-        "InUse": false,
+        "InUse": step.in_use,
         "Shared": step.shared,
         "Size": step.size,
         "CreatedAt": show::time(Some(step.created)),
@@ -30,7 +30,7 @@ pub(super) fn usage(call: &Call) -> Usage<Value> {
     let own = steps.iter().filter(|step| !step.shared);
     let size = own.map(|step| i64::try_from(step.size).unwrap_or(i64::MAX)).sum();
     Usage {
-        active_count: 0,
+        active_count: i64::try_from(steps.iter().filter(|step| step.in_use).count()).unwrap_or(i64::MAX),
         items: steps.iter().map(record).collect(),
         reclaimable: size,
         total_count: i64::try_from(steps.len()).unwrap_or(i64::MAX),

@@ -13,17 +13,34 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use hull_oci::Digest;
 
+use super::caches::CacheMount;
 use crate::containers::phase::Time;
 
 /// Most steps that are remembered.
 pub(super) const STEPS_MAX: usize = 4096;
 
-/// What the API calls a step, among the kinds of things that a cache holds.
-pub const REGULAR: &str = "regular";
+/// A thing of the builds' memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Step,
+    /// A folder that steps leave to later ones.
+    CacheMount,
+}
 
-/// A remembered step, under whichever keys.
+impl Kind {
+    /// As the API has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Step => "regular",
+            Kind::CacheMount => "exec.cachemount",
+        }
+    }
+}
+
+/// A remembered step, under whichever keys; or a cache mount, as one that stands on nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
+    pub(super) kind: Kind,
     pub(super) id: Digest,
     pub(super) description: String,
     pub(super) created: Time,
@@ -35,9 +52,26 @@ pub(super) struct Step {
     pub(super) changes: usize,
     /// The last of the layers is what it made.
     pub(super) made: bool,
+    pub(super) in_use: bool,
 }
 
 impl Step {
+    pub(super) fn mount(mount: CacheMount) -> Step {
+        Step {
+            kind: Kind::CacheMount,
+            description: format!("cached mount {}", mount.name),
+            created: mount.created,
+            used: mount.used,
+            uses: mount.uses,
+            // As a layer that nobody else can have.
+            layers: vec![(mount.id.clone(), mount.size)],
+            id: mount.id,
+            changes: 0,
+            made: true,
+            in_use: mount.in_use,
+        }
+    }
+
     fn top(&self) -> Option<&Digest> {
         self.layers.last().map(|(chain, _)| chain)
     }
@@ -52,6 +86,7 @@ impl Step {
 /// A remembered step, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
+    pub kind: Kind,
     pub id: Digest,
     pub description: String,
     pub created: Time,
@@ -64,6 +99,8 @@ pub struct Cached {
     pub shared: bool,
     /// The step that it was done after.
     pub parent: Option<Digest>,
+    /// It cannot be forgotten now.
+    pub in_use: bool,
 }
 
 /// Which steps are to be forgotten.
@@ -99,7 +136,7 @@ impl Filters {
             && (self.ids.is_empty() || begins(&step.id, &self.ids))
             && (self.parents.is_empty()
                 || step.parent.as_ref().is_some_and(|parent| begins(parent, &self.parents)))
-            && (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == REGULAR))
+            && (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == step.kind.name()))
             && (self.descriptions.is_empty() || self.descriptions.contains(&step.description))
             && self.shared.is_none_or(|shared| shared == step.shared)
     }
@@ -170,7 +207,8 @@ impl Books {
         let capped = wanted.room != Room::default();
         let mut gone = Vec::new();
         for (step, shown) in std::mem::take(&mut self.steps) {
-            let meant = (wanted.all || !shown.shared)
+            let meant = !step.in_use
+                && (wanted.all || !shown.shared)
                 && (wanted.unused_for == 0 || now.saturating_sub(step.used) > wanted.unused_for)
                 && wanted.filters.hold(&shown);
             let fits = capped && (keep.is_none_or(|keep| self.used <= keep) || !self.costs(&step));
@@ -186,10 +224,17 @@ impl Books {
 
     /// Strikes out the oldest of too many.
     pub(super) fn forget_most(&mut self) -> Vec<Cached> {
-        let count = self.steps.len().saturating_sub(STEPS_MAX);
-        let gone: Vec<(Step, Cached)> = self.steps.drain(..count).collect();
-        gone.iter().for_each(|(step, _)| self.strike(step));
-        gone.into_iter().map(|(_, shown)| shown).collect()
+        let (mut many, mut gone) = (self.steps.len().saturating_sub(STEPS_MAX), Vec::new());
+        for (step, shown) in std::mem::take(&mut self.steps) {
+            if many > 0 && !step.in_use {
+                many -= 1;
+                self.strike(&step);
+                gone.push(shown);
+            } else {
+                self.steps.push((step, shown));
+            }
+        }
+        gone
     }
 
     /// Bytes that the memory costs.
@@ -244,6 +289,7 @@ fn show(steps: &[Step], images: &BTreeSet<Digest>) -> Vec<Cached> {
         };
         let before = step.changes.checked_sub(1).and_then(|changes| places.get(&(changes, step.below())));
         shown.push(Cached {
+            kind: step.kind,
             id: step.id.clone(),
             description: step.description.clone(),
             created: step.created,
@@ -252,6 +298,7 @@ fn show(steps: &[Step], images: &BTreeSet<Digest>) -> Vec<Cached> {
             size,
             shared,
             parent: before.map(|id| (*id).clone()),
+            in_use: step.in_use,
         });
     }
     shown.reverse();
@@ -271,6 +318,7 @@ mod tests {
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         let names = ends.map(|end| (digest(&path[..end]), size));
         Step {
+            kind: Kind::Step,
             id: digest(path),
             description: path.to_owned(),
             created: 0,
@@ -279,6 +327,7 @@ mod tests {
             layers: std::iter::once((digest("0"), 100)).chain(names).collect(),
             changes: path.split('/').count(),
             made: true,
+            in_use: false,
         }
     }
 
@@ -330,6 +379,22 @@ mod tests {
         let many = (0..STEPS_MAX + 2).map(|at| step(&format!("x{at}"), Time::try_from(at).unwrap(), 0));
         let mut books = Books::open(many.collect(), &images(&["0"]));
         assert_eq!(names(&books.forget_most()), ["x0", "x1"], "number, too");
+    }
+
+    #[test]
+    fn a_cache_mount_counts_and_goes_unless_a_step_uses_it() {
+        let mount = |name: &str, in_use| {
+            let (id, name) = (digest(name), name.to_owned());
+            Step::mount(CacheMount { id, name, created: 0, used: 1, uses: 1, size: 7, in_use })
+        };
+        let mut books =
+            Books::open(vec![mount("m", false), mount("n", true), step("a", 2, 10)], &images(&["0"]));
+        assert_eq!(books.used(), 24);
+        let kinds = vec!["exec.cachemount".to_owned()];
+        let mounts = Forget { filters: Filters { kinds, ..Filters::default() }, ..Forget::default() };
+        assert_eq!(names(&books.forget(&mounts, 0, 9)), ["cached mount m"]);
+        assert_eq!(books.used(), 17);
+        assert_eq!(names(&books.list()), ["a", "cached mount n"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use hull_oci::Digest;
 use hull_oci::image::chain_ids;
 use serde::{Deserialize, Serialize};
 
-use super::books::Step;
+use super::books::{Kind, Step};
 use crate::containers::phase::Time;
 use crate::store::{Change, Rows};
 use crate::{Error, Result};
@@ -36,6 +36,7 @@ impl Entry {
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let sizes = layers.iter().map(|layer| layer.size);
         Step {
+            kind: Kind::Step,
             id: self.step.clone(),
             description: self.description.clone(),
             created: self.created,
@@ -44,6 +45,7 @@ impl Entry {
             layers: chain_ids(&diff_ids).into_iter().zip(sizes).collect(),
             changes: self.stack.changes.len(),
             made: self.stack.changes.last().is_some_and(|change| change.layer.is_some()),
+            in_use: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hull_oci::Digest;
 
-use super::books::{Books, Cached, Filters, Forget, Room};
+use super::books::{Books, Cached, Filters, Forget, Kind, Room, Step};
 use crate::containers::services::Services;
 use crate::{Error, Result};
 
@@ -66,11 +66,24 @@ impl Default for Limit {
 }
 
 impl Limit {
+    /// What is easily made again goes early.
+    fn easy(reserved: u64) -> Rule {
+        Rule {
+            unused_for: 48 * HOUR,
+            filters: Filters { kinds: vec![Kind::CacheMount.name().to_owned()], ..Filters::default() },
+            reserved: Some(Space::Bytes(0)),
+            max_used: Some(Space::Bytes(reserved / 1000 * 138)),
+            min_free: Some(Space::Bytes(0)),
+            ..Rule::default()
+        }
+    }
+
     /// What is forgotten one after the other, on a disk of so many bytes.
     fn steps(&self, disk: u64) -> Vec<Forget> {
+        let reserved = self.reserved.bytes(disk);
         let usual = || {
             let rule = |unused_for, all| Rule { unused_for, all, ..Rule::default() };
-            vec![rule(1440 * HOUR, false), rule(0, false), rule(0, true)]
+            vec![Limit::easy(reserved), rule(1440 * HOUR, false), rule(0, false), rule(0, true)]
         };
         let rules = self.rules.clone().unwrap_or_else(usual);
         let bytes = |own: Option<Space>, default: Space| own.unwrap_or(default).bytes(disk);
@@ -96,7 +109,7 @@ pub struct Forgotten {
     pub bytes: u64,
 }
 
-/// Each remembered step once, the one that was used last first.
+/// Each remembered step once, and cache mounts; the one that was used last first.
 pub(crate) fn list(services: &Services) -> Vec<Cached> {
     books(services).list()
 }
@@ -149,7 +162,9 @@ impl Drop for Afterwards {
 
 fn books(services: &Services) -> Books {
     let images: BTreeSet<Digest> = services.images.all().iter().flat_map(|image| image.chain()).collect();
-    Books::open(services.builds.memory.steps(), &images)
+    let mounts = services.builds.caches.list().into_iter().map(Step::mount);
+    let steps = services.builds.memory.steps().into_iter().chain(mounts);
+    Books::open(steps.collect(), &images)
 }
 
 async fn strike(
@@ -159,7 +174,9 @@ async fn strike(
     let mut books = books(services);
     let before = books.used();
     let steps = choose(&mut books);
-    let rows = services.builds.memory.forget_steps(&steps.iter().map(|step| step.id.clone()).collect());
+    let ids: BTreeSet<Digest> = steps.iter().map(|step| step.id.clone()).collect();
+    services.builds.caches.forget(services, |mount| ids.contains(&mount.id)).await?;
+    let rows = services.builds.memory.forget_steps(&ids);
     if !rows.is_empty() {
         services.store.commit(rows).await?;
         services.images.collect().await?;
@@ -186,9 +203,10 @@ mod tests {
     fn rules_have_the_limits_defaults_where_they_say_nothing() {
         let steps = Limit::default().steps(1000);
         let room = Room { reserved: 100, max_used: 800, min_free: 200 };
-        assert!(steps.iter().all(|step| step.room == room));
+        assert_eq!(steps[0].filters.kinds, ["exec.cachemount"]);
+        assert!(steps[1..].iter().all(|step| step.room == room));
         assert_eq!(
-            steps.iter().map(|step| (step.unused_for / HOUR, step.all)).collect::<Vec<_>>(),
+            steps[1..].iter().map(|step| (step.unused_for / HOUR, step.all)).collect::<Vec<_>>(),
             [(1440, false), (0, false), (0, true)]
         );
         let rule = Rule { max_used: Some(Space::Bytes(5)), ..Rule::default() };

@@ -48,7 +48,7 @@ use crate::images::{Image, Part};
 use crate::store::Rows;
 use crate::{Class, Error, Result, chain};
 
-pub use books::{Cached, Filters, Forget, REGULAR, Room};
+pub use books::{Cached, Filters, Forget, Kind, Room};
 pub(crate) use cache::{Memory, kept};
 pub use caches::CacheMount;
 pub(crate) use caches::Caches;
