@@ -222,13 +222,12 @@ mod tests {
         let saying = async {
             sender.send(&piece).await.unwrap();
             for question in 2..40 {
-                let (mut pipe, write) = {
-                    let (read, write) = io::pipe().unwrap();
-                    (write, read)
-                };
-                io::Write::write_all(&mut pipe, question.to_string().as_bytes()).unwrap();
+                let (read, mut write) = io::pipe().unwrap();
+                io::Write::write_all(&mut write, question.to_string().as_bytes()).unwrap();
+                // The other future reads up to the end.
+                drop(write);
                 let message = Heard::Descriptor { question };
-                sender.send_with(&message, &[write.as_fd()]).await.unwrap();
+                sender.send_with(&message, &[read.as_fd()]).await.unwrap();
                 sender.send(&Heard::End { question }).await.unwrap();
             }
             sender.close().unwrap();
