@@ -63,6 +63,10 @@ pub struct Begin {
     pub discard: bool,
     /// What is to be sent of it.
     pub outputs: Vec<Output>,
+    /// Other contexts, by the names that the Dockerfile has for them.
+    pub contexts: BTreeMap<String, Named>,
+    /// The main context's ignore file: a check warns of copies of what it names.
+    pub ignore: String,
     /// Secrets and agents that the client answers for.
     pub secrets: Vec<String>,
     pub agents: Vec<String>,
@@ -105,12 +109,23 @@ pub struct Limits {
     pub cgroup_parent: String,
 }
 
+/// What a name of `--build-context` stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Named {
+    /// Files, which the client has.
+    Files,
+    /// An image, by its reference.
+    Image(String),
+}
+
 /// What the daemon needs of its client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Question {
-    /// The build's context as an archive, compressed or not: in pieces.
-    Context,
+    /// A context as an archive, compressed or not: in pieces, or over a Unix socket as the end of a pipe, so
+    /// that no byte of it passes through the daemon. The main context's name is empty.
+    Context(String),
     /// A secret's bytes, in pieces.
     Secret(String),
     /// A connection to an agent: a connected stream socket. A new one for each question.

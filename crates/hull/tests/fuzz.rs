@@ -72,7 +72,7 @@ fn tar(name: &[u8], data: &[u8], kind: u8) -> Vec<u8> {
 fn requests() {
     drive("fuzz_bodies", &[CREATE, b"{}", b"null"], time(), hull_api::fuzz::fuzz_bodies);
     let begin = b"\x01\0\0\0\0\0\0\0\0\0\0\x0e{\"tags\":[\"a\"]}\x04\0\0\0\0\0\0\x01\0\0\0\x02no";
-    let question = b"\x41\0\0\0\0\0\0\x01\0\0\0\x09\"context\"\x42\0\0\0\0\0\0\0\0\0\0\x01x";
+    let question = b"\x41\0\0\0\0\0\0\x01\0\0\0\x0e{\"context\":\"\"}\x42\0\0\0\0\0\0\0\0\0\0\x01x";
     drive("fuzz_build", &[begin, question], time(), hull_api::fuzz::fuzz_build);
     drive(
         "fuzz_filters",

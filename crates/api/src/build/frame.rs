@@ -252,7 +252,7 @@ mod tests {
         let planned = Planned { text: "RUN x".into(), step: Some(1), trigger: false };
         let output = |stream| Progress::Output { step: 3, stream, bytes: b"x\xfe".to_vec() };
         let told = [
-            Told::Question { number: 1, question: Question::Context },
+            Told::Question { number: 1, question: Question::Context(String::new()) },
             Told::Question { number: 2, question: Question::Secret("s".into()) },
             Told::Progress(Progress::Planned { instructions: vec![planned] }),
             Told::Progress(output(Stream::Out)),

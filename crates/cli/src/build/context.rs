@@ -26,6 +26,8 @@ pub(super) struct Context {
     pub(super) dockerfile: String,
     /// Its bytes, where it is not among the entries.
     extra: Option<Vec<u8>>,
+    /// The ignore file's.
+    pub(super) ignore: Vec<u8>,
 }
 
 /// Bytes moved at once.
@@ -80,18 +82,23 @@ impl Context {
             PathBuf::from(own)
         });
         let file = own.filter(|own| own.is_file()).unwrap_or_else(|| root.join(".dockerignore"));
-        let ignore = match read(&file) {
-            Ok(bytes) => Ignore::parse(&bytes)
-                .map_err(|error| failed(format!("error reading {}: {}", file.display(), chain(&error))))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ignore::default(),
-            Err(error) => return Err(failed(format!("open {}: {}", file.display(), reason(&error)))),
-        };
+        let (ignore, text) = ignored(&file).map_err(failed)?;
         let root = File::open(&root)?;
         let mut entries = walk(&Folder::new(root.as_fd(), ignore))?;
         if extra.is_none() {
             add(&root, &mut entries, Path::new(&dockerfile))?;
         }
-        Ok(Context { root, entries, dockerfile, extra })
+        Ok(Context { root, entries, dockerfile, extra, ignore: text })
+    }
+
+    /// One of other files (`--build-context`), without those that its own ignore file names.
+    pub(super) fn other(folder: &str) -> Result<Context, Failure> {
+        let failed = |text: String| fail(format!("unable to prepare context: {text}"));
+        let (ignore, text) = ignored(&Path::new(folder).join(".dockerignore")).map_err(failed)?;
+        let root =
+            File::open(folder).map_err(|error| failed(format!("open {folder}: {}", reason(&error))))?;
+        let entries = walk(&Folder::new(root.as_fd(), ignore))?;
+        Ok(Context { root, entries, dockerfile: String::new(), extra: None, ignore: text })
     }
 
     /// Writes all of it as an archive.
@@ -150,6 +157,18 @@ impl Context {
         }
         Ok(())
     }
+}
+
+/// What an ignore file says, and its text; one that is not there says nothing.
+fn ignored(file: &Path) -> Result<(Ignore, Vec<u8>), String> {
+    let text = match read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(format!("open {}: {}", file.display(), reason(&error))),
+    };
+    let ignore = Ignore::parse(&text)
+        .map_err(|error| format!("error reading {}: {}", file.display(), chain(&error)))?;
+    Ok((ignore, text))
 }
 
 /// An entry that is sent although it is ignored.

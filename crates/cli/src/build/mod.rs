@@ -8,11 +8,12 @@ mod offer;
 mod outputs;
 mod show;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hull_api::build::frame::{Heard, Told};
-use hull_api::build::{Begin, Failed, Finished, Limits, Output, PATH, link};
+use hull_api::build::{Begin, Failed, Finished, Limits, Named, Output, PATH, link};
 use hull_api::hostconfig::Ulimit;
 use hull_oci::reference::Reference;
 use tokio::task::JoinSet;
@@ -40,6 +41,7 @@ pub(crate) static BUILD: Command = Command {
             any,
             "Give an ARG its value (NAME=VALUE; NAME alone takes the environment's)",
         ),
+        Flag::list("build-context", any, "Give other files a name (NAME=PATH or NAME=docker-image://IMAGE)"),
         Flag::list("cache-from", any, "").label("strings"),
         Flag::text("cgroup-parent", "Put each RUN below this cgroup"),
         Flag::switch("compress", ""),
@@ -96,17 +98,25 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
     begin.outputs = outputs;
     let context = if is_address(path) {
         (begin.remote, begin.dockerfile) = (path.to_owned(), given.text("file").to_owned());
-        Source::Nowhere
+        None
     } else if path == "-" {
         let (source, dockerfile) = offer::from_stdin(given.text("file"))?;
         begin.dockerfile = dockerfile;
-        source
+        Some(source)
     } else {
         let context = Context::open(path, given.text("file"))?;
         begin.dockerfile.clone_from(&context.dockerfile);
-        Source::Folder(context)
+        begin.ignore = String::from_utf8_lossy(&context.ignore).into_owned();
+        Some(Source::Folder(context))
     };
-    let offer = Offer::new(context, given.list("secret"), given.list("ssh"))?;
+    let mut contexts: BTreeMap<String, Source> =
+        context.map(|main| (String::new(), main)).into_iter().collect();
+    for text in given.list("build-context") {
+        let (name, named, source) = other_context(text)?;
+        begin.contexts.insert(name.clone(), named);
+        contexts.extend(source.map(|source| (name, source)));
+    }
+    let offer = Offer::new(contexts, given.list("secret"), given.list("ssh"))?;
     (begin.secrets, begin.agents) = (offer.secrets(), offer.agents());
     let finished = follow(session, begin, Arc::new(offer), (shown, &places)).await?;
     note(given.text("iidfile"), &finished.id.to_string())?;
@@ -142,6 +152,24 @@ fn is_address(path: &str) -> bool {
     ["http://", "https://", "git://", "git@", "ssh://", "github.com/"]
         .iter()
         .any(|scheme| path.starts_with(scheme))
+}
+
+/// `NAME=PATH`, or `NAME=docker-image://IMAGE`.
+fn other_context(text: &str) -> Result<(String, Named, Option<Source>), Failure> {
+    let wrong = |why: &str| fail(format!("invalid build context {text:?}: {why}"));
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+        .ok_or_else(|| wrong("it is NAME=PATH or NAME=docker-image://IMAGE"))?;
+    if let Some(image) = value.strip_prefix("docker-image://") {
+        return Ok((name.to_owned(), Named::Image(image.to_owned()), None));
+    }
+    if is_address(value) || value.contains("://") {
+        return Err(wrong(
+            "folders of this host and images of the daemon's can be named, addresses cannot yet",
+        ));
+    }
+    Ok((name.to_owned(), Named::Files, Some(Source::Folder(Context::other(value)?))))
 }
 
 /// All that the flags say, but for the context.
@@ -283,6 +311,25 @@ fn failure(failed: Failed) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_contexts_are_folders_or_images() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = format!("a={}", scratch.path().display());
+        assert!(matches!(other_context(&folder), Ok((name, Named::Files, Some(_))) if name == "a"));
+        let image = other_context("b=docker-image://box:1").ok().map(|(name, named, _)| (name, named));
+        assert_eq!(image, Some(("b".to_owned(), Named::Image("box:1".to_owned()))));
+        for (bad, why) in [
+            ("a", "it is NAME=PATH"),
+            ("=x", "it is NAME=PATH"),
+            ("a=https://host.example/x", "addresses cannot yet"),
+            ("a=oci-layout://x", "addresses cannot yet"),
+            ("a=/nosuch", "open /nosuch"),
+        ] {
+            let message = other_context(bad).err().unwrap().message;
+            assert!(message.contains(why), "{bad}: {message}");
+        }
+    }
 
     #[test]
     fn limits_are_read_as_they_are_written() {

@@ -23,21 +23,21 @@ use crate::create::reason;
 
 /// Bytes of a secret, as the reference has it.
 const SECRET_MAX: u64 = 500 << 10;
+/// Bytes that the pipe of a context holds, where the host allows it (pipe(7), `pipe-max-size`).
+const PIPE: usize = 1 << 20;
 
 /// All of it.
 #[derive(Default)]
 pub(super) struct Offer {
-    context: Mutex<Source>,
+    /// By name; the main one's is empty.
+    contexts: Mutex<BTreeMap<String, Source>>,
     secrets: BTreeMap<String, Secret>,
     /// Sockets.
     agents: BTreeMap<String, PathBuf>,
 }
 
-/// Where the context is. It is sent once.
-#[derive(Default)]
+/// Where a context is. It is sent once.
 pub(super) enum Source {
-    #[default]
-    Nowhere,
     Folder(Context),
     /// An archive that is made already.
     Archive(Vec<u8>),
@@ -53,7 +53,7 @@ enum Secret {
 
 impl Offer {
     pub(super) fn new<'a>(
-        context: Source,
+        contexts: BTreeMap<String, Source>,
         secrets: impl Iterator<Item = &'a str>,
         agents: impl Iterator<Item = &'a str>,
     ) -> Result<Offer, Failure> {
@@ -61,7 +61,7 @@ impl Offer {
         let socket = std::env::var("SSH_AUTH_SOCK").unwrap_or_default();
         let agents = agents.map(|text| agent(text, &socket));
         Ok(Offer {
-            context: Mutex::new(context),
+            contexts: Mutex::new(contexts),
             secrets: secrets.collect::<Result<_, _>>()?,
             agents: agents.collect::<Result<_, _>>()?,
         })
@@ -84,10 +84,13 @@ impl Offer {
         tell: &Sender<Heard>,
     ) -> Result<(), Failure> {
         match asked {
-            Question::Context => {
-                let source =
-                    std::mem::take(&mut *self.context.lock().unwrap_or_else(PoisonError::into_inner));
-                send_context(source, number, tell).await
+            Question::Context(name) => {
+                let source = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+                match source {
+                    Some(source) => return send_context(source, number, tell).await,
+                    None => refuse(number, format!("no context {name:?} is offered"), tell).await,
+                }
+                Ok(())
             }
             Question::Secret(id) => {
                 match self.secrets.get(&id) {
@@ -109,7 +112,6 @@ impl Offer {
 
 async fn send_context(source: Source, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
     match source {
-        Source::Nowhere => refuse(number, "there is no context".to_owned(), tell).await,
         Source::Archive(bytes) => pieces(Cursor::new(bytes), number, tell).await,
         Source::Stdin(first) => {
             let rest = AsyncReadExt::chain(Cursor::new(first), tokio::io::stdin());
@@ -117,9 +119,18 @@ async fn send_context(source: Source, number: u32, tell: &Sender<Heard>) -> Resu
         }
         Source::Folder(context) => {
             let (output, input) = io::pipe()?;
-            let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into())?;
+            // A smaller one does as well, more slowly.
+            let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
+            // What is cut off is no end: until its reason has been told here the reader sees none.
+            let _open = input.try_clone()?;
             let packing = tokio::task::spawn_blocking(move || context.send(input.into()));
-            pieces(output, number, tell).await;
+            if tell.is_local() {
+                tell.send_with(&Heard::Descriptor { question: number }, &[output.as_fd()]).await.ok();
+                drop(output);
+            } else {
+                let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into())?;
+                pieces(output, number, tell).await;
+            }
             match packing.await {
                 Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
                     return Err(fail(format!("the context cannot be read: {}", reason(&error))));

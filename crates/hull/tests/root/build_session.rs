@@ -41,6 +41,30 @@ fn a_step_gets_the_secrets_that_its_client_offers_and_no_others() {
     assert_eq!(host.hull(&["ps", "-aq"]).ok(), "");
 }
 
+#[test]
+fn other_files_and_images_have_names() {
+    let host = host();
+    let other = host.folder().join("other");
+    fs::create_dir_all(&other).unwrap();
+    for (name, text) in [("kept", "of the other"), ("left", "x"), (".dockerignore", "left\n")] {
+        fs::write(other.join(name), text).unwrap();
+    }
+    let dockerfile = "FROM base\n\
+                      COPY --from=other . /other\n\
+                      RUN --mount=from=other,target=/mnt \
+                      [ \"$(cat /other/kept)\" = \"of the other\" ] && [ ! -e /other/left ] && [ -e /mnt/kept ]\n";
+    let files = format!("other={}", other.display());
+    let image = "base=docker-image://busybox";
+    build(&host, dockerfile, &["--build-context", &files, "--build-context", image]).ok();
+    build(&host, dockerfile, &["--build-context", image]).fails(1, "other");
+    // What the ignore file leaves out is warned of where it is copied.
+    let folder = context(&host, "");
+    for (name, text) in [("left", "x"), (".dockerignore", "left\n")] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    build(&host, "# check=error=true\nFROM busybox\nCOPY left /left\n", &[]).fails(1, "CopyIgnoredFile");
+}
+
 /// A connection that has been taken over for a build.
 fn taken_over(host: &Host) -> Connection {
     let mut connection = Connection::open(&host.socket());
@@ -61,6 +85,8 @@ fn message(kind: u8, number: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).unwrap();
     [&[kind, 0, 0, 0], &number.to_be_bytes()[..], &length.to_be_bytes(), body].concat()
 }
+
+const QUESTION: &[u8] = br#"{"context":""}"#;
 
 #[test]
 fn a_client_that_talks_nonsense_is_left_and_nothing_stays() {
@@ -88,9 +114,9 @@ fn a_client_that_talks_nonsense_is_left_and_nothing_stays() {
     // Answers that nobody waits for, and one that is no archive.
     let mut connection = taken_over(&host);
     connection.stream.write_all(&begin).unwrap();
-    let mut asked = vec![0; 12 + "\"context\"".len()];
+    let mut asked = vec![0; 12 + QUESTION.len()];
     connection.stream.read_exact(&mut asked).unwrap();
-    assert!(asked.ends_with(b"\0\0\0\x09\"context\""), "{asked:?}");
+    assert!(asked.ends_with(QUESTION), "{asked:?}");
     let number = u32::from_be_bytes(asked[4..8].try_into().unwrap());
     let piece = [7; 2000];
     let bytes =

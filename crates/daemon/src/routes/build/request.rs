@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use hull_api::build::{Begin, Failed, Problem};
+use hull_api::build::{Begin, Failed, Named, Problem};
 use hull_builder::dockerfile::Position;
 use hull_builder::executor::Left;
-use hull_builder::plan::Options;
+use hull_builder::plan::{NamedContext, Options};
 use hull_builder::{BuildError, Failure as StepFailure};
+use hull_context::Ignore;
 use hull_engine::Engine;
 use hull_engine::builds::{Client, Context, Entitlement, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
@@ -43,6 +44,15 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
         Entitlement::parse(text).ok_or_else(|| Failure::invalid(format!("unknown entitlement {text}")))
     };
     let allowed = begin.allow.iter().map(entitlement).collect::<Result<_, _>>()?;
+    let ignore = Ignore::parse(begin.ignore.as_bytes())
+        .map_err(|error| Failure::invalid(format!("the ignore file: {}", chain(&error))))?;
+    let named = begin.contexts.into_iter().map(|(name, context)| match context {
+        Named::Files => Ok((name, NamedContext::Files)),
+        Named::Image(image) => {
+            Ok((name, NamedContext::Image(images::reference(&image, "")?.with_default_tag())))
+        }
+    });
+    let contexts = named.collect::<Result<_, Failure>>()?;
     let limits = Limits { force_rm: begin.force_rm, ..limits(begin.limits, &begin.network, begin.hosts) };
     let options = Options {
         target: Some(begin.target).filter(|target| !target.is_empty()),
@@ -53,6 +63,8 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
         no_cache: begin.no_cache,
         no_cache_filter: begin.no_cache_filter,
         surroundings: surroundings(&limits),
+        ignore,
+        contexts,
         ..Options::default()
     };
     let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());

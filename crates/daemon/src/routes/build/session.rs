@@ -5,7 +5,7 @@
 //! taken yet ([`hull_builder::progress::Output`]) and for answers that nobody has consumed yet. The end of
 //! the connection is the end of the build.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,12 @@ use http::StatusCode;
 use hull_api::build::frame::{Heard, PIECE, Told};
 use hull_api::build::{Begin, Failed, Finished, Form, Output, Planned, Question, Stream, link};
 use hull_api::client;
+use hull_builder::plan::NamedContext;
 use hull_builder::{Built, Progress, Request, progress};
 use hull_engine::Error;
 use hull_engine::builds::{self, Build, Context, Given, Secret, Unbuilt};
 use hull_oci::Reference;
+use rustix::fs::FileType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -38,6 +40,8 @@ const QUESTIONS: usize = 32;
 const PIECES: usize = 4;
 /// Bytes of a secret, as the reference has it.
 const SECRET_MAX: usize = 500 << 10;
+/// What is said of an answer to another question.
+const OTHER: &str = "the client sent something else";
 /// How long a client may take to notice the end.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -146,7 +150,7 @@ async fn make(
         request::wanted(begin).map_err(request::refused)?;
     let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
     let (context, name) = match remote.as_str() {
-        "" => (receive(server, questions).await.map_err(request::refused)?, name),
+        "" => (receive(server, questions, "").await.map_err(request::refused)?, name),
         remote => {
             let fetched = request::fetch(&server.engine, (remote, name), Arc::clone(&client) as _).await;
             fetched.map_err(request::refused)?
@@ -155,8 +159,12 @@ async fn make(
     let dockerfile =
         context.dockerfile(&name).await.map_err(|error| request::refused(Failure::from(error)))?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
+    let mut contexts = BTreeMap::from([(String::new(), context)]);
+    for (name, _) in options.contexts.iter().filter(|(_, named)| **named == NamedContext::Files) {
+        let context = receive(server, questions, name).await.map_err(request::refused)?;
+        contexts.insert(name.clone(), context);
+    }
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
-    let contexts = [(String::new(), context)].into();
     let mut given = Given { contexts, client, ..limits.into() };
     given.allowed.extend(allowed);
     let build = server.engine.build(given);
@@ -219,27 +227,46 @@ async fn send(
     written
 }
 
-/// The context, as an archive.
-async fn receive(server: &Server, questions: &Arc<Questions>) -> Result<Context, Failure> {
+/// A context, as an archive.
+async fn receive(server: &Server, questions: &Arc<Questions>, name: &str) -> Result<Context, Failure> {
     let unread = |why: String| Failure::invalid(format!("the context cannot be read: {why}"));
-    let mut answer = questions.ask(Question::Context).await;
-    let (read, write) = archives::pipe()?;
-    let mut write = pipe::Sender::from_owned_fd(write).map_err(|error| unread(error.to_string()))?;
-    let feed = async move {
-        loop {
-            match answer.next().await {
-                // A worker that hears no more has what it wants, or says why not.
-                Part::Bytes(bytes) if write.write_all(&bytes).await.is_err() => return Ok(()),
-                Part::Bytes(_) => {}
-                Part::End => return Ok(()),
-                Part::Refused(why) => return Err(why),
-                Part::Descriptor(_) => return Err("the client sent something else".to_owned()),
-            }
+    let mut answer = questions.ask(Question::Context(name.to_owned())).await;
+    let first = match answer.next().await {
+        Part::Descriptor(pipe) if is(&pipe, FileType::Fifo) => {
+            // The worker reads what the client writes; nobody is between them.
+            return server.engine.build_context(pipe).await.map_err(|error| unread(chain(&error)));
         }
+        Part::Bytes(bytes) => bytes,
+        Part::End => Bytes::new(),
+        Part::Refused(why) => return Err(unread(why)),
+        Part::Descriptor(_) => return Err(unread(OTHER.to_owned())),
     };
-    let (context, fed) = tokio::join!(server.engine.build_context(read), feed);
+    let (read, write) = archives::pipe()?;
+    let write = pipe::Sender::from_owned_fd(write).map_err(|error| unread(error.to_string()))?;
+    let (context, fed) = tokio::join!(server.engine.build_context(read), feed(first, answer, write));
     fed.map_err(unread)?;
     context.map_err(|error| unread(chain(&error)))
+}
+
+/// The pieces of an answer into a pipe.
+async fn feed(first: Bytes, mut answer: Coming, mut write: pipe::Sender) -> Result<(), String> {
+    let mut piece = first;
+    loop {
+        if write.write_all(&piece).await.is_err() {
+            // A worker that hears no more has what it wants, or says why not.
+            return Ok(());
+        }
+        match answer.next().await {
+            Part::Bytes(bytes) => piece = bytes,
+            Part::End => return Ok(()),
+            Part::Refused(why) => return Err(why),
+            Part::Descriptor(_) => return Err(OTHER.to_owned()),
+        }
+    }
+}
+
+fn is(descriptor: &OwnedFd, kind: FileType) -> bool {
+    rustix::fs::fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
 }
 
 /// What is asked and not answered yet.
@@ -317,7 +344,7 @@ impl Coming {
                 Part::Bytes(bytes) => whole.extend_from_slice(&bytes),
                 Part::End => return Ok(whole),
                 Part::Refused(why) => return Err(why),
-                Part::Descriptor(_) => return Err("the client sent something else".to_owned()),
+                Part::Descriptor(_) => return Err(OTHER.to_owned()),
             }
         }
     }
@@ -361,9 +388,7 @@ impl builds::Client for Client {
             match self.questions.ask(Question::Agent(id.to_owned())).await.next().await {
                 Part::Descriptor(descriptor) if is_stream(&descriptor) => Ok(Some(descriptor)),
                 Part::Refused(why) => Err(failed(&why)),
-                Part::Descriptor(_) | Part::Bytes(_) | Part::End => {
-                    Err(failed("the client sent something else"))
-                }
+                Part::Descriptor(_) | Part::Bytes(_) | Part::End => Err(failed(OTHER)),
             }
         })
     }
