@@ -161,6 +161,19 @@ fn what_goes_wrong_is_said_as_the_reference_says_it() {
             fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
             build(&host, official, &[text(&folder)]).fails(code, said);
         }
+        fs::write(folder.join("Dockerfile"), "FROM busybox\nRUN echo good >x\nRUN echo bad >x; exit 7\n")
+            .unwrap();
+        let failed = build(&host, official, &[text(&folder)]);
+        let said = failed.to_string();
+        for (what, expected) in
+            [("The last good layer is", "good"), ("What the failed step has left is", "bad")]
+        {
+            let line = said.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{said}"));
+            let id = line.split_once(": hull run -it --rm ").unwrap().1.trim();
+            assert_eq!(host.hull(&["run", "--rm", id, "cat", "/x"]).ok(), expected, "{line}");
+        }
+        let forced = build(&host, official, &["--force-rm", text(&folder)]).to_string();
+        assert!(forced.contains("The last good layer") && !forced.contains("has left"), "{forced}");
         fs::write(folder.join("Dockerfile"), "FROM busybox\nRUN true\n").unwrap();
         build(&host, official, &["--target", "nosuch", text(&folder)])
             .fails(1, "target stage \"nosuch\" could not be found");
