@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use hull_oci::runtime::{Linux, Mount, Process, Spec};
+use hull_oci::runtime::{IdMapping, Linux, Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// A container to run. The OCI spec says what the process sees; the other fields say what the
@@ -93,6 +93,12 @@ pub struct Tree {
     /// Without it the container's layer is not written to: what is made goes with the worker. With
     /// it nobody else may have mounted the layer.
     pub writable: bool,
+    /// The maps of the container's user namespace, where it has one: a bind that is not mapped has the
+    /// host's ids, and the files are to have the container's.
+    #[serde(default)]
+    pub uids: Vec<IdMapping>,
+    #[serde(default)]
+    pub gids: Vec<IdMapping>,
 }
 
 /// What the process has as its standard streams. Whether it is a terminal says

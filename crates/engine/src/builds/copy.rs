@@ -342,7 +342,8 @@ pub(super) fn plain(selection: Selection) -> protocol::Selection {
 }
 
 fn plain_tree(rootfs: Rootfs, writable: bool) -> Tree {
-    Tree { rootfs, mounts: Vec::new(), sources: Default::default(), read_only: false, writable }
+    let (uids, gids) = (Vec::new(), Vec::new());
+    Tree { rootfs, mounts: Vec::new(), sources: Default::default(), read_only: false, writable, uids, gids }
 }
 
 /// The worker's last word, when all that it had mounted has gone.

@@ -261,6 +261,8 @@ fn bare(view: &View) -> Tree {
         sources: Default::default(),
         read_only: false,
         writable: false,
+        uids: view.settings.users.as_ref().map_or_else(Vec::new, |maps| maps.uids.clone()),
+        gids: view.settings.users.as_ref().map_or_else(Vec::new, |maps| maps.gids.clone()),
     }
 }
 

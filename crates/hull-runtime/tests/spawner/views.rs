@@ -147,6 +147,8 @@ fn of_a_stopped_container_its_layers_and_what_is_bound_into_them_untouched() {
         mounts: vec![mount("bind", &volume, "/srv/vol", &["rbind"])],
         read_only: false,
         writable: false,
+        uids: Vec::new(),
+        gids: Vec::new(),
     };
     let view = View::Stopped(&tree);
     let whole = packed(&house, view, "/", "/");

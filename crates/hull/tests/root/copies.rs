@@ -149,6 +149,29 @@ fn a_user_namespace_does_not_show_in_what_is_copied() {
 }
 
 #[test]
+fn what_is_bound_unmapped_into_a_user_namespace_has_its_ids_whether_it_runs_or_not() {
+    let host = host();
+    source(&host);
+    let bound = host.folder().join("bound");
+    fs::create_dir(&bound).unwrap();
+    fs::set_permissions(&bound, fs::Permissions::from_mode(0o777)).unwrap();
+    container(&host, "box", true, &["--userns", "auto", "-v", &format!("{}:/vol", bound.display())]);
+    says(&host, "box", "echo own > /vol/own; touch -d @1000000000 /vol/own; chown 5:6 /vol/own");
+    let ids = || host.hull(&["cp", "box:/vol/own", "-"]).stdout[108..123].to_owned();
+    assert_eq!(ids(), "0000005\x000000006");
+    host.hull(&["stop", "-t", "0", "box"]).ok();
+    assert_eq!(ids(), "0000005\x000000006");
+    // What is the host's alone has no name in there, but nobody reads it for the container.
+    fs::write(bound.join("secret"), "secret").unwrap();
+    fs::set_permissions(bound.join("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    host.hull(&["cp", "box:/vol/secret", "secret"]).ok();
+    assert_eq!(read(host.folder().join("secret")), "secret");
+    host.hull(&["cp", "src/sub/b", "box:/vol/in"]).ok();
+    host.hull(&["start", "box"]).ok();
+    assert_eq!(says(&host, "box", "stat -c %u:%g /vol/in /vol/own"), "1234:567\n5:6");
+}
+
+#[test]
 fn archives_go_through_standard_input_and_output() {
     let host = host();
     source(&host);

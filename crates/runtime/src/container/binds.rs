@@ -16,7 +16,7 @@ use std::path::Path;
 use hull_oci::runtime::Mount;
 use hull_sys::Errno;
 use hull_sys::error::During;
-use hull_sys::mount::{self, Propagation};
+use hull_sys::mount::{self, Attributes, Propagation};
 use hull_sys::root::{Handle, Root, open_beneath, open_inside};
 use rustix::fs::{CWD, FileType, FsWord, Gid, Mode, OFlags, Uid};
 use rustix::mount::UnmountFlags;
@@ -78,6 +78,26 @@ pub(super) fn take(
     }
     mounts::change(&fd, &options).or_invalid(|| what(entry))?;
     Ok(Some(Taken { fd, folder: found.folder }))
+}
+
+/// The same for somebody outside of the container's user namespace: what has the host's ids on the disk
+/// is shown with those that the container sees, by the namespace of [`users::inverse`]. A file system
+/// that cannot map shows the host's.
+pub(super) fn take_as_seen(
+    entry: &Mount,
+    source: Option<&bundle::Source>,
+    inverse: BorrowedFd<'_>,
+) -> Result<Option<Taken>> {
+    let taken = take(entry, source, None)?;
+    let mapped = options::parse(&entry.kind, &entry.options).idmap.is_some();
+    // What images and volumes have is with the container's ids on the disk.
+    if let (Some(taken), None, false) = (&taken, source, mapped) {
+        let attributes = Attributes { idmap: Some(inverse), ..Attributes::default() };
+        if mount::set_attributes(&taken.fd, &attributes, true).is_err() {
+            let _ = mount::set_attributes(&taken.fd, &attributes, false);
+        }
+    }
+    Ok(taken)
 }
 
 /// The file alone, of a file system in memory that nobody sees.

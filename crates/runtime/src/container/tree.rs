@@ -6,7 +6,7 @@
 //! the namespace. So any number of readers, and a start beside them, are in nobody's way; two
 //! overlays with one `upperdir` would be (overlayfs.rst, "Sharing and copying layers").
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_sys::mount::{self, Propagation};
@@ -15,20 +15,30 @@ use hull_sys::{During, Errno};
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
 use super::failure::{OrFail, Result, invalid};
-use super::{binds, mounts, rootfs};
+use super::mounts::Api;
+use super::{binds, mounts, rootfs, users};
 use crate::bundle::{Rootfs, Source, StartError, Tree, Upper};
 
 /// Puts the tree together and attaches it at `/`, over what is there. The caller is in a mount
 /// namespace of its own, which is cut off from all others now.
 pub(crate) fn assemble(tree: &Tree) -> std::result::Result<Root, StartError> {
     let api = mounts::spread(Propagation::Private, true).or_host()?;
+    let seen = match tree.uids.is_empty() {
+        true => None,
+        false => users::inverse(&tree.uids, &tree.gids),
+    };
     let scratch = match &tree.rootfs {
         Rootfs::Overlay { lower, upper: Some(own) } if !tree.writable => Some(Scratch::over(own, lower)?),
         _ => None,
     };
     let root = rootfs::make(api, scratch.as_ref().map_or(&tree.rootfs, |scratch| &scratch.rootfs), None)?;
     for entry in &tree.mounts {
-        binds::mount(api, &root, (entry, tree.sources.get(&entry.destination)), None)?;
+        let source = tree.sources.get(&entry.destination);
+        let taken = match &seen {
+            Some(seen) if api != Api::Classic => binds::take_as_seen(entry, source, seen.as_fd())?,
+            _ => None,
+        };
+        binds::mount(api, &root, (entry, source), taken.as_ref())?;
     }
     if tree.read_only {
         rootfs::make_read_only(api, &root)?;

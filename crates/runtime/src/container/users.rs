@@ -28,7 +28,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::{IdMapping, Linux, Mount, NamespaceKind, Process, Spec};
@@ -72,7 +72,7 @@ pub fn make(uids: &[IdMapping], gids: &[IdMapping], network: bool) -> hull_sys::
             process::exit_now(0)
         }
     };
-    let pid = child.pid.as_raw_nonzero().get();
+    let pid = shown_pid(&child.pidfd)?;
     let open = |name: &str, flags: OFlags| {
         let path = format!("/proc/{pid}/{name}");
         rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty()).during("open", || path)
@@ -92,6 +92,47 @@ pub fn make(uids: &[IdMapping], gids: &[IdMapping], network: bool) -> hull_sys::
     drop(ours);
     process::wait(&child.pidfd, true)?;
     made
+}
+
+/// The number that a process has in this mount namespace's /proc, which a worker with a pid namespace of
+/// its own sees from outside of that.
+fn shown_pid(pidfd: &OwnedFd) -> hull_sys::Result<u32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let text = text.during("read", || path.clone())?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or(Errno::SRCH).during("read", || path)
+}
+
+/// The ids of a host on which each id of the container and what it is outside have changed places: a
+/// mount mapped by it shows the container's files as the container's, and hides none of the others.
+/// Where both ranges overlap, it shows the container's alone.
+fn swapped(maps: &[IdMapping]) -> Vec<IdMapping> {
+    let line = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+    let back: Vec<_> = maps.iter().map(|map| line(map.host_id, map.container_id, map.size)).collect();
+    let mut lines: Vec<_> = back.iter().copied().chain(maps.iter().copied()).collect();
+    lines.sort_by_key(|line| line.container_id);
+    // The last one is no id (chown(2)).
+    let (mut whole, mut next) = (Vec::new(), 0);
+    for here in lines {
+        let Some(gap) = here.container_id.checked_sub(next) else { return back };
+        if gap > 0 {
+            whole.push(line(next, next, gap));
+        }
+        next = here.container_id.saturating_add(here.size);
+        whole.push(here);
+    }
+    if next < u32::MAX {
+        whole.push(line(next, next, u32::MAX - next));
+    }
+    whole
+}
+
+/// A user namespace for mounts by which somebody outside sees ids as a container with these maps does.
+/// `None`: this host has none for that.
+pub(super) fn inverse(uids: &[IdMapping], gids: &[IdMapping]) -> Option<OwnedFd> {
+    make(&swapped(uids), &swapped(gids), false).ok().map(|made| made.user)
 }
 
 /// The whole life of the spawner's child that makes a user and a network namespace for the daemon,
@@ -280,5 +321,31 @@ pub(super) fn map(mount: &OwnedFd, users: BorrowedFd<'_>, recursive: bool, path:
             path.display()
         ))),
         done => done.map_err(|error| host(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_change_places_leave_all_others_where_they_are() {
+        let shown = |maps: &[(u32, u32, u32)]| {
+            let line =
+                |&(container_id, host_id, size): &(u32, u32, u32)| IdMapping { container_id, host_id, size };
+            let lines = swapped(&maps.iter().map(line).collect::<Vec<_>>());
+            lines.iter().map(|line| (line.container_id, line.host_id, line.size)).collect::<Vec<_>>()
+        };
+        let rest = u32::MAX - 300_000;
+        let one = [
+            (0, 200_000, 100_000),
+            (100_000, 100_000, 100_000),
+            (200_000, 0, 100_000),
+            (300_000, 300_000, rest),
+        ];
+        assert_eq!(shown(&[(0, 200_000, 100_000)]), one);
+        let two = [(0, 1000, 1), (1, 500, 9), (10, 10, 490), (500, 1, 9), (509, 509, 491), (1000, 0, 1)];
+        assert_eq!(shown(&[(0, 1000, 1), (1, 500, 9)])[..6], two);
+        assert_eq!(shown(&[(0, 5, 10)]), [(5, 0, 10)]);
     }
 }
