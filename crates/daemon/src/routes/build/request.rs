@@ -65,7 +65,6 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
         surroundings: surroundings(&limits),
         ignore,
         contexts,
-        ..Options::default()
     };
     let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());
     let dockerfile = dockerfile.unwrap_or_else(|| "Dockerfile".to_owned());
