@@ -113,10 +113,13 @@ mod tests {
     #[test]
     fn code_that_ran_is_mapped_no_more_and_runs_again() {
         let table = vec![1u8; 100_000];
-        let before = code();
-        super::release_code();
-        let after = code();
-        assert!(after < before, "{before} KiB of code before, {after} after");
+        // Other tests run meanwhile, and have theirs mapped again.
+        let becomes_less = || {
+            let before = code();
+            super::release_code();
+            code() < before
+        };
+        assert!((0..1000).any(|_| becomes_less()), "{} KiB of code stay mapped", code());
         assert_eq!(table.iter().map(|&n| u64::from(n)).sum::<u64>(), 100_000);
     }
 }

@@ -125,7 +125,7 @@ fn what_a_reader_with_the_same_limits_refuses_is_not_written() {
     ] {
         assert_eq!(refused(&fits), None);
         let text = refused(&exceeds).unwrap_or_default();
-        assert!(text.contains(&format!("exceed the limit of {what} (")), "{text}");
+        assert!(text.contains(&format!("exceed the limit of {what}:")), "{text}");
     }
 }
 

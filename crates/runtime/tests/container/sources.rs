@@ -87,7 +87,9 @@ fn what_is_not_there_or_leads_out_is_refused(world: &World) {
     let error = refused(inside("sub"));
     let text = format!("cannot access path {volume}/sub: lstat {volume}/sub: no such file or directory");
     assert_eq!((error.kind, error.message), (StartErrorKind::NotFound, text));
-    for path in ["out", "up", "../canary", "/etc"] {
+    // It begins at the volume, whatever it looks like.
+    assert_eq!(refused(inside("/etc")).kind, StartErrorKind::NotFound);
+    for path in ["out", "up", "../canary"] {
         let error = refused(inside(path));
         assert!(error.message.contains("leads out of"), "{path}: {error}");
     }

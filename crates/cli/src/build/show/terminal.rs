@@ -144,9 +144,9 @@ mod tests {
             frame,
             [
                 "[+] Building 1.3s (2/4)",
-                " => [1/3] FROM busybox              0.0s",
-                " => CACHED [2/3] COPY a /           0.0s",
-                " => [3/3] RUN make a program with a 1.3s",
+                " => [1/3] FROM busybox             0.0s",
+                " => CACHED [2/3] COPY a /          0.0s",
+                " => [3/3] RUN make a program with  1.3s",
                 " => => # 2",
                 " => => # 3",
                 " => => # 4",

@@ -128,12 +128,15 @@ fn memory_and_swap_together_are_what_a_container_has() {
     let host = host();
     let hog = "head -c 60000000 /dev/zero | tail -n 1 | wc -c";
     for client in CLIENTS {
-        let alone = shell(&host, client, &["-m", "32m", "--memory-swap", "32m"], hog);
-        assert_eq!(alone.ok(), "0", "it had 60 MB in 32");
-        let with_swap = shell(&host, client, &["-m", "32m", "--memory-swap", "256m"], hog);
+        // The kernel kills the one that has most, and now and then one beside it.
+        let had_all = |swap: &str| {
+            let done = shell(&host, client, &["-m", "32m", "--memory-swap", swap], hog);
+            assert!(done.code == 0 || done.code == 137, "{done}");
+            done.stdout.trim() == "60000000"
+        };
+        assert!(!had_all("32m"), "it had 60 MB in 32");
         // A host without swap has none to give.
-        let expected = if swaps.lines().count() > 1 { "60000000" } else { "0" };
-        assert_eq!(with_swap.ok(), expected, "swaps: {swaps}");
+        assert_eq!(had_all("256m"), swaps.lines().count() > 1, "swaps: {swaps}");
     }
 }
 
