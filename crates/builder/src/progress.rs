@@ -4,10 +4,10 @@
 //! no more than [`ROOM`] of it, however slow its client is.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hull_oci::Digest;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that a build's processes have written and nobody has taken, at most.
 pub const ROOM: u32 = 1 << 20;
@@ -121,17 +121,26 @@ impl Default for Room {
     }
 }
 
+/// What keeps others from doing the same step meanwhile, until somebody takes it out.
+pub(crate) type Turn = Arc<Mutex<Option<OwnedMutexGuard<()>>>>;
+
 /// Where a step's process writes.
 #[derive(Clone)]
 pub struct Output {
     step: Step,
     report: Report,
     room: Room,
+    turn: Turn,
 }
 
 impl Output {
     pub fn new(step: Step, report: Report, room: Room) -> Output {
-        Output { step, report, room }
+        Output { step, report, room, turn: Turn::default() }
+    }
+
+    /// A step that waits for its client gives up its turn: no other build waits with it.
+    pub(crate) fn with_turn(self, turn: Turn) -> Output {
+        Output { turn, ..self }
     }
 
     /// Reports the bytes, as soon as there is room for them.
@@ -139,7 +148,14 @@ impl Output {
         for piece in bytes.chunks(ROOM as usize) {
             let size = u32::try_from(piece.len()).unwrap_or(ROOM);
             // Nobody closes it.
-            let room = Arc::clone(&self.room.0).acquire_many_owned(size).await.ok().map(Arc::new);
+            let room = match Arc::clone(&self.room.0).try_acquire_many_owned(size) {
+                Ok(room) => Some(room),
+                Err(_) => {
+                    drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+                    Arc::clone(&self.room.0).acquire_many_owned(size).await.ok()
+                }
+            };
+            let room = room.map(Arc::new);
             let bytes = Written { bytes: piece.to_vec(), _room: room };
             (self.report)(Progress::Output { step: self.step, stream, bytes });
         }

@@ -38,7 +38,7 @@ use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore, SetOnce};
 
 use crate::executor::{Cache, Change, Executor, Failure, Known, Layer, Selection, Source, Stack};
 use crate::graph::{Graph, Operation, Task, base_key, operation_key, result_key};
-use crate::progress::{Output, Progress, Report, Room, Step};
+use crate::progress::{Output, Progress, Report, Room, Step, Turn};
 
 /// Keys of the steps that run now, in all builds: a second one of the same key waits for the first, and then
 /// finds it in the cache, or, if the first was ended, runs.
@@ -244,15 +244,15 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         let below = self.made(*operation.below()).await;
         let key = operation_key(operation, &below.key, &contents);
         if self.graph.vertices[step].fresh {
-            return self.perform(step, operation, &key, below).await;
+            return self.perform((step, Turn::default()), operation, &key, below).await;
         }
-        let _turn = self.host.running.lock(&key).await;
+        let turn = Arc::new(Mutex::new(Some(self.host.running.lock(&key).await)));
         if let Some(known) = self.host.cache.find(&key).await {
             self.keep(step, &[definition], &known).await;
             self.tell_cached(step);
             return Ok(known);
         }
-        self.perform(step, operation, &key, below).await
+        self.perform((step, turn), operation, &key, below).await
     }
 
     async fn define(&self, step: Step) -> Result<Digest, StepError> {
@@ -316,7 +316,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
     /// Does it, and keeps it.
     async fn perform(
         &self,
-        step: Step,
+        (step, turn): (Step, Turn),
         operation: &Operation<Step>,
         key: &Digest,
         below: &Known,
@@ -330,7 +330,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
             .map(below.stack.layers(), &|stage| stages.get(&stage).cloned().unwrap_or_default());
         let _permit = self.permits.acquire().await;
         self.start(step);
-        let layer = self.execute(step, operation).await;
+        let layer = self.execute((step, &turn), operation).await;
         let layer = layer.map_err(|failure| self.fail(step, failure, Some(below.stack.clone())))?;
         let mut stack = below.stack.clone();
         stack.changes.push(Change { layer: layer.clone(), created: self.host.created.to_owned() });
@@ -342,10 +342,15 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         Ok(known)
     }
 
-    async fn execute(&self, step: Step, operation: Operation<Vec<Layer>>) -> Result<Option<Layer>, Failure> {
+    async fn execute(
+        &self,
+        (step, turn): (Step, &Turn),
+        operation: Operation<Vec<Layer>>,
+    ) -> Result<Option<Layer>, Failure> {
         match operation {
             Operation::Run(run) => {
                 let output = Output::new(step, self.host.report.clone(), self.room.clone());
+                let output = output.with_turn(Arc::clone(turn));
                 self.host.executor.run(run, output).await
             }
             Operation::Copy(copy) => self.host.executor.copy(copy).await,

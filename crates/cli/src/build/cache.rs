@@ -3,6 +3,7 @@
 use hull_api::client::Query;
 use serde_json::{Value, json};
 
+use super::show::tame;
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
 use crate::flags::{Flag, Given};
 use crate::format::{self, Format, List, Row, ago, now};
@@ -129,7 +130,7 @@ fn row(record: &Value, plain: bool) -> Row {
     };
     format::row([
         ("CreatedAt", record["CreatedAt"].clone()),
-        ("Description", record["Description"].clone()),
+        ("Description", tame(record["Description"].as_str().unwrap_or_default()).into()),
         ("ID", record["ID"].clone()),
         ("LastUsedAt", last),
         ("Mutable", json!(false)),
@@ -161,7 +162,7 @@ fn pretty(record: &Value) -> String {
         record["InUse"] != true,
         record["Shared"] == true,
         sized(bytes(record)),
-        text("Description"),
+        tame(text("Description")),
         record["UsageCount"],
         text("Type"),
     )

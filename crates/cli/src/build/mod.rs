@@ -118,10 +118,24 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
     }
     let offer = Offer::new(contexts, given.list("secret"), given.list("ssh"))?;
     (begin.secrets, begin.agents) = (offer.secrets(), offer.agents());
+    // An id of an earlier build must not pass for this one's.
+    forget(given.text("iidfile"))?;
+    let taken = shown == Shown::Nothing && places.contains(&Place::Stdout);
+    let shown = if taken { Shown::Silent } else { shown };
     let finished = follow(session, begin, Arc::new(offer), (shown, &places)).await?;
     note(given.text("iidfile"), &finished.id.to_string())?;
     note(given.text("metadata-file"), &metadata(&finished))?;
     Ok(0)
+}
+
+/// Removes the file that a flag names.
+fn forget(file: &str) -> Result<(), Failure> {
+    match std::fs::remove_file(file) {
+        Err(error) if !file.is_empty() && error.kind() != std::io::ErrorKind::NotFound => {
+            Err(fail(format!("remove {file}: {}", reason(&error))))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file that a flag asks for.
@@ -303,7 +317,7 @@ fn failure(failed: Failed) -> Failure {
         Ok(status) => hull_api::client::Error::Refused { status, message: failed.message }.into(),
         Err(_) => {
             let lines: Vec<String> = std::iter::once(failed.message).chain(failed.advice).collect();
-            Failure { code: failed.code.max(1), message: lines.join("\n") }
+            Failure { code: failed.code.max(1), message: show::tame(&lines.join("\n")) }
         }
     }
 }

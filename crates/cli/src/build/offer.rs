@@ -117,29 +117,44 @@ async fn send_context(source: Source, number: u32, tell: &Sender<Heard>) -> Resu
             let rest = AsyncReadExt::chain(Cursor::new(first), tokio::io::stdin());
             pieces(rest, number, tell).await;
         }
-        Source::Folder(context) => {
-            let (output, input) = io::pipe()?;
-            // A smaller one does as well, more slowly.
-            let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
-            // What is cut off is no end: until its reason has been told here the reader sees none.
-            let _open = input.try_clone()?;
-            let packing = tokio::task::spawn_blocking(move || context.send(input.into()));
-            if tell.is_local() {
-                tell.send_with(&Heard::Descriptor { question: number }, &[output.as_fd()]).await.ok();
-                drop(output);
-            } else {
-                let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into())?;
-                pieces(output, number, tell).await;
-            }
-            match packing.await {
-                Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    return Err(fail(format!("the context cannot be read: {}", reason(&error))));
-                }
-                _ => {}
-            }
-        }
+        Source::Folder(context) => return pack(context, number, tell).await,
     }
     Ok(())
+}
+
+/// Through a pipe, whose end a daemon of this host gets; to others its bytes are passed on.
+async fn pack(context: Context, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
+    let (output, input) = io::pipe()?;
+    // A smaller one does as well, more slowly.
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
+    // What is cut off is no end: until its reason has been told here the reader sees none.
+    let open = input.try_clone()?;
+    let mut packing = tokio::task::spawn_blocking(move || context.send(input.into()));
+    let packed = if tell.is_local() {
+        tell.send_with(&Heard::Descriptor { question: number }, &[output.as_fd()]).await.ok();
+        drop(output);
+        packing.await
+    } else {
+        let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into())?;
+        let mut sending = std::pin::pin!(pieces(output, number, tell));
+        tokio::select! {
+            packed = &mut packing => {
+                if matches!(packed, Ok(Ok(()))) {
+                    drop(open);
+                    sending.await;
+                }
+                packed
+            }
+            // The daemon hears no more, and says why.
+            () = &mut sending => return Ok(()),
+        }
+    };
+    match packed {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(fail(format!("the context cannot be read: {}", reason(&error))))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All that can be read, and its end. Where it cannot be, that is said.

@@ -30,6 +30,8 @@ use request::Wanted;
 
 /// Most steps of one build at a time.
 const PARALLEL: usize = 4;
+/// Bytes of what a quiet build tells that are kept for its failure: the last ones.
+const UNSAID: usize = 1 << 20;
 
 /// A build that is going on.
 struct Going {
@@ -40,6 +42,8 @@ struct Going {
     quiet: bool,
     /// Lines that wait for the client.
     lines: VecDeque<Bytes>,
+    /// Of a quiet build: said only if it fails.
+    unsaid: VecDeque<Bytes>,
 }
 
 /// What the query says, in the words of our own client.
@@ -118,7 +122,14 @@ pub(super) async fn build(call: Call) -> Handled {
     });
     let mut work = JoinSet::new();
     work.spawn(async move { build.make(&request, names, report).await });
-    let mut going = Going { work, told, classic: Classic::default(), quiet, lines: VecDeque::new() };
+    let mut going = Going {
+        work,
+        told,
+        classic: Classic::default(),
+        quiet,
+        lines: VecDeque::new(),
+        unsaid: VecDeque::new(),
+    };
     // What is wrong with the Dockerfile is the answer's status.
     if let Some(Err(error)) = going.step().await {
         let failed = request::failed(&error, &name, &text);
@@ -152,8 +163,13 @@ impl Going {
 
     fn show(&mut self, progress: Progress) {
         let texts = self.classic.feed(session::plain(&progress));
+        let lines = texts.into_iter().map(|text| said(&text));
         if !self.quiet {
-            self.lines.extend(texts.into_iter().map(|text| said(&text)));
+            return self.lines.extend(lines);
+        }
+        self.unsaid.extend(lines);
+        while self.unsaid.iter().map(Bytes::len).sum::<usize>() > UNSAID {
+            self.unsaid.pop_front();
         }
     }
 
@@ -171,9 +187,8 @@ impl Going {
     }
 
     fn fail(&mut self, failed: Failed) {
-        if !self.quiet {
-            self.lines.extend(failed.advice.iter().map(|text| said(&format!("{text}\n"))));
-        }
+        self.lines.append(&mut self.unsaid);
+        self.lines.extend(failed.advice.iter().map(|text| said(&format!("{text}\n"))));
         self.lines.push_back(said_last(failed));
     }
 
@@ -219,7 +234,9 @@ fn now() -> String {
 fn document<T: serde::de::DeserializeOwned + Default>(call: &Call, name: &str) -> Result<T, Failure> {
     match call.query.text(name) {
         "" => Ok(T::default()),
-        text => serde_json::from_str(text)
+        // Programs that have nothing to say there say null.
+        text => serde_json::from_str::<Option<T>>(text)
+            .map(Option::unwrap_or_default)
             .map_err(|error| Failure::invalid(format!("error reading {name}: {error}"))),
     }
 }

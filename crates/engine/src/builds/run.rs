@@ -16,7 +16,7 @@ use hull_runtime::protocol::{Attach, Framing, Kind};
 use hull_runtime::shim;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, SetOnce, mpsc, oneshot, watch};
 
 use super::mounts::Mounts;
 use super::site::Site;
@@ -159,21 +159,35 @@ async fn attend(
     let streams = [(wanted, shim)];
     let (link, _) = launch::container(services, record, besides, &streams).await?;
     drop(streams);
+    let mut ends = closing.clone();
     let stop = async move {
         tokio::select! {
             _ = asker_gone => {}
             _ = closing.wait_for(|closing| *closing) => {}
         }
     };
+    let exited = SetOnce::new();
+    let pumped = async {
+        tokio::select! {
+            () = pump(client, output, &exited) => {}
+            // Nobody may be there to take what was written.
+            _ = ends.wait_for(|closing| *closing) => {}
+        }
+    };
     // The shim closes the stream when all was written to it, and has gone when it closes its socket.
-    let (code, ()) = tokio::join!(exit_code(services, record, &link, stop), pump(client, output));
+    let code = async {
+        let code = exit_code(services, record, (&link, &exited), stop).await;
+        exited.set(()).ok();
+        code
+    };
+    let (code, ()) = tokio::join!(code, pumped);
     code
 }
 
 async fn exit_code(
     services: &Arc<Services>,
     record: &Record,
-    link: &Link,
+    (link, exited): (&Link, &SetOnce<()>),
     stop: impl Future<Output = ()>,
 ) -> Result<i32> {
     let mut stop = std::pin::pin!(stop);
@@ -195,7 +209,10 @@ async fn exit_code(
                 process = Some(pidfd);
             }
             Word::StartFailed(error) => outcome = Some(Err(Error::Start(error))),
-            Word::Exited(exit) => outcome = Some(Ok(exit)),
+            Word::Exited(exit) => {
+                exited.set(()).ok();
+                outcome = Some(Ok(exit));
+            }
             Word::Closed => break,
         }
     }
@@ -234,16 +251,39 @@ async fn end(services: &Arc<Services>, record: &Record) {
     }
 }
 
+/// Bytes that are taken from a shim ahead of those who read them.
+const AHEAD: usize = 128 << 10;
+
 /// Gives on what the process writes, until its shim has no more of it. While nobody takes it, the
-/// process waits.
-async fn pump(mut from: UnixStream, output: Output) {
-    let (mut head, mut piece) = ([0; 8], Vec::new());
-    while from.read_exact(&mut head).await.is_ok() {
-        let [stream, _, _, _, length @ ..] = head;
-        piece.resize(u32::from_be_bytes(length) as usize, 0);
-        if from.read_exact(&mut piece).await.is_err() {
-            return;
+/// process waits; when it has ended, the shim does not, so the rest is taken at once.
+async fn pump(mut from: UnixStream, output: Output, exited: &SetOnce<()>) {
+    let ahead = Arc::new(Semaphore::new(AHEAD));
+    let (give, mut given) = mpsc::unbounded_channel();
+    let take = async move {
+        let mut head = [0; 8];
+        while from.read_exact(&mut head).await.is_ok() {
+            let [stream, _, _, _, length @ ..] = head;
+            let stream = if stream == 2 { Stream::Error } else { Stream::Out };
+            let mut piece = vec![0; u32::from_be_bytes(length) as usize];
+            let whole = from.read_exact(&mut piece).await.is_ok();
+            if !whole {
+                piece = b"[output cut off: it was not taken in time]\n".to_vec();
+            }
+            let room = u32::try_from(piece.len().min(AHEAD)).unwrap_or(u32::MAX);
+            let room = tokio::select! {
+                room = Arc::clone(&ahead).acquire_many_owned(room) => room.ok(),
+                _ = exited.wait() => None,
+            };
+            give.send((stream, piece, room)).ok();
+            if !whole {
+                return;
+            }
         }
-        output.write(if stream == 2 { Stream::Error } else { Stream::Out }, &piece).await;
-    }
+    };
+    let pass = async {
+        while let Some((stream, piece, _room)) = given.recv().await {
+            output.write(stream, &piece).await;
+        }
+    };
+    tokio::join!(take, pass);
 }

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use hull_testkit::{Baseline, Connection, Host};
+use hull_testkit::{Connection, Host};
 
 use super::copy_attacks::{tar, until};
+use super::copy_pipes::{over_tcp, two_roads};
 use super::host;
 
 /// Sends the head of a request and the first part of its body.
@@ -58,32 +59,71 @@ fn resident(host: &Host) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-#[test]
-fn a_step_waits_for_a_client_that_does_not_read() {
-    const WRITTEN: u64 = 64;
-    let host = host();
+/// MiB that a step writes.
+const WRITTEN: u64 = 64;
+
+/// Begins a build with a step that writes, and reads no more than its first word. It has paused then.
+fn talkative(host: &Host) -> Connection {
     host.hull(&["run", "--rm", "busybox", "true"]).ok();
-    let before = Baseline::of(&host);
     let folder = host.folder().join("talkative");
     fs::create_dir(&folder).unwrap();
     let script = format!("echo begun; head -c {WRITTEN}M /dev/zero | tr '\\0' x; echo ended; sleep 1000");
     fs::write(folder.join("Dockerfile"), format!("FROM busybox\nRUN {script}\n")).unwrap();
     let context = tar(&folder, &["-cf", "-", "."]);
-    let small = resident(&host);
-    let mut connection = begin(&host, "/build", context.len(), &context);
+    let small = resident(host);
+    let mut connection = begin(host, "/build", context.len(), &context);
     read_until(&mut connection, "begun");
     // It has written what it could when the daemon has not become larger for a while.
     let mut sizes = Vec::new();
     until("the step's pause", || {
         std::thread::sleep(Duration::from_millis(50));
-        sizes.push(resident(&host));
+        sizes.push(resident(host));
         sizes.len() > 10 && sizes[sizes.len() - 10..].iter().all(|size| Some(size) == sizes.last())
     });
     let grown = sizes.last().unwrap().saturating_sub(small) >> 10;
     assert!(grown < WRITTEN / 4, "the daemon holds {grown} MiB more");
-    // Others go on meanwhile, and the step does as soon as it is read.
+    connection
+}
+
+#[test]
+fn a_step_waits_for_a_client_that_does_not_read() {
+    let host = host();
+    let mut connection = talkative(&host);
+    // Others go on meanwhile, also with the same step, and it does as soon as it is read.
     host.hull(&["run", "--rm", "busybox", "true"]).ok();
+    let folder = host.folder().join("talkative");
+    let context = tar(&folder, &["-cf", "-", "."]);
+    let mut other = begin(&host, "/build", context.len(), &context);
+    read_until(&mut other, "ended");
     read_until(&mut connection, "ended");
+    drop((connection, other));
+    until("the builds' end", || host.processes().iter().all(|pid| !sleeps(*pid)));
+}
+
+fn sleeps(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
+}
+
+#[test]
+fn a_daemon_stops_though_a_client_does_not_read() {
+    let mut host = host();
+    let connection = talkative(&host);
+    assert_eq!(host.stop_daemon(), 0);
     drop(connection);
-    before.returns(&host);
+    host.start_daemon();
+    assert_eq!(host.hull(&["ps", "-aq"]).ok(), "");
+}
+
+#[test]
+fn a_folder_is_built_by_a_daemon_of_another_host() {
+    let host = two_roads();
+    let folder = host.folder().join("far");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("Dockerfile"), "FROM busybox\nCOPY . /far\n").unwrap();
+    let bytes: Vec<u8> = (0..3_000_001_u32).map(|at| (at / 3) as u8).collect();
+    fs::write(folder.join("large"), &bytes).unwrap();
+    over_tcp(&host, &["build", "-t", "far", "far"]).ok();
+    let seen = host.hull(&["run", "--rm", "far", "md5sum", "/far/large"]);
+    let sum = std::process::Command::new("md5sum").arg(folder.join("large")).output().unwrap();
+    assert_eq!(seen.ok()[..32], String::from_utf8(sum.stdout).unwrap()[..32]);
 }

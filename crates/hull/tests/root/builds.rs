@@ -288,7 +288,8 @@ fn who_reads_the_raw_messages_learns_of_the_end_as_others_do() {
     let file = host.folder().join("id");
     let made = build(&host, false, &["--progress", "rawjson", "--iidfile", text(&file), text(&folder)]);
     let id = fs::read_to_string(file).unwrap();
-    assert!(id.starts_with("sha256:") && made.ok().contains(&format!("\"ID\":\"{id}\"")), "{made}");
+    made.ok();
+    assert!(id.starts_with("sha256:") && said(&made).contains(&format!("\"ID\":\"{id}\"")), "{made}");
 }
 
 #[test]

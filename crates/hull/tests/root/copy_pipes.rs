@@ -15,14 +15,14 @@ use super::{Client, executables, host};
 const TCP: &str = "tcp://127.0.0.1:2375";
 
 /// A machine whose daemon listens where no descriptors can be sent, too.
-fn two_roads() -> Host {
+pub(super) fn two_roads() -> Host {
     let daemon = ["--host", TCP].map(str::to_owned).to_vec();
     let host = Host::start(executables(), Options { daemon, ..Options::default() });
     host.busybox();
     host
 }
 
-fn over_tcp(host: &Host, words: &[&str]) -> Finished {
+pub(super) fn over_tcp(host: &Host, words: &[&str]) -> Finished {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{}/ns/net", host.holder_pid())).arg("--").arg(executables().hull);
     command.args(["--host", TCP]).args(words).current_dir(host.folder()).env("HOME", host.folder());

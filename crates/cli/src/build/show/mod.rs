@@ -1,7 +1,7 @@
 //! What a build tells, as a person or a program reads it.
 //!
 //! [`steps`] knows what was told; how it is shown is text made of that ([`plain`], [`terminal`]), which goes
-//! to standard error: standard output has ids, messages for programs, and what `--output` sends there.
+//! to standard error: standard output has ids, and what `--output` sends there.
 
 mod plain;
 mod steps;
@@ -17,6 +17,7 @@ use crate::command::{Failure, fail};
 use crate::session::line;
 use plain::Plain;
 use steps::Steps;
+pub(super) use steps::tame;
 use terminal::{Canvas, frame};
 
 /// Between two frames on a terminal.
@@ -31,6 +32,8 @@ pub(super) enum Shown {
     Terminal,
     /// The id alone, at the end.
     Nothing,
+    /// Not even that: something else is on standard output.
+    Silent,
     /// One JSON document a line.
     Raw,
 }
@@ -80,7 +83,7 @@ impl Show {
 
     pub(super) fn progress(&mut self, progress: Progress) {
         if self.shown == Shown::Raw {
-            return line(&raw(&progress));
+            return say(&format!("{}\n", raw(&progress)));
         }
         let now = self.begun.elapsed();
         let events = self.steps.feed(progress, now);
@@ -92,7 +95,7 @@ impl Show {
                     self.draw(false);
                 }
             }
-            Shown::Nothing | Shown::Raw => {}
+            Shown::Nothing | Shown::Silent | Shown::Raw => {}
         }
     }
 
@@ -117,7 +120,8 @@ impl Show {
         self.draw(true);
         match self.shown {
             Shown::Nothing => line(&finished.id.to_string()),
-            Shown::Raw => line(&json!({ "aux": { "ID": finished.id } }).to_string()),
+            Shown::Silent => {}
+            Shown::Raw => say(&format!("{}\n", json!({ "aux": { "ID": finished.id } }))),
             Shown::Plain | Shown::Terminal => {
                 if finished.stored {
                     let number = self.steps.list.len() + 1;
@@ -142,7 +146,8 @@ impl Show {
         if matches!(self.shown, Shown::Plain | Shown::Terminal) {
             say(&steps::remains(&self.steps));
             say(&steps::warnings(&self.steps.warnings));
-            failed.problems.iter().for_each(|problem| say(&format!("{}\n", problem.shown.trim_end())));
+            let shown = |shown: &str| say(&format!("{}\n", tame(shown.trim_end())));
+            failed.problems.iter().for_each(|problem| shown(&problem.shown));
         }
     }
 }

@@ -99,13 +99,13 @@ impl Steps {
                 Vec::new()
             }
             Progress::Warning { message } => {
-                self.warnings.push(message);
+                self.warnings.push(tame(&message));
                 Vec::new()
             }
             Progress::Started { step, name } => {
                 self.list.push(Step {
                     step,
-                    name,
+                    name: tame(&name).replace('\n', " "),
                     state: State::Running,
                     started: now,
                     ended: None,
@@ -123,7 +123,7 @@ impl Steps {
             }
             Progress::Cached { step } => self.end(step, State::Cached, now),
             Progress::Done { step, .. } => self.end(step, State::Done, now),
-            Progress::Failed { step, message } => self.end(step, State::Failed(message), now),
+            Progress::Failed { step, message } => self.end(step, State::Failed(tame(&message)), now),
         }
     }
 
@@ -151,6 +151,11 @@ impl Steps {
         let lines = (!last.is_empty()).then_some(Event::Lines(place, last));
         lines.into_iter().chain([Event::Ended(place)]).collect()
     }
+}
+
+/// A text of whoever wrote the Dockerfile, so that it does not steer the terminal that shows it.
+pub(in crate::build) fn tame(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
 /// What the checks of the Dockerfile have said, for the end.
