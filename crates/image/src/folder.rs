@@ -104,13 +104,22 @@ fn remove(
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
+/// Folders that are open at the same time while a tree is measured.
+const OPEN: usize = 256;
+
 /// Bytes of a tree as the reference counts them: the lengths of its files, each once however many
 /// names it has, and nothing for folders (an untouched container is 0 B).
+///
+/// Depth first: of each level one folder is open, and none of a level without others to come. So a tree
+/// can be as wide or as deep as a container likes; the error is EMFILE for one that is both.
 pub fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
     let mut seen = std::collections::BTreeSet::new();
     let mut bytes = 0;
-    let mut waiting = vec![rustix::fs::openat(folder, ".", FOLDER, Mode::empty())?];
-    while let Some(folder) = waiting.pop() {
+    // Each with its folders that are still to come.
+    let mut levels: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
+    let mut next = Some(rustix::fs::openat(folder, ".", FOLDER, Mode::empty())?);
+    while let Some(folder) = next {
+        let mut inner = Vec::new();
         for name in names(&folder)? {
             let stat = match rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
@@ -121,15 +130,33 @@ pub fn usage(folder: BorrowedFd<'_>) -> Result<u64, Errno> {
                     bytes = u64::saturating_add(bytes, u64::try_from(stat.st_size).unwrap_or(0));
                 }
             } else {
-                match rustix::fs::openat(&folder, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
-                    Ok(inner) => waiting.push(inner),
-                    Err(Errno::NOENT | Errno::NOTDIR) => {}
-                    Err(errno) => return Err(errno),
-                }
+                inner.push(name);
             }
         }
+        if levels.len() >= OPEN {
+            return Err(Errno::MFILE);
+        }
+        levels.push((folder, inner));
+        next = descend(&mut levels)?;
     }
     Ok(bytes)
+}
+
+/// Opens the next folder of the deepest level that has one.
+fn descend(levels: &mut Vec<(OwnedFd, Vec<CString>)>) -> Result<Option<OwnedFd>, Errno> {
+    while let Some((folder, mut inner)) = levels.pop() {
+        let Some(name) = inner.pop() else { continue };
+        let opened = rustix::fs::openat(&folder, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+        if !inner.is_empty() {
+            levels.push((folder, inner));
+        }
+        match opened {
+            Ok(next) => return Ok(Some(next)),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -146,6 +173,40 @@ mod tests {
         assert_eq!(apart(&ours).unwrap_or(false), can.is_ok());
         keep_apart(&ours);
         assert_eq!(apart(&ours), apart(&control));
+    }
+
+    #[test]
+    fn a_tree_is_measured_with_few_descriptors_however_wide_or_deep() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(scratch.path()).unwrap();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let few = rustix::process::Rlimit { current: Some(OPEN as u64 + 64), ..limit };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+        for number in 0..2 * OPEN {
+            let folder = scratch.path().join(format!("wide-{number}"));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("file"), "12").unwrap();
+        }
+        std::fs::hard_link(scratch.path().join("wide-0/file"), scratch.path().join("again")).unwrap();
+        let wide = 4 * OPEN as u64;
+        assert_eq!(usage(root.as_fd()), Ok(wide));
+        let deep = |beside: bool| {
+            let mut current: OwnedFd = rustix::fs::openat(&root, ".", FOLDER, Mode::empty()).unwrap();
+            for _ in 0..3 * OPEN {
+                for name in if beside { &["before", "after"][..] } else { &[] } {
+                    rustix::fs::mkdirat(&current, *name, PRIVATE).unwrap();
+                }
+                current = open_or_make(&current, "deeper").unwrap();
+            }
+        };
+        deep(false);
+        assert_eq!(usage(root.as_fd()), Ok(wide));
+        deep(true);
+        let both = usage(root.as_fd());
+        empty(root.as_fd()).unwrap();
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        // In whatever order they are listed, some folders have others to come after the deeper one.
+        assert_eq!(both, Err(Errno::MFILE));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
 use rustix::net::{SocketFlags, SocketType};
@@ -19,6 +20,9 @@ use crate::{Error, Result};
 
 /// Connections of one step at the same time; who comes then waits.
 const CONNECTIONS: usize = 32;
+
+/// Between two tries to accept one while that fails.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends when it is dropped.
 #[derive(Debug)]
@@ -63,7 +67,12 @@ async fn serve(listener: UnixListener, client: Arc<dyn Client>, id: String) {
                         }
                     });
                 }
-                Err(error) => return tracing::warn!(%error, id, "a step has no agent any more"),
+                Err(error) => {
+                    tracing::warn!(%error, id, "a step's connection to its agent is not accepted");
+                    // The daemon is out of descriptors or memory (accept(2)): no event says that it has some
+                    // again, and the connection that waits makes the next try fail at once.
+                    tokio::time::sleep(PAUSE).await;
+                }
             },
         }
     }

@@ -170,8 +170,7 @@ impl Caches {
             }
         };
         if !slot.is_made() {
-            let about = self.make(services, (name, &place), seed).await?;
-            *slot.about() = Some(about);
+            self.make(services, (name, &place), &slot, seed).await?;
         }
         let turn = match sharing {
             Sharing::Shared => Turn::Shared { _turn: turn.downgrade() },
@@ -202,8 +201,9 @@ impl Caches {
         &self,
         services: &Arc<Services>,
         (name, place): (&Name, &str),
+        slot: &Arc<Slot>,
         seed: impl AsyncFnOnce(OwnedFd) -> Result<()>,
-    ) -> Result<About> {
+    ) -> Result<()> {
         let making = Making { services, path: self.folder.join(format!("new-{}", create::new_id())) };
         let path = making.path.clone();
         let root = services
@@ -217,8 +217,10 @@ impl Caches {
         seed(copy.map_err(|source| Error::Io { call: "dup", path: making.path.clone(), source })?).await?;
         let now = hull_sys::time::now();
         let about = About { id: name.id.clone(), created: now, used: now, uses: 0, size: 0 };
-        let (path, place, name, kept) =
-            (making.path.clone(), self.folder.join(place), name.clone(), about.clone());
+        let (path, place, name, slot) =
+            (making.path.clone(), self.folder.join(place), name.clone(), Arc::clone(slot));
+        // Done to its end even when whoever waits for it has gone: the folder is not there without the slot
+        // saying so.
         let publish = move || {
             if name.from.is_none() {
                 let failed = |errno: rustix::io::Errno| Error::Io {
@@ -230,11 +232,20 @@ impl Caches {
                 rustix::fs::fchown(&root, owner.0, owner.1).map_err(failed)?;
                 rustix::fs::fchmod(&root, Mode::from_raw_mode(name.mode)).map_err(failed)?;
             }
-            write(&path, &kept)?;
-            std::fs::rename(&path, &place).map_err(|source| Error::Io { call: "rename", path, source })
+            write(&path, &about)?;
+            let mut made = slot.about();
+            // By somebody who has gone since, and whose turn it was before.
+            if made.is_none() {
+                std::fs::rename(&path, &place).map_err(|source| Error::Io {
+                    call: "rename",
+                    path,
+                    source,
+                })?;
+                *made = Some(about);
+            }
+            Ok(())
         };
-        services.blocking(publish).await?;
-        Ok(about)
+        services.blocking(publish).await
     }
 
     /// Notes the use, and how large the folder has become; others may use it then.
@@ -283,9 +294,10 @@ impl Caches {
                 .map(|(name, slot)| (name.clone(), Arc::clone(slot)));
             let Some((name, slot)) = found else { continue };
             let Ok(_turn) = Arc::clone(&slot.turn).try_write_owned() else { continue };
-            if slot.about().take().is_some() {
-                let path = self.folder.join(&name);
-                discard(services, &path)?;
+            let mut about = slot.about();
+            if about.is_some() {
+                discard(services, &self.folder.join(&name))?;
+                *about = None;
                 gone.push(mount);
             }
         }

@@ -122,8 +122,8 @@ pub(super) fn unexpected(outcome: Outcome) -> Error {
 pub(super) enum Found {
     Folder {
         fd: OwnedFd,
-        /// Made for this source, and gone with it.
-        own: Option<Arc<Site>>,
+        /// Where it is: not gone before this.
+        site: Arc<Site>,
     },
     /// Top layer first.
     Layers(Vec<PathBuf>),
@@ -261,9 +261,9 @@ impl Build {
         }
     }
 
-    pub(super) fn context(&self, name: &str) -> std::result::Result<&Site, Failure> {
+    pub(super) fn context(&self, name: &str) -> std::result::Result<&Arc<Site>, Failure> {
         let missing = || Failure::Missing(format!("no build context named \"{name}\""));
-        self.0.given.contexts.get(name).map(|Context(site)| &**site).ok_or_else(missing)
+        self.0.given.contexts.get(name).map(|Context(site)| site).ok_or_else(missing)
     }
 
     /// `into_folder`: they go into one, by their own names.
@@ -274,19 +274,19 @@ impl Build {
     ) -> std::result::Result<Found, Failure> {
         match source {
             Source::Context(name) => {
-                let context = self.context(&name)?;
-                Ok(Found::Folder { fd: open(&context.rootfs.upper).map_err(failure)?, own: None })
+                let site = Arc::clone(self.context(&name)?);
+                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, site })
             }
             Source::Layers(layers) if layers.is_empty() => self.empty(&[]).await.map_err(failure),
             Source::Layers(layers) => Ok(Found::Layers(self.lower(&diff_ids(&layers)))),
             Source::Inline(files) => self.empty(&files).await.map_err(failure),
             Source::Url { address, checksum } => {
                 let site = self.address_file(&address, checksum, into_folder).await.map_err(failure)?;
-                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, own: Some(site) })
+                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, site })
             }
             Source::Git { address, checksum, keep_git_dir } => {
                 let site = self.repository_files(&git::meant(&address, checksum, keep_git_dir)?).await?;
-                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, own: Some(site) })
+                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, site })
             }
         }
     }
@@ -306,7 +306,7 @@ impl Build {
             }
             write(&site.rootfs.upper.join(name), bytes, 0o644)?;
         }
-        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, own: Some(Arc::new(site)) })
+        Ok(Found::Folder { fd: open(&site.rootfs.upper)?, site: Arc::new(site) })
     }
 
     /// `user[:group]` as USER has it.

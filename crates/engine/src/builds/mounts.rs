@@ -5,7 +5,7 @@
 //! |---|---|
 //! | bind | the layers of the source; with `rw` a writable layer on top, which goes with the step |
 //! | cache | a folder of [`caches`] |
-//! | secret | a file in memory, or a variable: the bytes are never on a disk |
+//! | secret | a file in memory, or a variable: no file on a disk has the bytes (the kernel's swap may) |
 //! | ssh | a socket of [`agent`] |
 //!
 //! The places where nothing is are made by [`stubs`].
@@ -50,6 +50,11 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
+    /// Keeps what one of the mounts shows until the process has gone.
+    pub(super) fn hold(&mut self, site: Arc<Site>) {
+        self._sites.push(site);
+    }
+
     fn own(&mut self, target: String, is_folder: bool, read_only: bool, name: String, source: Shown) {
         self.targets.insert(target.clone(), is_folder);
         self.besides.mounts.push(Own { name, target, source, read_only });
@@ -162,7 +167,7 @@ impl Build {
                 let site = Site::make(&self.0.services, &[]).await.map_err(failure)?;
                 let rootfs = &site.rootfs;
                 let upper = Upper { upper: rootfs.upper.clone(), work: rootfs.work.clone(), volatile: true };
-                all._sites.push(Arc::new(site));
+                all.hold(Arc::new(site));
                 Some(upper)
             }
         };
@@ -174,15 +179,9 @@ impl Build {
 
     /// The folders of what files come from, the uppermost first; and what holds them.
     async fn layers_of(&self, source: Source) -> Result<(Vec<PathBuf>, Option<Arc<Site>>)> {
-        if let Source::Context(name) = &source {
-            return Ok((vec![self.context(name)?.rootfs.upper.clone()], None));
-        }
         Ok(match self.find(source, false).await? {
             Found::Layers(lower) => (lower, None),
-            Found::Folder { own: Some(site), .. } => (vec![site.rootfs.upper.clone()], Some(site)),
-            Found::Folder { own: None, .. } => {
-                return Err(Failure::Host("a folder that has no name cannot be mounted".to_owned()));
-            }
+            Found::Folder { site, .. } => (vec![site.rootfs.upper.clone()], Some(site)),
         })
     }
 
