@@ -163,3 +163,19 @@ async fn a_file_that_changes_under_a_build_ends_it() {
     drop(second);
     host.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_alone_can_be_added_by_its_own_address() {
+    let host = Host::new().await;
+    let server = serve(|_| answer("200 OK", "", b"FROM scratch\n"));
+    let address = format!("http://{server}/file");
+    let build = build(&host);
+    let below = base(&build).await;
+    let (context, alone) = within(build.remote_context(&address)).await.unwrap();
+    assert!(alone);
+    assert_eq!(within(context.dockerfile("Dockerfile")).await.unwrap(), b"FROM scratch\n");
+    let layers = put(&build, &below, url(address, None), "/new/").await.unwrap();
+    assert_eq!(says(&build, &layers, "cat /new/file").await, "FROM scratch\n");
+    drop((build, context));
+    host.finish().await;
+}

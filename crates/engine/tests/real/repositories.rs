@@ -10,6 +10,7 @@ use hull_builder::executor::Source;
 use hull_builder::{Executor, Failure, Selection};
 use hull_engine::builds::{Build, Limits};
 use hull_engine::containers::settings::NetworkMode;
+use hull_engine::{Config, Engine};
 use hull_oci::Digest;
 use hull_testkit::{answer, serve};
 
@@ -28,8 +29,12 @@ struct Repository {
 
 impl Repository {
     fn new() -> Repository {
+        Repository::with_ids("sha1")
+    }
+
+    fn with_ids(format: &str) -> Repository {
         let repository = Repository { folder: tempfile::tempdir().unwrap() };
-        repository.git(&["init", "-q", "-b", "main", "."]);
+        repository.git(&["init", "-q", "-b", "main", &format!("--object-format={format}"), "."]);
         repository
     }
 
@@ -99,8 +104,16 @@ impl Repository {
 
     /// As plain files: a server that knows nothing of git.
     fn files(&self) -> SocketAddr {
+        self.files_for("")
+    }
+
+    /// The same, for whoever has this line in what they ask with.
+    fn files_for(&self, line: &'static str) -> SocketAddr {
         let folder = self.folder.path().to_owned();
         serve(move |head| {
+            if !head.contains(line) {
+                return answer("401 Unauthorized", "WWW-Authenticate: Basic realm=\"r\"\r\n", b"");
+            }
             let path = head.split([' ', '?']).nth(1).unwrap().trim_start_matches('/');
             match fs::read(folder.join(path)) {
                 Ok(bytes) => answer("200 OK", "", &bytes),
@@ -221,6 +234,91 @@ async fn submodules_come_along_unless_they_lead_elsewhere() {
         drop(fresh);
     }
     assert!(!canary.exists());
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_its_id_whatever_the_server_calls_so() {
+    let host = Host::new().await;
+    let build = build(&host);
+    let below = base(&build).await.layers;
+    let (repository, other) = (Repository::new(), Repository::with_ids("sha256"));
+    other.write("file", "wanted");
+    let wanted = other.commit();
+    assert_eq!(wanted.len(), 64);
+    // There it is a tag of something else.
+    repository.write("file", "hostile");
+    repository.commit();
+    repository.git(&["tag", &wanted]);
+    repository.publish();
+    for server in [format!("git://{}", repository.daemon()), format!("http://{}", repository.files())] {
+        let failed = put(&build, &below, source(format!("{server}/r.git#{wanted}"), false), "/x").await;
+        assert!(matches!(failed, Err(Failure::Invalid(_))), "{server}: {failed:?}");
+    }
+    let at = format!("git://{}/r.git", other.daemon());
+    for address in [format!("{at}#{wanted}"), format!("{at}#main")] {
+        let layers = put(&build, &below, source(address, false), "/x").await.unwrap();
+        assert_eq!(says(&build, &layers, "cat /x/file").await, "wanted");
+    }
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_is_not_remapped_where_containers_are() {
+    let mut host = Host::new().await;
+    host.close().await;
+    let config = Config { userns_remap: "auto".to_owned(), ..host.config() };
+    host.engine = Some(within(Engine::open(config)).await.unwrap());
+    let repository = Repository::new();
+    repository.write("file", "one");
+    repository.commit();
+    let build = build(&host);
+    let below = base(&build).await.layers;
+    let address = format!("git://{}/r.git", repository.daemon());
+    let layers = put(&build, &below, source(address, false), "/x").await.unwrap();
+    let seen = says(&build, &layers, "/bin/busybox stat -c %u /x/file; cat /x/file").await;
+    assert_eq!(seen, "0\none");
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_git_has_no_credentials() {
+    let host = Host::new().await;
+    let (inner, outer) = (Repository::new(), Repository::new());
+    inner.write("inner", "inside");
+    inner.commit();
+    outer.write("file", "one");
+    outer.git(&["submodule", "--quiet", "add", &format!("git://{}/r.git", inner.daemon()), "module"]);
+    outer.git(&["config", "-f", ".gitmodules", "submodule.module.url", "../inner.git"]);
+    outer.commit();
+    fs::rename(inner.folder.path().join("r.git"), outer.folder.path().join("inner.git")).unwrap();
+    // user:TOKEN
+    let server = outer.files_for("Authorization: Basic dXNlcjpUT0tFTg==\r\n");
+    let build = build(&host);
+    let below = base(&build).await.layers;
+    let refused = put(&build, &below, source(format!("http://{server}/r.git"), true), "/x").await;
+    assert!(matches!(refused, Err(Failure::Invalid(_))), "{refused:?}");
+    let address = format!("http://user:TOKEN@{server}/r.git");
+    let layers = put(&build, &below, source(address.clone(), true), "/x").await.unwrap();
+    let script = format!(
+        "cd /x; cat file module/inner; /bin/busybox grep -rl {server} . | /bin/busybox grep config | \
+         /bin/busybox sort; /bin/busybox grep -rE 'TOKEN|dXNlcjpUT0tFTg' . || echo; echo none"
+    );
+    let seen = says(&build, &layers, &script).await;
+    assert_eq!(seen, "oneinside./.git/config\n./.git/modules/module/config\n\nnone\n");
+    // The address is in what is kept, so it is another copy; whoever asks for it is not.
+    let kept = |address: String| within(build.fingerprint(source(address, true), Selection::default()));
+    let other = outer.files_for("");
+    let digest = kept(address).await.unwrap();
+    assert_ne!(kept(format!("http://{other}/r.git")).await.unwrap(), digest);
+    assert_eq!(
+        kept(format!("http://user:TOKEN@{server}/r.git#main")).await.unwrap(),
+        digest,
+        "the same commit by another name"
+    );
     drop(build);
     host.finish().await;
 }

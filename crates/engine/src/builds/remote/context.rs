@@ -43,6 +43,7 @@ impl Build {
         }
         let dockerfile = site.rootfs.upper.join("Dockerfile");
         std::fs::rename(&path, &dockerfile).map_err(failed)?;
+        self.forget_file(address).await;
         Ok((Context(Arc::clone(&site)), true))
     }
 }

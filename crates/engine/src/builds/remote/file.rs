@@ -119,6 +119,11 @@ impl Build {
         Ok(Arc::clone(file.site.as_ref().expect("without a condition the file comes")))
     }
 
+    /// The folder has become something else: who needs the file fetches it again, and gets the same bytes.
+    pub(super) async fn forget_file(&self, address: &str) {
+        self.0.remote.file(address, None).lock().await.site = None;
+    }
+
     async fn fetch(
         &self,
         text: &str,

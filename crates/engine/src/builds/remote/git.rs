@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! a container without a record (`run`), in the host's network, that sees of the host
-//!   /usr, /bin, /lib…, /etc   read-only: the program, certificates, names of hosts
+//!   /usr, /bin, /lib…         read-only: the program, and what it executes
+//!   /etc/ssl, /etc/ssh…       read-only: certificates, names of services, settings of libraries and ssh
 //!   /work                     the one folder it may write to
 //!   /home                     an empty home, with the settings below
 //! as a user whom nobody else is, without capabilities, that cannot gain any, within limits
@@ -15,8 +16,12 @@
 //! No settings of the system or of a user are read, no hooks, watchers or filters run, submodules come by
 //! the same four transports alone, and there is nobody to ask for a password. It ends with whoever asked.
 //!
+//! Credentials of an address are in the settings of that home alone (git-config(1), `url.….insteadOf`), so
+//! that no file that the program leaves has them.
+//!
 //! A repository is known by its commit: which that is, is asked once in a build (`ls-remote`), and only a
 //! step that has to be done fetches it: that commit alone where the server can do so, else all there is.
+//! What came is asked for its id once more: names are the server's, ids are made of what they name.
 
 use std::collections::HashMap;
 use std::fs;
@@ -36,7 +41,7 @@ use super::super::run::{self, Limits, Process};
 use super::super::site::Site;
 use super::super::{Build, failure};
 use super::repository::{Reference, Repository, pick};
-use crate::containers::settings::{Below, Mount, NetworkMode, Security};
+use crate::containers::settings::{Below, Mount, NetworkMode, Security, Userns};
 use crate::{Error, Result as Done};
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -44,6 +49,8 @@ type Result<T> = std::result::Result<T, Failure>;
 /// Ids that no user, no container and no other engine has (systemd's "UIDS-GIDS", "unused").
 const FIRST_USER: u32 = 65_536;
 const USERS: u32 = 32_768;
+/// Digits of a commit's id where ids are by SHA-256 (git-init(1), `--object-format`).
+const SHA256_DIGITS: usize = 64;
 /// Processes and threads of one git, and bytes of one of its files.
 const PROCESSES: i64 = 512;
 const FILE_BYTES: u64 = 64 << 30;
@@ -51,7 +58,27 @@ const FILE_BYTES: u64 = 64 << 30;
 const ANSWER: usize = 16 << 20;
 const COMPLAINT: usize = 4096;
 /// What of the host a git sees, where it is there.
-const SHOWN: [&str; 8] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc"];
+const SHOWN: [&str; 7] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"];
+/// What of its /etc; not all of it: in a folder that is read-only nobody could make the places of the files
+/// that every container has there.
+const SHOWN_OF_ETC: [&str; 13] = [
+    // TLS: certificates and settings.
+    "ssl",
+    "pki",
+    "ca-certificates",
+    "crypto-policies",
+    "ssh",
+    // The resolver's.
+    "nsswitch.conf",
+    "gai.conf",
+    "services",
+    "protocols",
+    // Where programs and libraries are.
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+];
 const PROXIES: [&str; 8] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -113,7 +140,9 @@ impl Build {
         let clone = self.0.remote.clones.get(repository);
         let (commit, _) = self.commit(repository, &mut *clone.lock().await).await?;
         let Repository { folder, submodules, keep_git_dir, .. } = repository;
-        let what = format!("git {commit} {submodules} {keep_git_dir} {}", folder.display());
+        // What is kept of git says where it is from.
+        let kept = if *keep_git_dir { shown(repository) } else { String::new() };
+        let what = format!("git {commit} {submodules} {keep_git_dir} {kept} {}", folder.display());
         Ok(Digest::sha256(what.as_bytes()))
     }
 
@@ -170,7 +199,9 @@ impl Build {
             let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
             self.git(repository, &work, &words).await
         };
-        git(&["init", "--quiet", "."]).await?;
+        // Of another length, an id would be the name of whatever the server has by it.
+        let format = if commit.len() == SHA256_DIGITS { "sha256" } else { "sha1" };
+        git(&["init", "--quiet", &format!("--object-format={format}"), "."]).await?;
         let wanted = name.as_deref().unwrap_or(commit);
         let checkout = ["checkout", "--quiet", "--force", "--detach", commit, "--"];
         let fetch = ["fetch", "--quiet", "--no-tags"];
@@ -182,6 +213,11 @@ impl Build {
             let all = ["--", "origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
             git(&[&fetch[..], deep, &all].concat()).await?;
             git(&checkout).await?;
+        }
+        let came = git(&["rev-parse", "--verify", "HEAD"]).await?;
+        if came.trim() != commit {
+            let text = format!("what came is not {commit}, but {}", came.trim());
+            return Err(Failure::Invalid(format!("{}: {text}", shown(repository))));
         }
         let modules = fs::symlink_metadata(work.rootfs.upper.join(".gitmodules")).is_ok();
         if repository.submodules && modules {
@@ -227,7 +263,8 @@ impl Build {
         }
         // Mounts may be of repositories: boxed, or its future would hold itself.
         let mut mounts = Box::pin(self.mounts(&root, &[], wanted)).await?;
-        mounts.mounts.extend(furnish(&root, work, user).map_err(failure)?);
+        mounts.mounts.extend(furnish(&root, work, user, &settings(repository)).map_err(failure)?);
+        mounts.hold(Arc::clone(work));
         let process = Process {
             arguments: [&["git".to_owned()], words].concat(),
             environment: environment(repository),
@@ -238,6 +275,8 @@ impl Build {
             security: Security {
                 cap_drop: vec!["ALL".to_owned()],
                 no_new_privileges: true,
+                // In the host's network no others can be; nor is it one of a container's.
+                userns: Userns::Host,
                 ..Security::default()
             },
         };
@@ -274,7 +313,7 @@ impl Build {
         match code {
             0 => Ok(text(&said.0)),
             code => {
-                let why = text(&said.1).trim().replace(&secret(repository), "…");
+                let why = without_credentials(repository, text(&said.1).trim());
                 let verb = words.first().map_or("", |word| word.as_str());
                 Err(Failure::Invalid(format!("{}: git {verb} ended with {code}: {why}", shown(repository))))
             }
@@ -292,19 +331,40 @@ fn io(call: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Io { call, path, source }
 }
 
-/// `USER:PASSWORD@`, as it stands in the address; something that nobody says where there is none.
-fn secret(repository: &Repository) -> String {
-    let place =
-        repository.address.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
-    place.rsplit_once('@').map_or("\0".to_owned(), |(credentials, _)| format!("{credentials}@"))
+/// Of an address with credentials `SCHEME://`, `USER:PASSWORD@` and the rest.
+fn parts(address: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, rest) = address.split_at(address.find("://")? + "://".len());
+    let place = rest.split('/').next().unwrap_or_default();
+    let (credentials, rest) = rest.split_at(place.rfind('@')? + 1);
+    Some((scheme, credentials, rest))
 }
 
 /// The address without credentials.
 fn shown(repository: &Repository) -> String {
-    repository.address.replace(&secret(repository), "")
+    match parts(&repository.address) {
+        Some((scheme, _, rest)) => format!("{scheme}{rest}"),
+        None => repository.address.clone(),
+    }
 }
 
-/// The address is in it, and on no command line: it may hold a password.
+/// What git says, for people.
+fn without_credentials(repository: &Repository, text: &str) -> String {
+    match parts(&repository.address) {
+        Some((_, credentials, _)) => text.replace(credentials, "…"),
+        None => text.to_owned(),
+    }
+}
+
+/// What git reads of its home: with the credentials for all that is on the repository's host, its submodules
+/// as well.
+fn settings(repository: &Repository) -> String {
+    let Some((scheme, credentials, rest)) = parts(&repository.address) else { return SETTINGS.to_owned() };
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let host = quoted(rest.split('/').next().unwrap_or_default());
+    let credentials = quoted(credentials);
+    format!("{SETTINGS}[url \"{scheme}{credentials}{host}/\"]\n\tinsteadOf = \"{scheme}{host}/\"\n")
+}
+
 fn environment(repository: &Repository) -> Vec<String> {
     let own = [
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -318,12 +378,13 @@ fn environment(repository: &Repository) -> Vec<String> {
         "GIT_CONFIG_KEY_0=remote.origin.url",
     ];
     let proxies = PROXIES.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
-    let address = format!("GIT_CONFIG_VALUE_0={}", repository.address);
+    // What git writes of it into its files may be kept: without credentials.
+    let address = format!("GIT_CONFIG_VALUE_0={}", shown(repository));
     own.iter().map(|&line| line.to_owned()).chain([address]).chain(proxies).collect()
 }
 
 /// What the root of a git has: parts of the host, a home, and the folder to work in.
-fn furnish(root: &Site, work: &Site, user: u32) -> Done<Vec<Mount>> {
+fn furnish(root: &Site, work: &Site, user: u32, settings: &str) -> Done<Vec<Mount>> {
     let upper = &root.rootfs.upper;
     let mut mounts = Vec::new();
     for name in SHOWN {
@@ -335,15 +396,18 @@ fn furnish(root: &Site, work: &Site, user: u32) -> Done<Vec<Mount>> {
             mounts.push(bind(&path, &path, true));
         }
     }
+    let host = SHOWN_OF_ETC.map(|name| Path::new("/etc").join(name));
+    mounts.extend(host.iter().filter(|path| path.exists()).map(|path| bind(path, path, true)));
     let home = upper.join("home");
     for (folder, mode) in [(home.clone(), 0o700), (home.join(".ssh"), 0o700)] {
         fs::create_dir(&folder).map_err(io("mkdir", &folder))?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).map_err(io("chmod", &folder))?;
         chown(&folder, Some(user), Some(user)).map_err(io("chown", &folder))?;
     }
-    for (name, text) in [("gitconfig", SETTINGS), (".ssh/config", SSH)] {
+    for (name, text) in [("gitconfig", settings), (".ssh/config", SSH)] {
         let file = home.join(name);
         fs::write(&file, text).map_err(io("write", &file))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(io("chmod", &file))?;
         chown(&file, Some(user), Some(user)).map_err(io("chown", &file))?;
     }
     // ssh(1) wants to know who it is.
@@ -407,4 +471,23 @@ fn own(top: &PathBuf, keep: bool) -> Done<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_in_the_settings_of_the_home_alone() {
+        let of = |address: &str| Repository::parse(address).unwrap();
+        let plain = of("https://h/u@x/r.git");
+        assert_eq!((shown(&plain), settings(&plain)), (plain.address.clone(), SETTINGS.to_owned()));
+        assert_eq!(shown(&of("git@h:r.git")), "git@h:r.git");
+        let secret = of(r#"https://u:a"b\c@h:8/u:TOKEN@x/r.git"#);
+        assert_eq!(shown(&secret), "https://h:8/u:TOKEN@x/r.git");
+        let rule = settings(&secret).split_off(SETTINGS.len());
+        let wanted = r#"[url "https://u:a\"b\\c@h:8/"]"#.to_owned() + "\n\tinsteadOf = \"https://h:8/\"\n";
+        assert_eq!(rule, wanted);
+        assert!(!environment(&of("https://u:TOKEN@h/r.git")).concat().contains("TOKEN"));
+    }
 }

@@ -8,8 +8,9 @@
 //!
 //! Within one build an address is fetched once, and what came stays until the build ends: a step is looked
 //! for by what is done afterwards. Across builds the validators of HTTP are remembered (ETag, Last-Modified;
-//! RFC 9110, section 8.8), in memory alone: an address that has not changed is not sent again, and one whose
-//! validators are forgotten is, and has the same digest.
+//! RFC 9110, section 8.8), in memory alone: whether an address has changed is answered without the file, and
+//! where they are forgotten with it, which has the same digest. What came is not kept: a step that has to be
+//! done in a later build fetches it again.
 
 mod context;
 mod file;

@@ -120,7 +120,8 @@ impl Repository {
             Reference::Any(name) => {
                 let mut names = vec![branch(name)];
                 names.extend(tag(name));
-                names.extend([format!("{name}^{{}}"), name.clone(), format!("refs/{name}")]);
+                names.extend([format!("{name}^{{}}"), name.clone()]);
+                names.extend([format!("refs/{name}^{{}}"), format!("refs/{name}")]);
                 names
             }
         }
@@ -352,6 +353,7 @@ mod tests {
         assert_eq!(find(&lines, "https://h/r.git#v1"), Some((id("c"), "refs/tags/v1".into())));
         assert_eq!(find(&lines, "https://h/r.git#heads/x/v1"), Some((id("a"), "refs/heads/x/v1".into())));
         assert_eq!(find(&lines, "https://h/r.git#refs/tags/v1"), Some((id("c"), "refs/tags/v1".into())));
+        assert_eq!(find(&lines, "https://h/r.git#tags/v1"), Some((id("c"), "refs/tags/v1".into())));
         assert_eq!(find(&lines, "https://h/r.git?branch=v1"), None);
         let lines = format!("{lines}{}\trefs/heads/v1\n", id("d"));
         assert_eq!(find(&lines, "https://h/r.git#v1"), Some((id("d"), "refs/heads/v1".into())));
