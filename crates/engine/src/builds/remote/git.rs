@@ -94,7 +94,8 @@ const SETTINGS: &str = "[core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n\
     [init]\n\ttemplateDir =\n\tdefaultBranch = main\n[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n\
     [advice]\n\tdetachedHead = false\n[credential]\n\thelper =\n\
     [http]\n\tlowSpeedLimit = 1\n\tlowSpeedTime = 60\n";
-/// As with any build: a host that was never seen is believed, one that has changed is not.
+/// Nothing is remembered of hosts: only those of the host's own /etc/ssh/ssh_known_hosts are checked, all
+/// others are believed. A commit's id in the address says what has to come all the same.
 const SSH: &str =
     "BatchMode yes\nStrictHostKeyChecking accept-new\nConnectTimeout 30\nServerAliveInterval 15\n";
 
