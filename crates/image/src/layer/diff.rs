@@ -237,6 +237,8 @@ impl<'a> Walk<'a> {
         let kind = match kind {
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, base, Vec::new());
+                // EINVAL: something else has that name by now, so the link has gone.
+                let target = target.map_err(|errno| if errno == Errno::INVAL { Errno::NOENT } else { errno });
                 Kind::Symlink { target: target.map_err(failed("read the link", name))?.into_bytes() }
             }
             FileType::CharacterDevice => Kind::Character { major, minor },
