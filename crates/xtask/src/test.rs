@@ -21,6 +21,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "xz", package: "xz-utils" },
     Program { name: "nft", package: "nftables" },
     Program { name: "bzip2", package: "bzip2" },
+    Program { name: "git", package: "git" },
+    Program { name: "openssl", package: "openssl" },
 ];
 
 /// Everything: installs what is missing, checks the style, runs all tests. With arguments only the
