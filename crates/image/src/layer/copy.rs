@@ -7,6 +7,9 @@
 //! The same files copied onto the same tree give the same layer: a folder that was there keeps its times
 //! though names are added to it, and one that is made only because something is to be in it has those of
 //! the folder above.
+//!
+//! Most of what is copied are small files, many in a folder: the folders that were copied from and into
+//! last stay open, and a file is asked for nothing that is known of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -14,6 +17,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use hull_sys::root::open_inside;
 use rustix::fs::{
@@ -24,7 +28,7 @@ use rustix::io::Errno;
 use super::apply::{ApplyError, Limits, Owner, Unpack, unpack};
 use super::mode::ModeChange;
 use super::stream::Source;
-use super::{is_portable, is_whiteout, shown};
+use super::{is_portable, is_sparse, is_whiteout, shown};
 use crate::compress::Compression;
 use crate::tar;
 
@@ -88,10 +92,22 @@ fn identity(stat: &Stat) -> Identity {
 }
 
 /// A file with several names, where it was copied to first.
+#[derive(Clone)]
 struct First {
     to: Vec<u8>,
     /// The copy's.
     identity: Identity,
+}
+
+/// A folder below one of the roots, by its path.
+type Kept = Option<(Vec<u8>, Rc<OwnedFd>)>;
+
+/// Where something is copied to.
+struct Place<'a> {
+    folder: Rc<OwnedFd>,
+    name: &'a [u8],
+    /// The whole path, for errors.
+    path: &'a [u8],
 }
 
 /// A copy that is going on; it is done with [`Copying::finish`].
@@ -103,13 +119,18 @@ pub struct Copying<'a> {
     linked: HashMap<Identity, First>,
     /// Times that folders are to have in the end, by path.
     times: BTreeMap<Vec<u8>, Timestamps>,
+    /// The folder of the source that something was copied from last.
+    from: Kept,
+    /// The folder that something was copied into last.
+    into: Kept,
     buffer: Box<[u8]>,
 }
 
 impl<'a> Copying<'a> {
     pub fn new(source: BorrowedFd<'a>, root: BorrowedFd<'a>, dress: &'a Dress) -> Copying<'a> {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Copying { source, root, dress, linked: HashMap::new(), times: BTreeMap::new(), buffer }
+        let (linked, times) = (HashMap::new(), BTreeMap::new());
+        Copying { source, root, dress, linked, times, from: None, into: None, buffer }
     }
 
     /// Whether there is a folder at `to`, links followed.
@@ -120,62 +141,64 @@ impl<'a> Copying<'a> {
     /// Copies one entry of the source, a folder without what is in it. `from` and `to` are below the two
     /// roots; missing folders are made.
     pub fn entry(&mut self, from: &[u8], to: &[u8]) -> Result<(), CopyError> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let here =
-            open_inside(self.source, path(from), flags, Mode::empty()).map_err(failed("open", from))?;
-        let stat = rustix::fs::fstat(&here).map_err(failed("examine", from))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::Directory {
-            return self.folder_entry(from, to, &stat);
-        }
-        if kind == FileType::Socket || is_whiteout(&stat) {
-            return Ok(());
-        }
-        let (folder, name) = split(to);
-        let parent = self.folder(folder)?;
-        if self.is_copy(&stat, &parent, name) {
-            return Ok(());
-        }
-        self.make_room(&parent, name, to)?;
-        if let Some(First { to: first, .. }) = self.linked.get(&identity(&stat)) {
-            let first = first.clone();
-            let (folder, first) = split(&first);
-            let folder = self.folder(folder)?;
-            let linked = rustix::fs::linkat(&folder, first, &parent, name, AtFlags::empty());
-            return linked.map_err(failed("link", to));
-        }
-        self.node(from, &here, &stat, (&parent, name, to))?;
-        if stat.st_nlink > 1 {
-            let made = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-            let made = identity(&made.map_err(failed("examine", to))?);
-            self.linked.insert(identity(&stat), First { to: to.to_vec(), identity: made });
-        }
-        Ok(())
-    }
-
-    /// Makes what is no folder, where nothing has the name.
-    fn node(
-        &mut self,
-        from: &[u8],
-        here: &OwnedFd,
-        stat: &Stat,
-        (parent, name, to): (&OwnedFd, &[u8], &[u8]),
-    ) -> Result<(), CopyError> {
+        let (folder, name) = self.source_of(from)?;
+        let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(failed("examine", from))?;
+        let open = |flags| {
+            let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(&folder, name, flags, Mode::empty()).map_err(failed("open", from))
+        };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => self.file(from, parent, name, to),
+            FileType::Directory => self.folder_entry(|| open(OFlags::DIRECTORY), &stat, to),
+            FileType::RegularFile => {
+                let source = open(OFlags::empty())?;
+                let stat = rustix::fs::fstat(&source).map_err(failed("examine", from))?;
+                self.opened(source.as_fd(), &stat, to)
+            }
+            FileType::Socket => Ok(()),
+            _ if is_whiteout(&stat) || self.again(&stat, to)? => Ok(()),
             FileType::Symlink => {
-                let link =
-                    rustix::fs::readlinkat(here, c"", Vec::new()).map_err(failed("read the link", from))?;
-                rustix::fs::symlinkat(&link, parent, name).map_err(failed("make the link", to))?;
-                self.dress_node(parent, name, stat, None).map_err(failed("make the link", to))
+                let link = rustix::fs::readlinkat(&folder, name, Vec::new());
+                let link = link.map_err(failed("read the link", from))?;
+                let place = self.place(to)?;
+                let make = || rustix::fs::symlinkat(&link, &place.folder, place.name);
+                self.make("make the link", &place, make)?;
+                self.dress_node(&place, &stat, None)
             }
             kind => {
-                let mode = Mode::from_raw_mode(self.mode(stat));
-                let made = rustix::fs::mknodat(parent, name, kind, mode, stat.st_rdev);
-                made.and_then(|()| self.dress_node(parent, name, stat, Some(mode)))
-                    .map_err(failed("make", to))
+                let (place, mode) = (self.place(to)?, Mode::from_raw_mode(self.mode(&stat)));
+                let make = || rustix::fs::mknodat(&place.folder, place.name, kind, mode, stat.st_rdev);
+                self.make("make", &place, make)?;
+                self.dress_node(&place, &stat, Some(mode))
             }
         }
+    }
+
+    /// Copies a regular file that is open; `stat` is what fstat(2) says of it.
+    pub fn opened(&mut self, source: BorrowedFd<'_>, stat: &Stat, to: &[u8]) -> Result<(), CopyError> {
+        if self.again(stat, to)? {
+            return Ok(());
+        }
+        let (place, mode) = (self.place(to)?, self.mode(stat));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A change of owner takes the other bits away (chown(2)).
+        let first = Mode::from_raw_mode(mode & 0o777);
+        let make = || rustix::fs::openat(&place.folder, place.name, flags, first);
+        let target = self.make("create the file", &place, make)?;
+        self.bytes(source, &target, stat).map_err(failed("copy", to))?;
+        let made = rustix::fs::fstat(&target).map_err(failed("examine", to))?;
+        if (made.st_uid, made.st_gid) != self.dress.owner.unwrap_or((0, 0)) {
+            self.own(&target).map_err(failed("set the owner of", to))?;
+        }
+        if made.st_mode & 0o7777 != mode {
+            let mode = Mode::from_raw_mode(mode);
+            rustix::fs::fchmod(&target, mode).map_err(failed("set the mode of", to))?;
+        }
+        copy_attributes(source, target.as_fd()).map_err(failed("set the attributes of", to))?;
+        let times = self.times_of(stat);
+        rustix::fs::futimens(&target, &times).map_err(failed("set the times of", to))?;
+        self.remember(stat, &made, to);
+        Ok(())
     }
 
     /// Unpacks the archive `from` into the folder `to`. False: it is no archive.
@@ -203,6 +226,7 @@ impl<'a> Copying<'a> {
         unpacked.map_err(|source| CopyError::Unpack { name: shown(from), source })?;
         // It may have replaced any of them.
         self.linked.clear();
+        self.into = None;
         Ok(true)
     }
 
@@ -261,74 +285,116 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    fn folder_entry(&mut self, from: &[u8], to: &[u8], stat: &Stat) -> Result<(), CopyError> {
+    /// A folder that was there stays as it is.
+    fn folder_entry(
+        &mut self,
+        open: impl FnOnce() -> Result<OwnedFd, CopyError>,
+        stat: &Stat,
+        to: &[u8],
+    ) -> Result<(), CopyError> {
         let existed = self.is_folder(to);
         let folder = self.folder(to)?;
         if existed {
             return Ok(());
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let source =
-            open_inside(self.source, path(from), flags, Mode::empty()).map_err(failed("open", from))?;
         let mode = Mode::from_raw_mode(self.mode(stat));
         rustix::fs::fchmod(&folder, mode).map_err(failed("set the mode of", to))?;
-        copy_attributes(source.as_fd(), folder.as_fd()).map_err(failed("set the attributes of", to))?;
+        copy_attributes(open()?.as_fd(), folder.as_fd()).map_err(failed("set the attributes of", to))?;
         self.times.insert(to.to_vec(), self.times_of(stat));
         Ok(())
     }
 
-    /// Whether the name is one of those that this file of the source has been copied to.
-    fn is_copy(&self, stat: &Stat, parent: &OwnedFd, name: &[u8]) -> bool {
-        self.linked.get(&identity(stat)).is_some_and(|first| {
-            let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-            there.is_ok_and(|there| identity(&there) == first.identity)
-        })
+    /// The folder of the source that something is in, and its name there.
+    fn source_of<'n>(&mut self, from: &'n [u8]) -> Result<(Rc<OwnedFd>, &'n [u8]), CopyError> {
+        let (folder, name) = match split(from) {
+            // Of a folder without a name the path is all there is.
+            (_, b"" | b"." | b"..") => (from, &b"."[..]),
+            split => split,
+        };
+        let open = || {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            open_inside(self.source, path(folder), flags, Mode::empty()).map_err(failed("open", from))
+        };
+        Ok((kept(&mut self.from, folder, open)?, name))
     }
 
-    /// Removes what has the name, but no folder.
-    fn make_room(&mut self, parent: &OwnedFd, name: &[u8], to: &[u8]) -> Result<(), CopyError> {
-        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(failed("examine", to)(errno)),
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                Err(CopyError::Folder { name: shown(to) })
-            }
-            Ok(stat) => {
-                rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed("replace", to))?;
-                // It may have been a first copy, and its number is free for the next file.
-                self.linked.retain(|_, first| first.identity != identity(&stat));
-                Ok(())
-            }
+    /// Where `to` is; missing folders are made.
+    fn place<'n>(&mut self, to: &'n [u8]) -> Result<Place<'n>, CopyError> {
+        let (folder, name) = split(to);
+        let mut into = self.into.take();
+        let found = kept(&mut into, folder, || self.folder(folder));
+        self.into = into;
+        Ok(Place { folder: found?, name, path: to })
+    }
+
+    /// One more name of a file that has been copied is a link to the copy. True: it was.
+    fn again(&mut self, stat: &Stat, to: &[u8]) -> Result<bool, CopyError> {
+        let first = if stat.st_nlink > 1 { self.linked.get(&identity(stat)) } else { None };
+        let Some(First { to: first, identity: copy }) = first.cloned() else { return Ok(false) };
+        let place = self.place(to)?;
+        let there = rustix::fs::statat(&place.folder, place.name, AtFlags::SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|there| identity(&there) == copy) {
+            return Ok(true);
+        }
+        let (folder, first) = split(&first);
+        let folder = self.folder(folder)?;
+        let make = || rustix::fs::linkat(&folder, first, &place.folder, place.name, AtFlags::empty());
+        self.make("link", &place, make).map(|()| true)
+    }
+
+    /// What more names of this file of the source link to; `made` is its copy at `to`.
+    fn remember(&mut self, stat: &Stat, made: &Stat, to: &[u8]) {
+        if stat.st_nlink > 1 {
+            self.linked.insert(identity(stat), First { to: to.to_vec(), identity: identity(made) });
         }
     }
 
-    fn file(&mut self, from: &[u8], parent: &OwnedFd, name: &[u8], to: &[u8]) -> Result<(), CopyError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let source =
-            open_inside(self.source, path(from), flags, Mode::empty()).map_err(failed("open", from))?;
-        let stat = rustix::fs::fstat(&source).map_err(failed("examine", from))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
-        let target = target.map_err(failed("create the file", to))?;
-        self.bytes(&source, &target, &stat).map_err(failed("copy", to))?;
-        self.own(&target).map_err(failed("set the owner of", to))?;
-        let mode = Mode::from_raw_mode(self.mode(&stat));
-        rustix::fs::fchmod(&target, mode).map_err(failed("set the mode of", to))?;
-        copy_attributes(source.as_fd(), target.as_fd()).map_err(failed("set the attributes of", to))?;
-        rustix::fs::futimens(&target, &self.times_of(&stat)).map_err(failed("set the times of", to))
+    /// Makes something new. What has the name is removed, but no folder.
+    fn make<T>(
+        &mut self,
+        action: &'static str,
+        place: &Place<'_>,
+        make: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, CopyError> {
+        let made = match make() {
+            Err(Errno::EXIST) => {
+                self.make_room(place)?;
+                make()
+            }
+            made => made,
+        };
+        made.map_err(failed(action, place.path))
+    }
+
+    fn make_room(&mut self, place: &Place<'_>) -> Result<(), CopyError> {
+        let Place { folder, name, path } = place;
+        let stat = rustix::fs::statat(folder, *name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(failed("examine", path))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(CopyError::Folder { name: shown(path) });
+        }
+        rustix::fs::unlinkat(folder, *name, AtFlags::empty()).map_err(failed("replace", path))?;
+        // It may have been a first copy, and its number is free for the next file.
+        self.linked.retain(|_, first| first.identity != identity(&stat));
+        // Or a link, and its name leads nowhere any more.
+        self.into = None;
+        Ok(())
     }
 
     /// Only what is no hole; the length makes the last one.
-    fn bytes(&mut self, from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
+    fn bytes(&mut self, from: BorrowedFd<'_>, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let sparse = is_sparse(stat);
         let mut at = 0;
         while at < size {
-            let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => break,
-                start => start?,
-            };
-            at = start;
-            let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(size);
+            let mut end = size;
+            if sparse {
+                at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+                    Err(Errno::NXIO) => break,
+                    start => start?,
+                };
+                end = rustix::fs::seek(from, SeekFrom::Hole(at))?.min(size);
+            }
             while at < end {
                 let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(self.buffer.len());
                 let read =
@@ -344,7 +410,7 @@ impl<'a> Copying<'a> {
                 }
             }
         }
-        rustix::fs::ftruncate(to, size)
+        if at == size { Ok(()) } else { rustix::fs::ftruncate(to, size) }
     }
 
     fn mode(&self, stat: &Stat) -> u32 {
@@ -365,19 +431,22 @@ impl<'a> Copying<'a> {
     }
 
     /// What cannot be opened; links have no mode.
-    fn dress_node(
-        &self,
-        parent: &OwnedFd,
-        name: &[u8],
-        stat: &Stat,
-        mode: Option<Mode>,
-    ) -> Result<(), Errno> {
-        let (user, group) = self.owner();
-        rustix::fs::chownat(parent, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+    fn dress_node(&mut self, place: &Place<'_>, stat: &Stat, mode: Option<Mode>) -> Result<(), CopyError> {
+        let Place { folder, name, path } = place;
+        let ((user, group), flags) = (self.owner(), AtFlags::SYMLINK_NOFOLLOW);
+        rustix::fs::chownat(folder, *name, user, group, flags).map_err(failed("set the owner of", path))?;
         if let Some(mode) = mode {
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+            let set = rustix::fs::chmodat(folder, *name, mode, AtFlags::empty());
+            set.map_err(failed("set the mode of", path))?;
         }
-        rustix::fs::utimensat(parent, name, &self.times_of(stat), AtFlags::SYMLINK_NOFOLLOW)
+        let times = self.times_of(stat);
+        let set = rustix::fs::utimensat(folder, *name, &times, flags);
+        set.map_err(failed("set the times of", path))?;
+        if stat.st_nlink > 1 {
+            let made = rustix::fs::statat(folder, *name, flags).map_err(failed("examine", path))?;
+            self.remember(stat, &made, path);
+        }
+        Ok(())
     }
 
     fn times_of(&self, stat: &Stat) -> Timestamps {
@@ -388,6 +457,22 @@ impl<'a> Copying<'a> {
         };
         Timestamps { last_access: time, last_modification: time }
     }
+}
+
+/// The folder at `path`: the one that is kept, or else what `open` opens, which is kept from then on.
+fn kept(
+    kept: &mut Kept,
+    path: &[u8],
+    open: impl FnOnce() -> Result<OwnedFd, CopyError>,
+) -> Result<Rc<OwnedFd>, CopyError> {
+    if let Some((known, folder)) = kept
+        && known == path
+    {
+        return Ok(Rc::clone(folder));
+    }
+    let folder = Rc::new(open()?);
+    *kept = Some((path.to_vec(), Rc::clone(&folder)));
+    Ok(folder)
 }
 
 /// An extended attribute's name and value.

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::stream::{Counted, HashedWriter, Sink};
-use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_whiteout, shown};
+use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_sparse, is_whiteout, shown};
 use crate::tar::{Entry, Extent, Kind, Limits, Output, Time, WriteError, Writer};
 
 /// What `diff` wrote.
@@ -305,10 +305,10 @@ impl<'a> Walk<'a> {
         }
         let (xattrs, _) = attributes(fd.as_fd(), name, self.tree, &mut self.buffer)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        // st_blocks counts 512 bytes each, whatever the file system's block size.
-        let holes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
-        let extents =
-            if holes { Some(extents(&fd, size).map_err(failed("map the holes of", name))?) } else { None };
+        let extents = match is_sparse(&stat) {
+            true => Some(extents(&fd, size).map_err(failed("map the holes of", name))?),
+            false => None,
+        };
         let extents = extents.filter(|e| e[..] != [Extent { offset: 0, length: size }]);
         let whole = [Extent { offset: 0, length: size }];
         let kind = Kind::File { size, extents: extents.clone() };

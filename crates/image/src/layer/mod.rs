@@ -82,6 +82,13 @@ fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
         && stat.st_rdev == 0
 }
 
+/// Whether a file may have holes: it takes less room than it is long. `st_blocks` counts 512 bytes each,
+/// whatever the file system's block size (inode(7)).
+fn is_sparse(stat: &rustix::fs::Stat) -> bool {
+    let taken = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+    taken < u64::try_from(stat.st_size).unwrap_or(0)
+}
+
 /// A name as errors show it: unprintable bytes escaped, and not endless.
 fn shown(name: &[u8]) -> String {
     name[..name.len().min(512)].escape_ascii().to_string()
