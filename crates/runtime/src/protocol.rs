@@ -198,8 +198,9 @@ pub enum Work {
     /// Say what is at the place.
     Examine(Place),
     /// Say it, then pack it into the archive, all names beginning with `name` in its place. With an
-    /// empty `name` a folder is packed without an entry of its own.
-    Pack { place: Place, name: String },
+    /// empty `name` a folder is packed without an entry of its own. With the maps of a running process's
+    /// user namespace, owners are those that it sees.
+    Pack { place: Place, name: String, uids: Vec<IdMapping>, gids: Vec<IdMapping> },
     /// Unpack the archive into the folder at the path, all links of which are followed, as
     /// [`hull_image::layer::Unpack`] says.
     Unpack { path: String, keep_kinds: bool, owner: Option<(u32, u32)> },

@@ -23,7 +23,7 @@ use http::HeaderMap;
 use hull_api::archive::{HEADER, PathStat};
 use hull_api::client::{self, Body, Query, Response, segment};
 use hull_api::piped::Piped;
-use hull_image::layer::{self, ApplyError, DiffError, Limits, Owner, Rename, Sink, Unpack};
+use hull_image::layer::{self, ApplyError, DiffError, Ids, Limits, Owner, Rename, Sink, Unpack};
 use hull_image::tar;
 use tokio::sync::mpsc;
 
@@ -476,7 +476,7 @@ async fn pack_piped(
     let folder = source.open()?;
     let name = name.map_or(source.name, String::into_bytes);
     let work = tokio::task::spawn_blocking(move || {
-        layer::pack(folder.as_fd(), &source.base, &name, Sink::Pipe(pipe.as_fd()))
+        layer::pack(folder.as_fd(), &source.base, &name, Ids::default(), Sink::Pipe(pipe.as_fd()))
     });
     match work.await.map_err(|error| fail(error.to_string()))? {
         Err(DiffError::Write(tar::WriteError::Write(error))) => {
@@ -502,7 +502,7 @@ fn pack(source: Source, name: Option<String>) -> Result<(Body, Arc<AtomicU64>), 
     let counted = Arc::clone(&count);
     tokio::task::spawn_blocking(move || {
         let mut out = Going { pieces, piece: Vec::with_capacity(PIECE), count: counted };
-        let packed = layer::pack(opened.as_fd(), &base, &name, Sink::Stream(&mut out))
+        let packed = layer::pack(opened.as_fd(), &base, &name, Ids::default(), Sink::Stream(&mut out))
             .map_err(|error| io::Error::other(chain(&error)))
             .and_then(|_| out.flush());
         if let Err(error) = packed {

@@ -43,7 +43,7 @@ impl Build {
         let found = self.find(Source::Layers(built.layers.clone()), true).await;
         let found = found.map_err(|failure| Error::Archive(failure.to_string()))?;
         let place = Place { path: "/".to_owned(), folder: true };
-        let work = Work::Pack { place, name: String::new() };
+        let work = Work::Pack { place, name: String::new(), uids: Vec::new(), gids: Vec::new() };
         let working = self.look_with(work, Some(out.as_fd()), &found).await?;
         drop(out);
         match working.next().await {

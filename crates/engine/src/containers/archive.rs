@@ -197,7 +197,8 @@ pub(crate) async fn read(services: &Arc<Services>, key: &str, path: &str) -> Res
     for _ in 0..ATTEMPTS {
         let (output, input) = pipe()?;
         let source = look(services, &handle).await?;
-        let work = Work::Pack { place: asked.place.clone(), name: asked.name.clone() };
+        let running = matches!(source, Source::Running { .. });
+        let work = pack(&asked.place, &asked.name, running, &handle.view());
         let working = services.spawner.work(work, Some(input.as_fd()), source.files()).await?;
         drop(input);
         match working.next().await {
@@ -211,6 +212,13 @@ pub(crate) async fn read(services: &Arc<Services>, key: &str, path: &str) -> Res
         }
     }
     Err(Error::Archive(format!("container {key} starts and ends all the time")))
+}
+
+/// The layers of a container that does not run have its own ids; what a running one shows has the host's.
+fn pack(place: &Place, name: &str, running: bool, view: &View) -> Work {
+    let maps = view.settings.users.clone().filter(|_| running);
+    let (uids, gids) = maps.map_or_else(Default::default, |maps| (maps.uids, maps.gids));
+    Work::Pack { place: place.clone(), name: name.to_owned(), uids, gids }
 }
 
 /// All files of the container as an archive, which comes out of the pipe. Of what is mounted in it
@@ -229,7 +237,7 @@ pub(crate) async fn export(services: &Arc<Services>, key: &str) -> Result<(Outgo
             Some(process) => Files::Running { process: process.as_fd(), below: false },
             None => Files::Stopped(&tree),
         };
-        let work = Work::Pack { place: asked.place.clone(), name: String::new() };
+        let work = pack(&asked.place, "", process.is_some(), &view);
         let working = services.spawner.work(work, Some(input.as_fd()), files).await?;
         drop(input);
         match working.next().await {

@@ -34,7 +34,8 @@ fn mount(kind: &str, source: &Path, destination: &str, options: &[&str]) -> Moun
 /// What the worker packs of `path`, unpacked again below the house.
 fn packed(house: &House, view: View<'_>, path: &str, name: &str) -> PathBuf {
     let archive = tempfile::tempfile().unwrap();
-    let work = Work::Pack { place: place(path, false), name: name.to_owned() };
+    let place = place(path, false);
+    let work = Work::Pack { place, name: name.to_owned(), uids: Vec::new(), gids: Vec::new() };
     let job = house.client.work(work, Some(archive.as_fd()), view).unwrap();
     assert!(matches!(outcome(&job), Outcome::Found(_)));
     assert_eq!(outcome(&job), Outcome::Packed);

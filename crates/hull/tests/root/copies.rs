@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use hull_testkit::Host;
-use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
 
 use super::{CLIENTS, Client, host};
 
@@ -157,18 +157,52 @@ fn what_is_bound_unmapped_into_a_user_namespace_has_its_ids_whether_it_runs_or_n
     fs::set_permissions(&bound, fs::Permissions::from_mode(0o777)).unwrap();
     container(&host, "box", true, &["--userns", "auto", "-v", &format!("{}:/vol", bound.display())]);
     says(&host, "box", "echo own > /vol/own; touch -d @1000000000 /vol/own; chown 5:6 /vol/own");
-    let ids = || host.hull(&["cp", "box:/vol/own", "-"]).stdout[108..123].to_owned();
-    assert_eq!(ids(), "0000005\x000000006");
-    host.hull(&["stop", "-t", "0", "box"]).ok();
-    assert_eq!(ids(), "0000005\x000000006");
     // What is the host's alone has no name in there, but nobody reads it for the container.
-    fs::write(bound.join("secret"), "secret").unwrap();
-    fs::set_permissions(bound.join("secret"), fs::Permissions::from_mode(0o600)).unwrap();
-    host.hull(&["cp", "box:/vol/secret", "secret"]).ok();
-    assert_eq!(read(host.folder().join("secret")), "secret");
+    fs::create_dir(bound.join("closed")).unwrap();
+    fs::write(bound.join("closed/secret"), "secret").unwrap();
+    for (path, mode) in [("closed", 0o700), ("closed/secret", 0o600)] {
+        fs::set_permissions(bound.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let all = || {
+        assert_eq!(&host.hull(&["cp", "box:/vol/own", "-"]).stdout[108..123], "0000005\x000000006");
+        host.hull(&["cp", "box:/vol/closed/secret", "secret"]).ok();
+        assert_eq!(read(host.folder().join("secret")), "secret");
+        host.hull(&["cp", "box:/vol", "-"]).ok().to_owned()
+    };
+    let running = all();
+    host.hull(&["stop", "-t", "0", "box"]).ok();
+    assert_eq!(all(), running);
     host.hull(&["cp", "src/sub/b", "box:/vol/in"]).ok();
     host.hull(&["start", "box"]).ok();
     assert_eq!(says(&host, "box", "stat -c %u:%g /vol/in /vol/own"), "1234:567\n5:6");
+}
+
+#[test]
+fn who_may_what_is_copied_out_of_a_user_namespace_as_it_is_inside() {
+    let host = host();
+    source(&host);
+    let file = host.folder().join("src/a");
+    // Capabilities without a namespace's root; a list that names user 1234 and group 567.
+    let capable = [&0x0200_0001_u32.to_le_bytes()[..], &[0x20, 0, 0, 0], &[0; 12]].concat();
+    let entry =
+        |tag: u16, id: u32| [&tag.to_le_bytes()[..], &6_u16.to_le_bytes(), &id.to_le_bytes()].concat();
+    let nobody = u32::MAX;
+    let entries = [(1, nobody), (2, 1234), (4, nobody), (8, 567), (16, nobody), (32, nobody)];
+    let list: Vec<u8> = entries.into_iter().flat_map(|(tag, id)| entry(tag, id)).collect();
+    let list = [&2_u32.to_le_bytes()[..], &list].concat();
+    for (name, value) in [("security.capability", &capable), ("system.posix_acl_access", &list)] {
+        rustix::fs::setxattr(&file, name, value, XattrFlags::empty()).unwrap();
+    }
+    container(&host, "box", true, &["--userns", "auto"]);
+    host.hull(&["cp", "src", "box:/tmp"]).ok();
+    let out = |what: &[&str]| host.hull(what).ok().to_owned();
+    let running = [out(&["cp", "box:/tmp/src", "-"]), out(&["export", "box"])];
+    host.hull(&["stop", "-t", "0", "box"]).ok();
+    assert_eq!([out(&["cp", "box:/tmp/src", "-"]), out(&["export", "box"])], running);
+    for (name, value) in [("security.capability", &capable), ("system.posix_acl_access", &list)] {
+        let value = String::from_utf8_lossy(value).into_owned();
+        assert!(running[0].contains(&format!("SCHILY.xattr.{name}={value}\n")), "{name}: {:?}", running[0]);
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use hull_oci::Digest;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
+use super::ids::Ids;
 use super::stream::{Counted, HashedWriter, Sink};
 use super::{OPAQUE, OVERLAY, WHITEOUT, is_portable, is_sparse, is_whiteout, shown};
 use crate::tar::{Entry, Extent, Kind, Limits, Output, Time, WriteError, Writer};
@@ -74,7 +75,7 @@ const BUFFER: usize = 128 << 10;
 /// out, as by [`pack`].
 pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffError> {
     let mut hashed = HashedWriter::new(out);
-    let mut walk = Walk::new(&mut hashed, Tree::Layer);
+    let mut walk = Walk::new(&mut hashed, Tree::Layer, Ids::default());
     let folder = open_folder(root, b".").map_err(failed("open the folder", b"."))?;
     walk.folder(Here { folder: &folder, depth: 0, merged: true }, &mut Vec::new())?;
     let Walk { writer, size, .. } = walk;
@@ -84,15 +85,21 @@ pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffErr
 }
 
 /// Writes what `base` is in the folder `parent`, a folder with all that is in it, as an archive whose
-/// names begin with `name` in its place. With an empty `name` a folder has no entry itself. Gives the
-/// archive's length in bytes.
+/// names begin with `name` in its place. With an empty `name` a folder has no entry itself. Owners are
+/// those that `ids` makes of them. Gives the archive's length in bytes.
 ///
 /// The tree may change meanwhile: what has gone or become something else since it was listed is left
 /// out, a file that grows is cut off at the size that it had, one that shrinks is filled up with
 /// zeros. Sockets are left out. No link is followed.
-pub fn pack(parent: BorrowedFd<'_>, base: &[u8], name: &[u8], out: Sink<'_>) -> Result<u64, DiffError> {
+pub fn pack(
+    parent: BorrowedFd<'_>,
+    base: &[u8],
+    name: &[u8],
+    ids: Ids<'_>,
+    out: Sink<'_>,
+) -> Result<u64, DiffError> {
     let mut out = Counted::new(out);
-    let mut walk = Walk::new(&mut out, Tree::Seen);
+    let mut walk = Walk::new(&mut out, Tree::Seen, ids);
     let parent = open_folder(parent, b".").map_err(failed("open the folder of", name))?;
     if name.is_empty() {
         let folder = open_folder(parent.as_fd(), base).map_err(failed("open the folder", base))?;
@@ -127,6 +134,7 @@ struct Here<'a> {
 
 struct Walk<'a> {
     tree: Tree,
+    ids: Ids<'a>,
     writer: Writer<'a>,
     /// First names of files with several, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
@@ -170,18 +178,31 @@ fn vanished(error: &DiffError) -> bool {
 }
 
 impl<'a> Walk<'a> {
-    fn new(out: &'a mut dyn Output, tree: Tree) -> Self {
+    fn new(out: &'a mut dyn Output, tree: Tree, ids: Ids<'a>) -> Self {
         let (linked, buffer) = (HashMap::new(), vec![0; BUFFER]);
         let writer = match tree {
             Tree::Layer => Writer::limited(out, Limits::default()),
             Tree::Seen => Writer::new(out),
         };
-        Self { tree, writer, linked, buffer, size: 0 }
+        Self { tree, ids, writer, linked, buffer, size: 0 }
     }
 
     /// An entry that has no data.
     fn put(&mut self, entry: &Entry) -> Result<(), DiffError> {
         Ok(self.writer.begin(entry)?)
+    }
+
+    fn described(&self, name: &[u8], kind: Kind, stat: &Stat, xattrs: Attributes) -> Entry {
+        let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        Entry {
+            name: name.to_vec(),
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: self.ids.uid(stat.st_uid),
+            gid: self.ids.gid(stat.st_gid),
+            mtime: Time { seconds: stat.st_mtime, nanoseconds },
+            xattrs,
+        }
     }
 
     /// Everything in the folder `prefix`, which is open as `folder`.
@@ -248,7 +269,7 @@ impl<'a> Walk<'a> {
             _ if here.merged => return self.hide(base, name),
             _ => return Ok(()),
         };
-        self.put(&described(name, kind, &stat, Vec::new()))?;
+        self.put(&self.described(name, kind, &stat, Vec::new()))?;
         self.remember(name, &stat);
         Ok(())
     }
@@ -257,7 +278,7 @@ impl<'a> Walk<'a> {
     fn put_again(&mut self, name: &[u8], stat: &Stat) -> Result<bool, DiffError> {
         let first = if stat.st_nlink > 1 { self.linked.get(&(stat.st_dev, stat.st_ino)) } else { None };
         let Some(target) = first.cloned() else { return Ok(false) };
-        self.put(&described(name, Kind::Link { target }, stat, Vec::new()))?;
+        self.put(&self.described(name, Kind::Link { target }, stat, Vec::new()))?;
         Ok(true)
     }
 
@@ -280,8 +301,8 @@ impl<'a> Walk<'a> {
         // Of the descriptor, not of the name: it may be another folder by now.
         let stat = rustix::fs::fstat(&folder).map_err(failed("examine", name))?;
         let (xattrs, Marks { opaque, origin }) =
-            attributes(folder.as_fd(), name, self.tree, &mut self.buffer)?;
-        self.put(&described(name, Kind::Directory, &stat, xattrs))?;
+            attributes(folder.as_fd(), name, (self.tree, self.ids), &mut self.buffer)?;
+        self.put(&self.described(name, Kind::Directory, &stat, xattrs))?;
         if opaque {
             let mark = [&name[..], b"/", OPAQUE].concat();
             let kind = Kind::File { size: 0, extents: None };
@@ -303,7 +324,7 @@ impl<'a> Walk<'a> {
         if self.put_again(name, &stat)? {
             return Ok(());
         }
-        let (xattrs, _) = attributes(fd.as_fd(), name, self.tree, &mut self.buffer)?;
+        let (xattrs, _) = attributes(fd.as_fd(), name, (self.tree, self.ids), &mut self.buffer)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let extents = match is_sparse(&stat) {
             true => Some(extents(&fd, size).map_err(failed("map the holes of", name))?),
@@ -312,7 +333,7 @@ impl<'a> Walk<'a> {
         let extents = extents.filter(|e| e[..] != [Extent { offset: 0, length: size }]);
         let whole = [Extent { offset: 0, length: size }];
         let kind = Kind::File { size, extents: extents.clone() };
-        let entry = described(name, kind, &stat, xattrs);
+        let entry = self.described(name, kind, &stat, xattrs);
         self.writer.begin(&entry)?;
         self.size += size;
         for extent in extents.as_deref().unwrap_or(&whole) {
@@ -349,18 +370,6 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn described(name: &[u8], kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
-    Entry {
-        name: name.to_vec(),
-        kind,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
-        xattrs,
-    }
-}
-
 /// The parts of a file that hold data (lseek(2), SEEK_DATA and SEEK_HOLE).
 fn extents(fd: &OwnedFd, size: u64) -> Result<Vec<Extent>, Errno> {
     let mut extents = Vec::new();
@@ -394,7 +403,7 @@ struct Marks {
 fn attributes(
     fd: BorrowedFd<'_>,
     name: &[u8],
-    tree: Tree,
+    (tree, ids): (Tree, Ids<'_>),
     buffer: &mut [u8],
 ) -> Result<(Attributes, Marks), DiffError> {
     let error = failed("read the extended attributes of", name);
@@ -423,7 +432,7 @@ fn attributes(
         };
         let value = buffer[..length].to_vec();
         match overlay {
-            None => xattrs.push((attribute.to_vec(), value)),
+            None => xattrs.push((attribute.to_vec(), ids.attribute(attribute, value))),
             Some(b"opaque") => marks.opaque |= value == b"y",
             Some(b"origin") => marks.origin = true,
             Some(b"redirect" | b"metacopy") => {

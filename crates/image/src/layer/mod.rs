@@ -36,6 +36,7 @@ mod clamp;
 mod copy;
 mod diff;
 mod fill;
+mod ids;
 mod mode;
 mod parents;
 mod stream;
@@ -49,6 +50,7 @@ pub use clamp::clamp;
 pub use copy::{Attribute, CopyError, Copying, Dress, attributes};
 pub use diff::{DiffError, Diffed, diff, pack};
 pub use fill::{FillError, Filled, fill, publish, repair};
+pub use ids::Ids;
 pub use mode::ModeChange;
 pub use stream::{Sink, Source};
 

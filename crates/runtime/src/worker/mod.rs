@@ -25,7 +25,7 @@ mod view;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use hull_image::layer::{self, Limits, Mode, Owner, Source};
+use hull_image::layer::{self, Ids, Limits, Mode, Owner, Source};
 use hull_oci::runtime::{Seccomp, SyscallArg, SyscallRule};
 use hull_sys::{During, Errno, cred, mount};
 use rustix::process::{Resource, Rlimit};
@@ -81,7 +81,10 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
             Role::Source => source = Some(source_folder(&fd)),
             Role::SourceFolder => source = Some(folder_of_its_own(&fd)),
             Role::Folder => view = Some(View::Folder(fd)),
-            Role::Mounts { below } => view = Some(View::Running { process: fd, below }),
+            Role::Mounts { below } => {
+                let inside = !matches!(work, Work::Examine(_) | Work::Pack { .. });
+                view = Some(View::Running { process: fd, below, inside });
+            }
             Role::Document => view = Some(View::Stopped { tree: fd }),
             _ => {}
         }
@@ -261,9 +264,10 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
             build(work, None, root)
         }
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
-        (Work::Pack { place, name }, Some(archive)) => {
+        (Work::Pack { place, name, uids, gids }, Some(archive)) => {
+            let ids = Ids { uids, gids };
             let tell = |found| protocol::send(control, &Outcome::Found(found), &[]);
-            let packed = place::pack(root, place, name, &archive, tell);
+            let packed = place::pack(root, (place, name), ids, &archive, tell);
             packed.map_or_else(|error| error.outcome(), |()| Outcome::Packed)
         }
         (Work::Unpack { path, keep_kinds, owner }, Some(archive)) => {

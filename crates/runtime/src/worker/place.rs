@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use hull_image::layer::{self, ApplyError, DiffError, Limits, Sink, Source};
+use hull_image::layer::{self, ApplyError, DiffError, Ids, Limits, Sink, Source};
 use hull_image::tar;
 use hull_sys::root::open_inside;
 use hull_sys::{During, Errno};
@@ -124,15 +124,15 @@ fn describe(root: &OwnedFd, place: &Place, there: &There) -> Found {
 /// Tells what is at the place, then packs it into the pipe `archive` under `name`.
 pub(super) fn pack(
     root: &OwnedFd,
-    place: &Place,
-    name: &str,
+    (place, name): (&Place, &str),
+    ids: Ids<'_>,
     archive: &File,
     tell: impl FnOnce(Found) -> Result<(), protocol::Error>,
 ) -> Result<(), Error> {
     let there = find(root, place)?;
     tell(describe(root, place, &there))?;
     let archive = Sink::Pipe(archive.as_fd());
-    Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), archive).map(drop)?)
+    Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), ids, archive).map(drop)?)
 }
 
 /// Unpacks what comes out of the pipe `archive` into the folder at `path`.

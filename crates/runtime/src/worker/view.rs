@@ -7,8 +7,10 @@
 //! | a running container | a copy of the mounts of its namespace, made in there: what it sees now, volumes and all. What it mounts later, or moves, does not reach the copy |
 //! | one that does not run | [`tree`]: its layers, and what is bound into them |
 //!
-//! In a container with a user namespace of its own the worker joins that as its last step, so ids are
-//! those that the container sees, as they are in the layers on the disk.
+//! Who writes into a running container with a user namespace of its own joins that as its last step, so
+//! ids are those that the container sees, as they are in the layers on the disk. Who reads stays outside:
+//! what belongs to nobody of the namespace is closed to its root, and not to the host's. The ids of what is
+//! packed are put right on the way ([`hull_image::layer::Ids`]).
 //!
 //! Of a running container's mounts, those at /dev, /proc and /sys are left out: they are the kernel's
 //! answers, no files, and to a container that does not run they do not exist either.
@@ -31,10 +33,12 @@ use crate::protocol;
 #[derive(Debug)]
 pub(super) enum View {
     Folder(OwnedFd),
-    /// Of the process behind this pidfd; with `below` all that is mounted in its root, too.
+    /// Of the process behind this pidfd; with `below` all that is mounted in its root, too, and `inside`
+    /// its user namespace.
     Running {
         process: OwnedFd,
         below: bool,
+        inside: bool,
     },
     /// As a [`Tree`] in a document says.
     Stopped {
@@ -54,14 +58,14 @@ pub(super) fn enter(view: View) -> Result<OwnedFd, JailError> {
             unshare(own)?;
             attach(copy)?
         }
-        View::Running { process, below } => {
+        View::Running { process, below, inside } => {
             let copy = copy_of_process(&process, below)?;
             unshare(own)?;
             let root = attach(copy)?;
             for place in ["/dev", "/proc", "/sys"] {
                 uncover(&root, Path::new(place))?;
             }
-            users = Some(process);
+            users = inside.then_some(process);
             root
         }
         View::Stopped { tree } => {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::super::{
-    ApplyError, DiffError, Limits, Mode, Owner, Sink, Source, Unpack, apply, extract, pack, unpack,
+    ApplyError, DiffError, Ids, Limits, Mode, Owner, Sink, Source, Unpack, apply, extract, pack, unpack,
 };
 use super::{open, tree};
 use crate::tar;
@@ -33,7 +33,7 @@ fn a_pipe_carries_the_same_archive_and_gives_the_same_tree() {
     let [from, by_pipe, by_stream] = &folders;
     fill(from);
     let mut stream = Vec::new();
-    let length = pack(open(from).as_fd(), b".", b"x", Sink::Stream(&mut stream)).unwrap();
+    let length = pack(open(from).as_fd(), b".", b"x", Ids::default(), Sink::Stream(&mut stream)).unwrap();
     assert_eq!(length, stream.len() as u64);
     let into = |folder: &Path, source: Source<'_>| {
         let options = Unpack { owner: Owner::Named, ..Unpack::default() };
@@ -44,7 +44,7 @@ fn a_pipe_carries_the_same_archive_and_gives_the_same_tree() {
     let packed = || {
         let (output, input) = rustix::pipe::pipe().unwrap();
         let from = open(from);
-        let pack = move || pack(from.as_fd(), b".", b"x", Sink::Pipe(input.as_fd())).unwrap();
+        let pack = move || pack(from.as_fd(), b".", b"x", Ids::default(), Sink::Pipe(input.as_fd())).unwrap();
         (output, std::thread::spawn(pack))
     };
     let (output, packing) = packed();
@@ -70,7 +70,7 @@ fn what_nobody_hashes_becomes_the_same_folder_from_a_pipe_and_from_a_file() {
     let [from, hashed, piped, read, unfolded] = &folders;
     fill(from);
     let mut stream = Vec::new();
-    pack(open(from).as_fd(), b".", b"x", Sink::Stream(&mut stream)).unwrap();
+    pack(open(from).as_fd(), b".", b"x", Ids::default(), Sink::Stream(&mut stream)).unwrap();
     apply(&mut &stream[..], open(hashed).as_fd(), Mode::Plain, &Limits::default()).unwrap();
 
     let into = |folder: &Path, source: std::os::fd::BorrowedFd<'_>| {
@@ -136,7 +136,9 @@ fn whoever_stops_reading_a_pipe_ends_the_packing() {
     std::fs::write(scratch.path().join("big"), vec![0; 4 << 20]).unwrap();
     let (output, input) = rustix::pipe::pipe().unwrap();
     let from = open(scratch.path());
-    let packing = std::thread::spawn(move || pack(from.as_fd(), b"big", b"big", Sink::Pipe(input.as_fd())));
+    let packing = std::thread::spawn(move || {
+        pack(from.as_fd(), b"big", b"big", Ids::default(), Sink::Pipe(input.as_fd()))
+    });
     std::fs::File::from(output).read_exact(&mut [0; 100_000]).unwrap();
     let error = packing.join().unwrap().unwrap_err();
     let DiffError::Write(tar::WriteError::Write(error)) = error else { panic!("{error:?}") };
