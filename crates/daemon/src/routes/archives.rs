@@ -10,12 +10,12 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use hull_api::{ErrorDetail, ProgressMessage};
-use hull_engine::images::{Import, Progress};
+use hull_engine::images::{Fed, Import, Progress, Source};
 use hull_oci::Platform;
 use rustix::pipe::PipeFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::images::{self, reference};
 use crate::http::{Call, Failure, Handled, chain, json, stream, try_stream};
@@ -33,26 +33,43 @@ pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 }
 
 /// The body's bytes into a pipe, whose other end it gives.
-pub(super) fn feed(body: Upload) -> Result<OwnedFd, Failure> {
+pub(super) fn feed(body: Upload) -> Result<Source, Failure> {
     let (read, write) = pipe()?;
-    feed_into(body, write)?;
-    Ok(read)
+    Ok(Source::fed(read, feed_into(body, write)?))
 }
 
-/// The body's bytes into a pipe.
-pub(super) fn feed_into(mut body: Upload, write: OwnedFd) -> Result<(), Failure> {
-    let mut write =
-        pipe::Sender::from_owned_fd(write).map_err(|error| Failure::internal(error.to_string()))?;
+/// The body's bytes into a pipe. How that ended is known when the pipe has: its end alone does not tell a
+/// whole body from one that broke off.
+pub(super) fn feed_into(body: Upload, write: OwnedFd) -> Result<oneshot::Receiver<Fed>, Failure> {
+    let write = pipe::Sender::from_owned_fd(write).map_err(|error| Failure::internal(error.to_string()))?;
+    let (tell, fed) = oneshot::channel();
     tokio::spawn(async move {
-        while let Some(Ok(frame)) = body.frame().await {
-            let Ok(data) = frame.into_data() else { continue };
-            if write.write_all(&data).await.is_err() {
-                // The reader has what it wants, or has refused.
-                return;
-            }
-        }
+        // Nobody asks about an archive that was refused.
+        let _ = tell.send(pass_on(body, write).await);
     });
+    Ok(fed)
+}
+
+async fn pass_on(mut body: Upload, mut write: pipe::Sender) -> Fed {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let error = chain(&error);
+            tracing::warn!(error, "an archive broke off: its sender has gone");
+            error
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if write.write_all(&data).await.is_err() {
+            // The reader has what it wants, or has refused.
+            break;
+        }
+    }
     Ok(())
+}
+
+/// To be asked when the end of the pipe was read.
+pub(super) async fn whole(fed: oneshot::Receiver<Fed>) -> Result<(), Failure> {
+    let fed = fed.await.unwrap_or_else(|_| Err("the daemon is shutting down".to_owned()));
+    fed.map_err(|error| Failure::invalid(format!("unexpected EOF: the archive broke off: {error}")))
 }
 
 fn line(message: &ProgressMessage) -> Bytes {

@@ -104,9 +104,13 @@ pub(super) async fn build(call: Call) -> Handled {
     let quiet = call.query.flag("q");
     let engine = call.server.engine.clone();
     let (context, name) = if remote.is_empty() {
-        let context = engine.build_context(archives::feed(call.body)?).await;
+        let (read, write) = archives::pipe()?;
+        let fed = archives::feed_into(call.body, write)?;
+        let context = engine.build_context(read).await;
         let unread = |error| Failure::invalid(format!("the context cannot be read: {}", chain(&error)));
-        (context.map_err(unread)?, name)
+        let context = context.map_err(unread)?;
+        archives::whole(fed).await?;
+        (context, name)
     } else {
         request::fetch(&engine, (&remote, name), Arc::new(Nobody)).await?
     };

@@ -13,7 +13,7 @@ use hull_engine::containers::archive::{Extract, Outgoing, PathStat as Seen};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-use super::archives::feed_into;
+use super::archives::{feed_into, whole};
 use super::{identity, show};
 use crate::hijack::{Takeover, Then, head};
 use crate::http::{Answer, Call, Failure, Handled, chain, empty, try_stream};
@@ -46,8 +46,10 @@ pub(super) async fn archive(call: Call, key: &str) -> Handled {
         }
         _ => {
             let (incoming, pipe) = call.server.engine.write_archive(key, &path, extract(&call)).await?;
-            feed_into(call.body, pipe)?;
+            let fed = feed_into(call.body, pipe)?;
             incoming.end().await?;
+            // What had come by then is in the container, as with a copy that fails at any other file.
+            whole(fed).await?;
             Ok(empty(StatusCode::OK))
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use hull_image::compress::Compression;
 use hull_image::content::Ingest;
@@ -14,7 +14,7 @@ use hull_oci::{Digest, Platform, Reference};
 use rustix::fs::{Mode as Bits, OFlags};
 
 use super::add::NewLayer;
-use super::{ImageError, Images, Inner, changes, failed};
+use super::{ImageError, Images, Inner, Source, changes, failed};
 use crate::Result;
 
 /// What an import says about its archive.
@@ -35,19 +35,20 @@ impl Images {
     /// Reads the archive from `source` to its end, plain or compressed with gzip, zstd, bzip2 or
     /// xz. The first three ways are also ways to keep a layer, so such an archive is the layer as
     /// it came; of the others the uncompressed archive is.
-    pub async fn import(&self, source: OwnedFd, import: Import) -> Result<Digest> {
+    pub async fn import(&self, source: Source, import: Import) -> Result<Digest> {
         let mut config = Config::default();
         changes::apply(&mut config.config, &import.changes)?;
-        self.store(move |inner| inner.import(File::from(source), import, config)).await
+        self.store(move |inner| inner.import(source, import, config)).await
     }
 }
 
 impl Inner {
-    fn import(&self, mut source: File, import: Import, mut config: Config) -> Result<Digest> {
+    fn import(&self, source: Source, import: Import, mut config: Config) -> Result<Digest> {
         let io = |source| failed(ImageError::Io { action: "store the archive", source });
         let lease = self.leases.take();
         let mut ingest = self.content.ingest().map_err(failed)?;
-        std::io::copy(&mut source.by_ref(), &mut ingest).map_err(io)?;
+        std::io::copy(&mut source.file(), &mut ingest).map_err(io)?;
+        source.end()?;
         let scratch = self.unpacked(&ingest)?;
         let file = match &scratch {
             Some((stream, _)) => stream.try_clone().map_err(io)?,

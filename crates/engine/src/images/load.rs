@@ -1,6 +1,6 @@
 //! `load`: from an archive of images to images.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use hull_image::archive::{self, ArchivedImage};
 use hull_image::layer::Mode;
@@ -8,7 +8,7 @@ use hull_oci::{Digest, Platform};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::add::{NewLayer, Stored};
-use super::{ImageError, Images, Inner, failed};
+use super::{ImageError, Images, Inner, Source, failed};
 use crate::Result;
 
 /// What a load tells while it goes on.
@@ -37,30 +37,30 @@ impl Progress {
 }
 
 impl Images {
-    /// Loads all images of an archive, compressed or not, that is read from `source` (a pipe, a
-    /// socket, a file) to its end. With platforms, images for others are passed over; what bears
+    /// Loads all images of an archive, compressed or not, that is read from `source` to its end. With platforms, images for others are passed over; what bears
     /// one name on several of them is in the end the first one's.
     pub async fn load(
         &self,
-        source: OwnedFd,
+        source: Source,
         platforms: Vec<Platform>,
         progress: UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
-        self.store(move |inner| inner.load(&source, &platforms, &progress)).await
+        self.store(move |inner| inner.load(source, &platforms, &progress)).await
     }
 }
 
 impl Inner {
     fn load(
         &self,
-        source: &OwnedFd,
+        source: Source,
         platforms: &[Platform],
         progress: &UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
         let scratch = self.snapshots.scratch().map_err(failed)?;
-        (self.extract)(Mode::Files, source.as_fd(), scratch.diff.as_fd()).map_err(|reason| {
+        (self.extract)(Mode::Files, source.file().as_fd(), scratch.diff.as_fd()).map_err(|reason| {
             failed(ImageError::Unpack { what: "the archive of images".to_owned(), reason })
         })?;
+        source.end()?;
         let host = [Platform::host()];
         let wanted = if platforms.is_empty() { &host } else { platforms };
         let mut loaded = Vec::new();

@@ -25,6 +25,7 @@ pub mod list;
 mod load;
 mod remove;
 mod save;
+mod source;
 mod sync;
 
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use import::Import;
 pub use list::{ListFilters, Listed};
 pub use load::Progress;
 pub use remove::{Pruned, Removed};
+pub use source::{Fed, Source};
 
 /// An image. Its names are kept apart, because they move from image to image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -189,6 +191,9 @@ pub enum ImageError {
     Write(#[from] archive::WriteError),
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// In the words of Go's readers, which the reference gives on.
+    #[error("unexpected EOF: the archive broke off: {reason}")]
+    Incomplete { reason: String },
     #[error("cannot unpack {what}: {reason}")]
     Unpack { what: String, reason: String },
     /// The same of what is stored, which was whole when it came.
@@ -225,6 +230,7 @@ impl ImageError {
             self,
             Self::Archive(_)
                 | Self::Document(_)
+                | Self::Incomplete { .. }
                 | Self::Unpack { .. }
                 | Self::Unfit { .. }
                 | Self::DiffId { .. }

@@ -163,7 +163,7 @@ async fn save(images: &Images, keys: &[&str]) -> Vec<u8> {
 
 async fn load(images: &Images, bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
     let (progress, mut said) = unbounded_channel();
-    let loaded = images.load(OwnedFd::from(file(bytes)), Vec::new(), progress).await;
+    let loaded = images.load(OwnedFd::from(file(bytes)).into(), Vec::new(), progress).await;
     let mut lines = Vec::new();
     while let Some(progress) = said.recv().await {
         lines.extend(progress.line());
@@ -338,7 +338,7 @@ async fn an_import_is_an_image_of_one_layer() {
         platform: Some(Platform::parse("linux/arm64").unwrap()),
         ..Import::default()
     };
-    let id = world.images.import(OwnedFd::from(layer("file")), import.clone()).await.unwrap();
+    let id = world.images.import(OwnedFd::from(layer("file")).into(), import.clone()).await.unwrap();
     let image = world.images.resolve("imp:1").unwrap();
     assert_eq!((&image.id, image.config.comment.as_str(), image.size), (&id, "Imported from -", 4));
     assert_eq!((image.config.architecture.as_str(), image.layers.len()), ("arm64", 1));
@@ -348,13 +348,13 @@ async fn an_import_is_an_image_of_one_layer() {
         (4, "Imported from -", &["imp:1".to_owned()][..])
     );
     assert_eq!(step.image.as_ref(), Some(&id));
-    let garbage = world.images.import(OwnedFd::from(file(b"garbage")), Import::default()).await;
+    let garbage = world.images.import(OwnedFd::from(file(b"garbage")).into(), Import::default()).await;
     assert_eq!(garbage.unwrap_err().class(), crate::Class::Invalid);
     assert_eq!(world.stored(), (2, 1), "nothing of it is left");
     world.remove("imp:1", false).await.unwrap();
     assert_eq!(world.stored(), (0, 0));
     let wrong = Import { changes: vec!["RUN true".into()], ..import };
-    let error = world.images.import(OwnedFd::from(layer("file")), wrong).await.unwrap_err();
+    let error = world.images.import(OwnedFd::from(layer("file")).into(), wrong).await.unwrap_err();
     assert_eq!(error.to_string(), "RUN is not a valid change command");
 }
 

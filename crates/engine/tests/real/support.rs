@@ -117,7 +117,7 @@ impl Host {
             changes: vec!["CMD [\"sh\"]".into(), "ENV FROM=image".into(), "WORKDIR /tmp".into()],
             ..Import::default()
         };
-        let source = std::fs::File::open(&archive).unwrap().into();
+        let source = std::os::fd::OwnedFd::from(std::fs::File::open(&archive).unwrap()).into();
         within(self.engine().images().import(source, import)).await.unwrap();
     }
 

@@ -3,6 +3,7 @@
 
 mod asked;
 mod behind;
+mod broken;
 mod build_cache;
 mod build_outputs;
 mod build_session;
