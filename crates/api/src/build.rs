@@ -9,7 +9,7 @@
 //! | client | to each an answer with that number: pieces and their end, a descriptor, or why not |
 //! | daemon | meanwhile what happens, as [`Progress`] |
 //! | daemon | what was built, in pieces, for each [`Output`] that was wished |
-//! | daemon | [`Finished`] or [`Failed`], and its end |
+//! | daemon | [`Finished`], [`Failed`], or, if nothing was to be built, [`Checked`]; and its end |
 //!
 //! The daemon opens nothing on the client's word: whatever a build has of the client's host comes as bytes,
 //! or, over a Unix socket, as a descriptor that the client has opened. Whoever ends the connection ends
@@ -59,6 +59,8 @@ pub struct Begin {
     pub force_rm: bool,
     /// What the Dockerfile may take (`network.host`, `security.insecure`).
     pub allow: Vec<String>,
+    /// Nothing is built: the Dockerfile is checked.
+    pub check: bool,
     /// No image is kept of what was built.
     pub discard: bool,
     /// What is to be sent of it.
@@ -168,6 +170,10 @@ pub enum Progress {
     /// The build goes on.
     Warning {
         message: String,
+        /// An address that explains it; empty if there is none.
+        page: String,
+        /// Of the Dockerfile, from 1; 0: it is about no line.
+        line: u32,
     },
 }
 
@@ -199,6 +205,16 @@ pub struct Finished {
     pub stored: bool,
 }
 
+/// What the checks of a Dockerfile come to: nothing was to be built.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Checked {
+    /// Each as people read it, in several lines.
+    pub warnings: Vec<String>,
+    /// What a build says that fails for them; empty: none would.
+    pub error: String,
+}
+
 /// Why there is no image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -211,6 +227,8 @@ pub struct Failed {
     pub message: String,
     /// What a person can do to find out why, a line each.
     pub advice: Vec<String>,
+    /// The lines of the Dockerfile that it is about, with a marker; empty if it is about none.
+    pub excerpt: String,
     /// What is wrong with the Dockerfile, in the order of their places.
     pub problems: Vec<Problem>,
 }

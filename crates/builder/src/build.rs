@@ -8,7 +8,7 @@ use hull_oci::Reference;
 use hull_oci::image::Config;
 
 use crate::dockerfile::check::{self, Facts, Settings, Warning};
-use crate::dockerfile::{self, Dockerfile, Position, Problem};
+use crate::dockerfile::{self, Dockerfile, Position, Problem, Span};
 use crate::executor::{Base, Cache, Executor, Failure, Layer, Wanted};
 use crate::plan::{self, Need, Options, Outcome, Plan, PlanError};
 use crate::progress::{Progress, Report};
@@ -60,17 +60,17 @@ pub async fn build<E: Executor, C: Cache>(
     let dockerfile = dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let text = String::from_utf8_lossy(&request.dockerfile);
     let (plan, known) = plan_with(&text, &dockerfile, request, executor).await?;
-    let settings = settings(&dockerfile)?;
-    let warnings = warnings(&text, &dockerfile, &settings, request, &known);
-    if settings.error && !warnings.is_empty() {
-        return Err(BuildError::Plan(PlanError::Checks(warnings)));
-    }
-    for Warning { check, message, span } in &warnings {
-        let line = Position::of(&text, span.start).line;
-        report(Progress::Warning { message: format!("{check}: {message} (line {line})") });
+    let checked = checked(&text, &dockerfile, request, &known)?;
+    for warning in &checked.warnings {
+        let line = Position::of(&text, warning.span.start).line;
+        let message = format!("{}: {} (line {line})", warning.check, warning.message);
+        report(Progress::Warning { message, page: warning.page(), line });
     }
     for message in &plan.warnings {
-        report(Progress::Warning { message: message.clone() });
+        report(Progress::Warning { message: message.clone(), page: String::new(), line: 0 });
+    }
+    if checked.error {
+        return Err(BuildError::Plan(PlanError::Checks(checked.warnings)));
     }
     report(Progress::Planned { instructions: plan.instructions.clone() });
     let created = created(request)?;
@@ -80,24 +80,39 @@ pub async fn build<E: Executor, C: Cache>(
     Ok(Built { config: plan.config(&stack, &created), layers: stack.layers() })
 }
 
-/// What the build checks warn of (`--check`), without any image looked up: of what an image says nothing is known.
-pub fn check(request: &Request) -> Result<Vec<Warning>, BuildError> {
+/// What the build checks come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// In the order of their places.
+    pub warnings: Vec<Warning>,
+    /// There are some, and the file says that they are errors.
+    pub error: bool,
+}
+
+/// The build checks without the build (`--check`). What would keep the build from beginning is an error; an
+/// image that is not here is none: of what it says nothing is known then.
+pub async fn check<E: Executor>(request: &Request, executor: &E) -> Result<Checked, BuildError> {
     let dockerfile = dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let text = String::from_utf8_lossy(&request.dockerfile);
-    Ok(warnings(&text, &dockerfile, &settings(&dockerfile)?, request, &HashMap::new()))
+    let known = match plan_with(&text, &dockerfile, request, executor).await {
+        Ok((_, known)) => known,
+        Err(BuildError::Image { .. }) => HashMap::new(),
+        Err(error) => return Err(error),
+    };
+    checked(&text, &dockerfile, request, &known)
 }
 
-fn settings(dockerfile: &Dockerfile) -> Result<Settings, BuildError> {
-    Settings::of(dockerfile).map_err(|problem| BuildError::Dockerfile(vec![problem]))
-}
-
-fn warnings(
+fn checked(
     text: &str,
     dockerfile: &Dockerfile,
-    settings: &Settings,
     request: &Request,
     known: &HashMap<Wanted, Base>,
-) -> Vec<Warning> {
+) -> Result<Checked, BuildError> {
+    let settings = match request.options.arguments.get("BUILDKIT_DOCKERFILE_CHECK") {
+        Some(given) => Settings::parse(given, Span::default()),
+        None => Settings::of(dockerfile),
+    };
+    let settings = settings.map_err(|problem| BuildError::Dockerfile(vec![problem]))?;
     let variables = |image: &str| {
         let reference = Reference::parse(image).ok()?.with_default_tag();
         let (_, base) = known.iter().find(|(wanted, _)| wanted.reference == reference)?;
@@ -105,7 +120,9 @@ fn warnings(
         Some(base.config.config.env.iter().map(name).collect())
     };
     let ignored = |path: &str| request.options.ignore.is_ignored(Path::new(path.trim_matches('/')));
-    check::check(text, dockerfile, settings, &Facts { variables: &variables, ignored: &ignored })
+    let facts = Facts { variables: &variables, ignored: &ignored };
+    let warnings = check::check(text, dockerfile, &settings, &facts);
+    Ok(Checked { error: settings.error && !warnings.is_empty(), warnings })
 }
 
 /// Plans, and looks up images until no more are needed: a base image's triggers can name others.

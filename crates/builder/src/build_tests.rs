@@ -118,7 +118,7 @@ async fn errors_say_where() {
     assert_eq!(error.to_string(), text);
     match error {
         BuildError::Step(error) => {
-            assert_eq!((error.line, error.name.as_str()), (3, "[3/3] RUN false"));
+            assert_eq!((error.lines.clone(), error.name.as_str()), (3..=3, "[3/3] RUN false"));
             assert_eq!(error.below.unwrap().layers().len(), 2);
         }
         error => panic!("{error:?}"),
@@ -140,7 +140,7 @@ async fn checks_warn_or_end_the_build() {
     let report = {
         let told = Arc::clone(&told);
         Arc::new(move |progress| {
-            if let Progress::Warning { message } = progress {
+            if let Progress::Warning { message, .. } = progress {
                 told.lock().unwrap().push(message);
             }
         })
@@ -150,8 +150,22 @@ async fn checks_warn_or_end_the_build() {
     let names: Vec<_> = told.iter().filter_map(|message| message.split(':').next()).collect();
     assert_eq!(names, ["FromAsCasing", "StageNameCasing", "CopyIgnoredFile"]);
     assert!(told[0].ends_with("(line 1)"), "{told:?}");
-    assert_eq!(check(&request(text)).unwrap().len(), 3);
+    let checked = async |text: &str| check(&request(text), &words).await;
+    assert_eq!(checked(text).await.unwrap().warnings.len(), 3);
+    let (missing, wrong) = ("FROM nosuch AS A\nRUN $X\n", "FROM scratch\nCOPY --from=3 a /\n");
+    let Checked { warnings, error } = checked(missing).await.unwrap();
+    assert_eq!((warnings.len(), error), (1, false), "of an image that is not here nothing is known");
+    assert!(checked(wrong).await.is_err(), "what cannot be planned cannot be built");
     let strict = format!("# check=error=true;skip=FromAsCasing\n{text}");
     let error = build(&request(&strict), &words, &words, &Running::default(), report).await.unwrap_err();
     assert_eq!(error.to_string(), "lint violation found for rules: CopyIgnoredFile, StageNameCasing");
+    assert!(checked(&strict).await.unwrap().error);
+    let given = |value: &str| {
+        let mut request = request(&strict);
+        request.options.arguments.insert("BUILDKIT_DOCKERFILE_CHECK".into(), value.into());
+        request
+    };
+    let all = check(&given("skip=all"), &words).await.unwrap();
+    assert_eq!((all.warnings.len(), all.error), (0, false), "an argument says it instead of the file");
+    assert!(check(&given("skip"), &words).await.is_err());
 }

@@ -10,6 +10,8 @@
 //! digest of its operation, of the key of what it is done to, and of what names the files that it reads. So the same
 //! operation on the same ground has the same key in every build, whatever the Dockerfile calls it.
 
+use std::ops::RangeInclusive;
+
 use hull_oci::{Digest, chain_ids};
 use serde::Serialize;
 
@@ -27,8 +29,8 @@ pub struct Graph {
 pub struct Vertex {
     /// As a person knows it: `[build 3/3] RUN make`.
     pub name: String,
-    /// Of the Dockerfile, from 1.
-    pub line: usize,
+    /// Its instruction's in the Dockerfile, from 1.
+    pub lines: RangeInclusive<usize>,
     pub task: Task,
     /// Done even if it was done before (`--no-cache`).
     pub fresh: bool,

@@ -10,6 +10,7 @@ mod stage;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 
 use hull_context::Ignore;
 use hull_oci::image::Config;
@@ -393,8 +394,8 @@ impl Planner<'_> {
         }
     }
 
-    fn base_vertex(&mut self, name: String, line: usize, layers: Vec<Layer>) -> Step {
-        self.vertices.push(Vertex { name, line, task: Task::Base(layers), fresh: false });
+    fn base_vertex(&mut self, name: String, lines: RangeInclusive<usize>, layers: Vec<Layer>) -> Step {
+        self.vertices.push(Vertex { name, lines, task: Task::Base(layers), fresh: false });
         self.vertices.len() - 1
     }
 

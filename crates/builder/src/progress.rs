@@ -55,6 +55,10 @@ pub enum Progress {
     /// A check of the Dockerfile warns; the build goes on.
     Warning {
         message: String,
+        /// An address that explains it; empty if there is none.
+        page: String,
+        /// Of the Dockerfile, from 1; 0: it is about no line.
+        line: usize,
     },
 }
 

@@ -26,6 +26,7 @@
 //! needs another's answer asks for it and waits. So no chain of steps, however long, makes a deep stack of calls.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
@@ -79,7 +80,7 @@ pub struct StepError {
     pub step: Step,
     pub name: String,
     /// Of the Dockerfile, from 1.
-    pub line: usize,
+    pub lines: RangeInclusive<usize>,
     /// What a RUN ran, in one line.
     pub command: Option<String>,
     pub failure: Failure,
@@ -382,8 +383,8 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
             Task::Operation(Operation::Run(run)) => Some(run.arguments.join(" ")),
             _ => None,
         };
-        let (name, line) = (vertex.name.clone(), vertex.line);
-        let error = StepError { step, name, line, command, failure, below };
+        let (name, lines) = (vertex.name.clone(), vertex.lines.clone());
+        let error = StepError { step, name, lines, command, failure, below };
         self.tell(Progress::Failed { step, message: error.to_string() });
         error
     }

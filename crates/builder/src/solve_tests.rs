@@ -180,11 +180,11 @@ impl Memory {
 
 fn base() -> Vertex {
     let layer = Layer { diff_id: Digest::sha256(b"base"), size: 1 };
-    Vertex { name: "FROM base".into(), line: 1, task: Task::Base(vec![layer]), fresh: false }
+    Vertex { name: "FROM base".into(), lines: 1..=1, task: Task::Base(vec![layer]), fresh: false }
 }
 
 fn vertex(name: &str, operation: Operation<Step>) -> Vertex {
-    Vertex { name: name.to_owned(), line: 2, task: Task::Operation(operation), fresh: false }
+    Vertex { name: name.to_owned(), lines: 2..=2, task: Task::Operation(operation), fresh: false }
 }
 
 fn run(below: Step, what: &str) -> Vertex {
@@ -403,7 +403,7 @@ async fn a_step_that_fails_ends_the_build_and_says_where() {
     let world = World::default();
     let graph = [base(), context(0, "a"), run(1, "fail"), run(0, "forever"), copy(2, Source::Layers(3), "x")];
     let error = world.solve(&graph).await.unwrap_err();
-    assert_eq!((error.step, error.line, error.name.as_str()), (2, 2, "fail"));
+    assert_eq!((error.step, error.lines.clone(), error.name.as_str()), (2, 2..=2, "fail"));
     assert_eq!(error.to_string(), "process \"fail\" did not complete successfully: exit code: 7");
     assert_eq!(error.below.as_ref().unwrap().layers().len(), 2, "what was good before it");
     assert_eq!(world.fake.ended.load(Ordering::SeqCst), 2, "the other was ended");

@@ -62,7 +62,7 @@ impl Classic {
             Progress::Done { step, layer } => self.states.entry(step).or_default().ended = Some(layer),
             // It is the answer's last word.
             Progress::Failed { step, .. } => return self.before(step),
-            Progress::Warning { message } => return vec![format!("[Warning] {message}\n")],
+            Progress::Warning { message, .. } => return vec![format!("[Warning] {message}\n")],
         }
         self.go_on()
     }

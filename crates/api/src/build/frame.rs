@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Begin, Failed, Finished, Progress, Question, Stream};
+use super::{Begin, Checked, Failed, Finished, Progress, Question, Stream};
 
 /// Bytes of one message behind its head, at most.
 pub const BODY_MAX: usize = 4 << 20;
@@ -60,6 +60,7 @@ pub enum Told {
     },
     Finished(Finished),
     Failed(Failed),
+    Checked(Checked),
 }
 
 /// Bytes that are no message.
@@ -162,6 +163,7 @@ impl Message for Told {
             Told::Finished(finished) => document(69, 0, finished),
             Told::Failed(failed) => document(70, 0, failed),
             Told::Output { output, bytes } => frame(71, 0, *output, bytes),
+            Told::Checked(checked) => document(72, 0, checked),
         }
     }
 
@@ -175,7 +177,8 @@ impl Message for Told {
             (69, 0) => Ok(Told::Finished(frame.json()?)),
             (70, 0) => Ok(Told::Failed(frame.json()?)),
             (71, 0) => Ok(Told::Output { output: frame.number, bytes: frame.body }),
-            (65..=71, _) => Err(Malformed::Shape(frame.kind)),
+            (72, 0) => Ok(Told::Checked(frame.json()?)),
+            (65..=72, _) => Err(Malformed::Shape(frame.kind)),
             (kind, _) => Err(Malformed::Kind(kind)),
         }
     }
@@ -260,6 +263,7 @@ mod tests {
             Told::Progress(Progress::Done { step: 1, layer: Some(Digest::sha256(b"")) }),
             Told::Finished(Finished { id: Digest::sha256(b""), names: vec!["a:b".into()], stored: true }),
             Told::Output { output: 1, bytes: Bytes::from_static(b"\0tar") },
+            Told::Checked(Checked { warnings: vec!["one".into()], error: String::new() }),
             Told::Failed(Failed { status: 400, message: "bad".into(), ..Failed::default() }),
         ];
         for size in [1, 5, 13, 10_000] {

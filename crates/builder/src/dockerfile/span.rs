@@ -1,6 +1,7 @@
 //! Where something stands in a Dockerfile, and how a problem there is shown.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 /// Bytes of a Dockerfile: from `start`, up to and without `end`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,12 @@ impl Span {
     /// The smallest span that has both.
     pub fn to(self, other: Span) -> Span {
         Span { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
+    /// The lines that it is on, from 1.
+    pub fn lines(self, text: &str) -> RangeInclusive<usize> {
+        let line = |offset| Position::of(text, offset).line;
+        line(self.start)..=line(self.end.max(self.start))
     }
 
     /// What stands there. Empty if `text` is not the one that the span is of.
@@ -71,20 +78,52 @@ impl Problem {
     pub fn show(&self, name: &str, text: &str) -> String {
         let at = Position::of(text, self.span.start);
         let message = format!("dockerfile parse error on line {}: {}", at.line, self.message);
-        excerpt(name, text, self.span, &message, &self.remedy)
+        pointed(name, text, self.span, &message, &self.remedy)
     }
 }
 
-/// A message about a place, with the line it is on, a marker below, and what to do.
-pub(super) fn excerpt(name: &str, text: &str, span: Span, message: &str, remedy: &str) -> String {
-    /// A line that is longer is cut (characters).
+/// Lines of a Dockerfile with those beside them, as the reference shows what an error is about:
+///
+/// ```text
+/// Dockerfile:2
+/// --------------------
+///    1 |     FROM alpine
+///    2 | >>> RUN make
+///    3 |     CMD ["x"]
+/// --------------------
+/// ```
+///
+/// The last line has no end. `name` is what the file is called, `lines` are counted from 1.
+pub fn excerpt(name: &str, text: &str, lines: &RangeInclusive<usize>) -> String {
+    /// More of them are not shown.
+    const MOST: usize = 40;
+    const RULE: &str = "--------------------";
+    let (first, last) = (*lines.start(), (*lines.end()).min(*lines.start() + MOST));
+    let beside = if first == last { 2 } else { 1 };
+    let mut out = format!("{name}:{first}\n{RULE}\n");
+    for (number, line) in (1..).zip(text.split('\n')) {
+        if number + beside >= first && number <= last + beside {
+            let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+            let line = format!(" {number:3} | {mark} {}", plain(line));
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+    }
+    out + RULE
+}
+
+/// A line as a terminal may show it: no control character steers it, and one that is too long is cut.
+fn plain(line: &str) -> String {
+    /// Characters.
     const WIDTH: usize = 160;
-    let at = Position::of(text, span.start);
-    let line = text.split('\n').nth(at.line - 1).unwrap_or_default();
     let line = line.trim_start_matches('\u{feff}').trim_end_matches('\r');
-    // Tabs keep their width in the marker's line; no control character reaches a terminal.
-    let plain = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
-    let shown: String = line.chars().take(WIDTH).map(plain).collect();
+    line.chars().take(WIDTH).map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A message about a place, with the line it is on, a marker below, and what to do.
+fn pointed(name: &str, text: &str, span: Span, message: &str, remedy: &str) -> String {
+    let at = Position::of(text, span.start);
+    let shown = plain(text.split('\n').nth(at.line - 1).unwrap_or_default());
+    // Tabs keep their width in the marker's line.
     let before: String = shown.chars().take(at.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
     let marked = span.of(text).chars().take_while(|c| *c != '\n' && *c != '\r').count();
     let room = shown.chars().count().saturating_sub(at.column - 1);

@@ -1,6 +1,7 @@
 //! One stage: its instructions one after the other, each on what the former left.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use hull_oci::Digest;
 use hull_oci::image::Config;
@@ -9,7 +10,7 @@ use hull_oci::path;
 use super::{Budget, Named, Planner, Stop, Wanted};
 use crate::config::{self, Past};
 use crate::dockerfile::ast::{self, Heredoc, Program, Source as From, Word};
-use crate::dockerfile::{Instruction, Kind, Position, Problem, Span, expand, mount, scope, trigger};
+use crate::dockerfile::{Instruction, Kind, Problem, Span, expand, mount, scope, trigger};
 use crate::executor::{Copy, Folder, Mount, MountKind, Network, Run, Selection, Sharing, Source, Unpack};
 use crate::graph::{Operation, Task, Vertex};
 use crate::progress::{Planned, Step};
@@ -103,10 +104,10 @@ impl Planner<'_> {
         let items = self.items(index, &triggers)?;
         let label = self.label(index);
         let text = one_line(span.of(self.text), self.escape);
-        let line = Position::of(self.text, span.start).line;
+        let lines = span.lines(self.text);
         let mut stage = match below {
             Some(stage) => Stage { has_command: false, ..stage },
-            None => self.begin(&base, format!("[{label}1/{}] {text}", steps(&items) + 1), line, span)?,
+            None => self.begin(&base, format!("[{label}1/{}] {text}", steps(&items) + 1), lines, span)?,
         };
         stage.config.config.on_build.clear();
         let step = Some(stage.top).filter(|_| !matches!(base, Named::Stage(_)));
@@ -154,7 +155,13 @@ impl Planner<'_> {
         }
     }
 
-    fn begin(&mut self, base: &Named, name: String, line: usize, span: Span) -> Result<Stage, Stop> {
+    fn begin(
+        &mut self,
+        base: &Named,
+        name: String,
+        lines: RangeInclusive<usize>,
+        span: Span,
+    ) -> Result<Stage, Stop> {
         let (config, layers) = match base {
             Named::Image(wanted) => {
                 let base = self.image(wanted, span)?;
@@ -167,7 +174,7 @@ impl Planner<'_> {
             Named::Stage(_) | Named::Scratch => (config::scratch(&self.platform), Vec::new()),
         };
         let depth = layers.len();
-        let top = self.base_vertex(name, line, layers);
+        let top = self.base_vertex(name, lines, layers);
         let scope = scope::Stage::new(&config.config.env);
         Ok(Stage { config, past: Vec::new(), top, depth, scope, has_command: false })
     }
@@ -211,8 +218,8 @@ impl Planner<'_> {
             let remedy = "do more in one RUN or COPY";
             return Err(Problem::new(item.span, "max depth exceeded", remedy).into());
         }
-        let line = Position::of(self.text, item.span.start).line;
-        self.vertices.push(Vertex { name, line, task: Task::Operation(operation), fresh });
+        let lines = item.span.lines(self.text);
+        self.vertices.push(Vertex { name, lines, task: Task::Operation(operation), fresh });
         stage.top = self.vertices.len() - 1;
         stage.past.push(Past { created_by, is_step: true });
         Ok(Some(stage.top))
@@ -374,8 +381,8 @@ impl Planner<'_> {
             Some(wanted) => self.image(wanted, from.span)?.layers.clone(),
             None => Vec::new(),
         };
-        let line = Position::of(self.text, from.span.start).line;
-        let step = self.base_vertex(format!("FROM {}", from.text), line, layers);
+        let lines = from.span.lines(self.text);
+        let step = self.base_vertex(format!("FROM {}", from.text), lines, layers);
         self.bases.insert(wanted, step);
         Ok(step)
     }

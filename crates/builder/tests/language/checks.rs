@@ -1,8 +1,8 @@
 //! Build checks. A good case has no warning of its rule, a bad one has; others are shown, too. An image called
 //! `known` sets PYTHON_VERSION, of all others nothing is known; the ignore file keeps out all below `tmp`.
 
-use hull_builder::dockerfile::check::{Facts, Settings, check};
-use hull_builder::dockerfile::parse;
+use hull_builder::dockerfile::check::{Facts, Settings, Warning, check};
+use hull_builder::dockerfile::{Position, parse};
 
 use crate::cases::{self, Can, Case};
 use crate::grammar;
@@ -50,6 +50,16 @@ fn actual(case: &Case) -> String {
     let found = warnings.iter().any(|warning| warning.check == case.rule);
     let mark = if case.rule != "settings" && found == case.good { "not what the title says\n" } else { "" };
     let error = if settings.error { "error\n" } else { "" };
-    let shown: String = warnings.iter().map(|warning| warning.show("Dockerfile", text) + "\n").collect();
+    // The place, and what stands there as far as its line goes.
+    let place = |warning: &Warning| {
+        let Position { line, column } = Position::of(text, warning.span.start);
+        let there = warning.span.of(text).lines().next().unwrap_or_default();
+        format!("{line}:{column} {there}")
+    };
+    let shown = |warning: &Warning| {
+        let text = format!("{}\n{}", place(warning), warning.show("Dockerfile", text));
+        text.lines().map(|line| line.trim_end().to_owned() + "\n").collect::<String>()
+    };
+    let shown: String = warnings.iter().map(shown).collect();
     format!("{mark}{error}{shown}")
 }

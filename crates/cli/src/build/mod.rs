@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hull_api::build::frame::{Heard, Told};
-use hull_api::build::{Begin, Failed, Finished, Limits, Named, Output, PATH, link};
+use hull_api::build::{Begin, Checked, Failed, Finished, Limits, Named, Output, PATH, link};
 use hull_api::hostconfig::Ulimit;
 use hull_oci::reference::Reference;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use crate::command::{Arguments, Command, Failure, Outcome, fail};
 use crate::create::{reason, size, swap};
 use crate::flags::{Flag, Given, any, integer};
-use crate::session::Session;
+use crate::session::{Session, print};
 use context::Context;
 use offer::{Offer, Source};
 use outputs::{Place, Sink};
@@ -44,6 +44,7 @@ pub(crate) static BUILD: Command = Command {
         Flag::list("build-context", any, "Give other files a name (NAME=PATH or NAME=docker-image://IMAGE)"),
         Flag::list("cache-from", any, "").label("strings"),
         Flag::text("cgroup-parent", "Put each RUN below this cgroup"),
+        Flag::switch("check", "Build nothing: check the Dockerfile"),
         Flag::switch("compress", ""),
         Flag::value("cpu-period", "int", integer, "Length of a period of the CPU quota (microseconds)"),
         Flag::value("cpu-quota", "int", integer, "CPU time of each period (microseconds)"),
@@ -118,11 +119,20 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
     }
     let offer = Offer::new(contexts, given.list("secret"), given.list("ssh"))?;
     (begin.secrets, begin.agents) = (offer.secrets(), offer.agents());
+    if given.on("check") {
+        begin = Begin { check: true, outputs: Vec::new(), ..begin };
+        return match follow(session, begin, Arc::new(offer), (shown, &[])).await? {
+            Ended::Checked(checked) => report(&checked),
+            Ended::Built(_) => Err(fail("the daemon has built what it should have checked")),
+        };
+    }
     // An id of an earlier build must not pass for this one's.
     forget(given.text("iidfile"))?;
     let taken = shown == Shown::Nothing && places.contains(&Place::Stdout);
     let shown = if taken { Shown::Silent } else { shown };
-    let finished = follow(session, begin, Arc::new(offer), (shown, &places)).await?;
+    let Ended::Built(finished) = follow(session, begin, Arc::new(offer), (shown, &places)).await? else {
+        return Err(fail("the daemon has checked what it should have built"));
+    };
     note(given.text("iidfile"), &finished.id.to_string())?;
     note(given.text("metadata-file"), &metadata(&finished))?;
     Ok(0)
@@ -246,13 +256,34 @@ fn limit(text: &str) -> Result<Ulimit, Failure> {
     Ok(Ulimit { name: name.to_owned(), soft: number(soft)?, hard: number(hard)? })
 }
 
+/// What a build has come to.
+enum Ended {
+    Built(Finished),
+    Checked(Checked),
+}
+
+/// Says what the checks have found, in the reference's words; with warnings the command ends with 1.
+fn report(Checked { warnings, error }: &Checked) -> Result<u8, Failure> {
+    let count = match warnings.len() {
+        0 => "no warnings found.".to_owned(),
+        1 => "1 warning has been found!".to_owned(),
+        count => format!("{count} warnings have been found!"),
+    };
+    let shown: String = warnings.iter().map(|warning| format!("\n{}\n", show::tame(warning))).collect();
+    print(&format!("Check complete, {count}\n{shown}"));
+    match error.as_str() {
+        "" => Ok(u8::from(!warnings.is_empty())),
+        error => Err(fail(show::tame(error))),
+    }
+}
+
 /// Tells the daemon what is wished, answers its questions and shows what happens, to the end.
 async fn follow(
     session: &Session,
     begin: Begin,
     offer: offer::Shared,
     (shown, places): (Shown, &[Place]),
-) -> Result<Finished, Failure> {
+) -> Result<Ended, Failure> {
     let (tell, mut hear) = match link::open(&session.client).await {
         Err(error) if error.is_not_found() => {
             return Err(fail(format!(
@@ -301,18 +332,27 @@ async fn follow(
                     sink.end().await?;
                 }
                 show.finished(&finished);
-                return Ok(finished);
+                return Ok(Ended::Built(finished));
             }
+            Told::Checked(checked) => return Ok(Ended::Checked(checked)),
             Told::Failed(failed) => {
-                show.failed(&failed);
-                return Err(failure(failed));
+                let said = show.failed(&failed);
+                return Err(failure(failed, said));
             }
         }
     }
 }
 
-/// In the words, and with the code, of the reference's client.
-fn failure(failed: Failed) -> Failure {
+/// In the words, and with the code, of the reference's client. `said`: the problems of the Dockerfile have been
+/// said one by one.
+fn failure(failed: Failed, said: bool) -> Failure {
+    if said {
+        let count = match failed.problems.len() {
+            1 => "a problem".to_owned(),
+            count => format!("{count} problems"),
+        };
+        return fail(format!("failed to solve: {count} in the Dockerfile"));
+    }
     match http::StatusCode::from_u16(failed.status) {
         Ok(status) => hull_api::client::Error::Refused { status, message: failed.message }.into(),
         Err(_) => {

@@ -5,6 +5,7 @@ mod asked;
 mod behind;
 mod broken;
 mod build_cache;
+mod build_checks;
 mod build_outputs;
 mod build_session;
 mod build_wire;

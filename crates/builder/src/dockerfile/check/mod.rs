@@ -1,7 +1,8 @@
 //! Build checks: what works and should not be so, as warnings (docs.docker.com/reference/build-checks).
 //!
 //! `# check=skip=A,B;error=true` at the top of the file leaves checks out, and makes errors of warnings;
-//! `experimental=A` switches on those that are off otherwise. Every check is a function here or in the
+//! `experimental=A` switches on those that are off otherwise, whatever is skipped. A build argument
+//! BUILDKIT_DOCKERFILE_CHECK says the same instead of the file. Every check is a function here or in the
 //! modules below, and pushes what it finds.
 
 mod instructions;
@@ -27,17 +28,17 @@ pub struct Warning {
 }
 
 impl Warning {
-    /// With place, line and marker, as [`Problem::show`].
+    /// As `--check` tells it: what, why, where, in several lines, the last one without its end. `text` is the
+    /// Dockerfile, `name` what it is called.
     pub fn show(&self, name: &str, text: &str) -> String {
-        let message = format!("{}: {}", self.check, self.message);
-        let page = page(self.check);
-        excerpt(
-            name,
-            text,
-            self.span,
-            &message,
-            &format!("https://docs.docker.com/go/dockerfile/rule/{page}/"),
-        )
+        let Warning { check, message, span } = self;
+        let shown = excerpt(name, text, &span.lines(text));
+        format!("WARNING: {check} - {}\n{message}\n\n{shown}", self.page())
+    }
+
+    /// Where the reference explains the check.
+    pub fn page(&self) -> String {
+        format!("https://docs.docker.com/go/dockerfile/rule/{}/", page(self.check))
     }
 }
 
@@ -76,14 +77,19 @@ pub struct Settings {
 impl Settings {
     /// Of a file without the directive they are the default.
     pub fn of(file: &Dockerfile) -> Result<Settings, Problem> {
+        match file.directives.iter().find(|directive| directive.name == "check") {
+            Some(directive) => Settings::parse(&directive.value, directive.span),
+            None => Ok(Settings::default()),
+        }
+    }
+
+    /// `skip=A,B;experimental=C;error=true`, which stands at `span`.
+    pub fn parse(text: &str, span: Span) -> Result<Settings, Problem> {
         let mut settings = Settings::default();
-        let Some(directive) = file.directives.iter().find(|directive| directive.name == "check") else {
-            return Ok(settings);
-        };
-        for option in directive.value.split(';').map(str::trim).filter(|option| !option.is_empty()) {
+        for option in text.split(';').map(str::trim).filter(|option| !option.is_empty()) {
             let refused = || {
                 Problem::new(
-                    directive.span,
+                    span,
                     format!("invalid check option {option:?}"),
                     "the options are skip=CHECKS, experimental=CHECKS and error=true|false, with ; between",
                 )
@@ -103,7 +109,10 @@ impl Settings {
 
     fn wants(&self, check: &str) -> bool {
         let has = |names: &[String]| names.iter().any(|name| name == check || name == "all");
-        !has(&self.skip) && (!EXPERIMENTAL.contains(&check) || has(&self.experimental))
+        match EXPERIMENTAL.contains(&check) {
+            true => has(&self.experimental),
+            false => !has(&self.skip),
+        }
     }
 }
 

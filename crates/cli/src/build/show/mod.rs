@@ -140,15 +140,20 @@ impl Show {
         }
     }
 
-    /// The reason itself is the command's.
-    pub(super) fn failed(&mut self, failed: &Failed) {
+    /// The reason itself is the command's, but for what is wrong with the Dockerfile: `true`, if that has been
+    /// said here.
+    pub(super) fn failed(&mut self, failed: &Failed) -> bool {
         self.draw(true);
-        if matches!(self.shown, Shown::Plain | Shown::Terminal) {
-            say(&steps::remains(&self.steps));
-            say(&steps::warnings(&self.steps.warnings));
-            let shown = |shown: &str| say(&format!("{}\n", tame(shown.trim_end())));
-            failed.problems.iter().for_each(|problem| shown(&problem.shown));
+        if !matches!(self.shown, Shown::Plain | Shown::Terminal) {
+            return false;
         }
+        say(&steps::remains(&self.steps));
+        say(&steps::warnings(&self.steps.warnings));
+        let excerpt = Some(&failed.excerpt).filter(|excerpt| !excerpt.is_empty());
+        for shown in failed.problems.iter().map(|problem| &problem.shown).chain(excerpt) {
+            say(&format!("{}\n", tame(shown.trim_end())));
+        }
+        !failed.problems.is_empty()
     }
 }
 

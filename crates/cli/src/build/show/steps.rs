@@ -98,7 +98,7 @@ impl Steps {
                 self.total = instructions.iter().filter(|instruction| instruction.step.is_some()).count();
                 Vec::new()
             }
-            Progress::Warning { message } => {
+            Progress::Warning { message, .. } => {
                 self.warnings.push(tame(&message));
                 Vec::new()
             }

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use hull_api::build::{Begin, Failed, Named, Problem};
+use hull_builder::build::Checked;
 use hull_builder::dockerfile::Position;
+use hull_builder::dockerfile::span::excerpt;
 use hull_builder::executor::Left;
-use hull_builder::plan::{NamedContext, Options};
+use hull_builder::plan::{NamedContext, Options, PlanError};
 use hull_builder::{BuildError, Failure as StepFailure};
 use hull_context::Ignore;
 use hull_engine::Engine;
@@ -143,19 +145,35 @@ pub(super) fn failed(error: &Unbuilt, name: &str, text: &str) -> Failed {
             Failed { problems, ..refused(Failure::invalid(message)) }
         }
         Unbuilt::Build(BuildError::Plan(error)) => refused(Failure::invalid(chain(error))),
-        Unbuilt::Build(BuildError::Step(step)) => match (&step.failure, &step.command) {
-            (StepFailure::Exit { code, left }, Some(command)) => Failed {
-                code: u8::try_from(*code).unwrap_or(1),
-                advice: advice(left),
-                message: format!("The command '{command}' returned a non-zero code: {code}"),
-                ..Failed::default()
-            },
-            (failure, _) => Failed { message: failure.to_string(), ..Failed::default() },
-        },
-        Unbuilt::Build(BuildError::Image { .. }) | Unbuilt::Store(_) => {
-            Failed { message: chain(error), ..Failed::default() }
+        Unbuilt::Build(BuildError::Step(step)) => {
+            let excerpt = excerpt(name, text, &step.lines);
+            match (&step.failure, &step.command) {
+                (StepFailure::Exit { code, left }, Some(command)) => Failed {
+                    code: u8::try_from(*code).unwrap_or(1),
+                    advice: advice(left),
+                    message: format!("The command '{command}' returned a non-zero code: {code}"),
+                    excerpt,
+                    ..Failed::default()
+                },
+                (failure, _) => Failed { message: failure.to_string(), excerpt, ..Failed::default() },
+            }
         }
+        Unbuilt::Build(BuildError::Image { line, .. }) => {
+            let excerpt = excerpt(name, text, &(*line..=*line));
+            Failed { message: chain(error), excerpt, ..Failed::default() }
+        }
+        Unbuilt::Store(_) => Failed { message: chain(error), ..Failed::default() },
     }
+}
+
+/// What the checks of a Dockerfile have found, in the reference's form.
+pub(super) fn checked(checked: &Checked, name: &str, text: &str) -> hull_api::build::Checked {
+    let error = match checked.error {
+        true => PlanError::Checks(checked.warnings.clone()).to_string(),
+        false => String::new(),
+    };
+    let warnings = checked.warnings.iter().map(|warning| warning.show(name, text)).collect();
+    hull_api::build::Checked { warnings, error }
 }
 
 /// How to look around where a step failed.

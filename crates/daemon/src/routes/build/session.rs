@@ -75,10 +75,8 @@ async fn serve(server: Arc<Server>, socket: Socket, ahead: Bytes) -> io::Result<
     let questions = Arc::new(Questions::new(say.clone()));
     {
         let building = async {
-            let told = match make(&server, begin, &questions, (&sender, &say)).await {
-                Ok(finished) => Told::Finished(finished),
-                Err(failed) => Told::Failed(failed),
-            };
+            let told = make(&server, begin, &questions, (&sender, &say)).await;
+            let told = told.unwrap_or_else(Told::Failed);
             // Heard by the future beside this one.
             say.send(Say::Told(told)).ok();
             Ok(())
@@ -102,7 +100,7 @@ async fn tell(sender: &link::Sender<Told>, mut said: mpsc::UnboundedReceiver<Say
             Say::Progress(progress) => sender.send(&Told::Progress(plain(&progress))).await?,
             Say::Told(told) => {
                 sender.send(&told).await?;
-                if matches!(told, Told::Finished(_) | Told::Failed(_)) {
+                if matches!(told, Told::Finished(_) | Told::Failed(_) | Told::Checked(_)) {
                     return Ok(());
                 }
             }
@@ -137,15 +135,16 @@ fn unexpected(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
 }
 
-/// Builds as it was wished.
+/// Builds as it was wished, or checks; the last word.
 async fn make(
     server: &Server,
     begin: Begin,
     questions: &Arc<Questions>,
     (sender, say): (&link::Sender<Told>, &mpsc::UnboundedSender<Say>),
-) -> Result<Finished, Failed> {
+) -> Result<Told, Failed> {
     let (secrets, agents) = (begin.secrets.clone(), begin.agents.clone());
-    let (discard, outputs) = (begin.discard, forms(&begin.outputs).map_err(request::refused)?);
+    let (check, discard) = (begin.check, begin.discard);
+    let outputs = forms(&begin.outputs).map_err(request::refused)?;
     let Wanted { limits, allowed, options, names, dockerfile: name, remote } =
         request::wanted(begin).map_err(request::refused)?;
     let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
@@ -174,6 +173,11 @@ async fn make(
         say.send(Say::Progress(progress)).ok();
     });
     let failed = |error: Unbuilt| request::failed(&error, &name, &text);
+    if check {
+        let checked = hull_builder::build::check(&request, &build).await;
+        let checked = checked.map_err(|error| failed(error.into()))?;
+        return Ok(Told::Checked(request::checked(&checked, &name, &text)));
+    }
     let built = build.solve(&request, report).await.map_err(failed)?;
     for (number, form) in (0..).zip(outputs) {
         let sent = send(&build, &built, form, (number, sender)).await;
@@ -181,11 +185,11 @@ async fn make(
     }
     if discard {
         let id = builds::id(&built).map_err(|error| failed(error.into()))?;
-        return Ok(Finished { id, names: Vec::new(), stored: false });
+        return Ok(Told::Finished(Finished { id, names: Vec::new(), stored: false }));
     }
     let finished = build.store(&built, names).await.map_err(|error| failed(error.into()))?;
     let names = finished.names.iter().map(Reference::familiar).collect();
-    Ok(Finished { id: finished.id, names, stored: true })
+    Ok(Told::Finished(Finished { id: finished.id, names, stored: true }))
 }
 
 fn forms(outputs: &[Output]) -> Result<Vec<builds::Form>, Failure> {
@@ -424,6 +428,8 @@ pub(super) fn plain(progress: &Progress) -> hull_api::build::Progress {
         },
         Progress::Done { step, layer } => Plain::Done { step: number(*step), layer: layer.clone() },
         Progress::Failed { step, message } => Plain::Failed { step: number(*step), message: message.clone() },
-        Progress::Warning { message } => Plain::Warning { message: message.clone() },
+        Progress::Warning { message, page, line } => {
+            Plain::Warning { message: message.clone(), page: page.clone(), line: number(*line) }
+        }
     }
 }
