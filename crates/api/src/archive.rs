@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::base64;
+
 /// The header's name.
 pub const HEADER: &str = "x-docker-container-path-stat";
 
@@ -30,12 +32,12 @@ pub struct PathStat {
 
 impl PathStat {
     pub fn to_header(&self) -> String {
-        encode(&serde_json::to_vec(self).unwrap_or_default())
+        base64::encode(&serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// `None` if it is not what [`Self::to_header`] makes.
     pub fn from_header(text: &str) -> Option<PathStat> {
-        serde_json::from_slice(&decode(text)?).ok()
+        serde_json::from_slice(&base64::decode(text)?).ok()
     }
 
     pub fn is_folder(&self) -> bool {
@@ -71,64 +73,9 @@ pub fn mode(unix: u32) -> u32 {
         .fold(kind | unix & 0o777, |mode, (_, bit)| mode | bit)
 }
 
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let at = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            let padding = digit > group.len();
-            text.push(if padding { '=' } else { char::from(DIGITS[value as usize]) });
-        }
-    }
-    text
-}
-
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim_end_matches('=').as_bytes();
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 3);
-    for group in text.chunks(4) {
-        let mut bits = 0u32;
-        for digit in 0..4 {
-            let value = match group.get(digit) {
-                Some(byte) => DIGITS.iter().position(|known| known == byte)?,
-                None => 0,
-            };
-            bits = bits << 6 | value as u32;
-        }
-        // Four digits are three bytes; one digit alone is none.
-        let count = group.len().checked_sub(1).filter(|count| *count > 0)?;
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..=count]);
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        let known = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ];
-        for (plain, coded) in known {
-            assert_eq!(encode(plain.as_bytes()), coded);
-            assert_eq!(decode(coded).unwrap(), plain.as_bytes());
-        }
-        for wrong in ["Z", "Zg==Zg==", "Z-9v", "Zm9vY"] {
-            assert_eq!(decode(wrong), None, "{wrong}");
-        }
-    }
 
     /// Headers of the reference.
     #[test]

@@ -11,6 +11,7 @@
 //! unknown names are ignored, a wrong type is refused with the field's name.
 
 pub mod archive;
+pub mod base64;
 pub mod build;
 pub mod client;
 pub mod compat;

@@ -289,7 +289,15 @@ fn who_reads_the_raw_messages_learns_of_the_end_as_others_do() {
     let made = build(&host, false, &["--progress", "rawjson", "--iidfile", text(&file), text(&folder)]);
     let id = fs::read_to_string(file).unwrap();
     made.ok();
-    assert!(id.starts_with("sha256:") && said(&made).contains(&format!("\"ID\":\"{id}\"")), "{made}");
+    assert!(id.starts_with("sha256:") && said(&made).contains(&format!("writing image {id}")), "{made}");
+    let shape = |line: &str| {
+        let document: serde_json::Value = serde_json::from_str(line).unwrap();
+        let vertex = document["vertexes"][0].clone();
+        (vertex["name"].clone(), vertex["started"].is_string(), vertex["completed"].is_string())
+    };
+    let shapes: Vec<_> = made.stderr.lines().map(shape).collect();
+    let from = serde_json::json!("[1/1] FROM busybox");
+    assert!(shapes.contains(&(from.clone(), true, false)) && shapes.contains(&(from, true, true)), "{made}");
 }
 
 #[test]

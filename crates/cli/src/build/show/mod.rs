@@ -1,21 +1,23 @@
 //! What a build tells, as a person or a program reads it.
 //!
-//! [`steps`] knows what was told; how it is shown is text made of that ([`plain`], [`terminal`]), which goes
-//! to standard error: standard output has ids, and what `--output` sends there.
+//! [`steps`] knows what was told; how it is shown is text made of that ([`plain`], [`terminal`]; [`raw`] is for
+//! programs), which goes to standard error: standard output has ids, and what `--output` sends there.
 
 mod plain;
+mod raw;
 mod steps;
 mod terminal;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use hull_api::build::{Failed, Finished, Progress, Stream};
-use serde_json::json;
+use hull_api::build::{Failed, Finished, Progress};
+use jiff::Timestamp;
 
 use crate::command::{Failure, fail};
 use crate::session::line;
 use plain::Plain;
+use raw::Raw;
 use steps::Steps;
 pub(super) use steps::tame;
 use terminal::{Canvas, frame};
@@ -34,7 +36,7 @@ pub(super) enum Shown {
     Nothing,
     /// Not even that: something else is on standard output.
     Silent,
-    /// One JSON document a line.
+    /// One JSON document a line, for programs.
     Raw,
 }
 
@@ -61,6 +63,7 @@ pub(super) struct Show {
     begun: Instant,
     steps: Steps,
     plain: Plain,
+    raw: Raw,
     canvas: Canvas,
     drawn: Option<Instant>,
     /// Something was told since.
@@ -75,6 +78,7 @@ impl Show {
             begun: Instant::now(),
             steps: Steps::default(),
             plain: Plain::default(),
+            raw: Raw::default(),
             canvas: Canvas::new(colours),
             drawn: None,
             stale: false,
@@ -83,7 +87,8 @@ impl Show {
 
     pub(super) fn progress(&mut self, progress: Progress) {
         if self.shown == Shown::Raw {
-            return say(&format!("{}\n", raw(&progress)));
+            let line = self.raw.show(&progress, Timestamp::now());
+            return say(&line.unwrap_or_default());
         }
         let now = self.begun.elapsed();
         let events = self.steps.feed(progress, now);
@@ -121,7 +126,7 @@ impl Show {
         match self.shown {
             Shown::Nothing => line(&finished.id.to_string()),
             Shown::Silent => {}
-            Shown::Raw => say(&format!("{}\n", json!({ "aux": { "ID": finished.id } }))),
+            Shown::Raw => say(&Raw::finished(finished, Timestamp::now())),
             Shown::Plain | Shown::Terminal => {
                 if finished.stored {
                     let number = self.steps.list.len() + 1;
@@ -160,16 +165,4 @@ impl Show {
 /// To standard error. One that is closed ends nothing: the build goes on.
 fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-/// One line.
-fn raw(progress: &Progress) -> String {
-    match progress {
-        Progress::Output { step, stream, bytes } => {
-            let stream = if *stream == Stream::Out { 1 } else { 2 };
-            let text = String::from_utf8_lossy(bytes);
-            json!({ "output": { "step": step, "stream": stream, "text": text } }).to_string()
-        }
-        progress => json!(progress).to_string(),
-    }
 }
