@@ -50,6 +50,15 @@
 //! | `engine.commit.published` | daemon: it has, no image names it |
 //! | `engine.commit.committed` | daemon: the image is durable, the container is still frozen |
 //! | `engine.commit.thawed` | daemon: it goes on, nobody was told |
+//! | `engine.build.receiving` | daemon: a worker that unpacks a context was asked for |
+//! | `engine.build.copying` | daemon: a worker that changes a step's files was asked for |
+//! | `engine.build.packed` | daemon: the layer of a step is read, its archive has no name |
+//! | `engine.build.published` | daemon: it has, the step's files are not a layer yet |
+//! | `engine.build.adopted` | daemon: they are, nothing leads to it |
+//! | `engine.build.remembering` | daemon: a step is known, its row is not durable |
+//! | `engine.build.remembered` | daemon: it is |
+//! | `engine.build.storing` | daemon: all steps are done, the image is not stored |
+//! | `engine.build.stored` | daemon: the image is durable, nobody was told |
 //! | `engine.images.unpacked` | daemon: the files of a layer are unpacked and have no name |
 //! | `engine.images.synced` | daemon: what was stored is on the disk and still marked as if it were not |
 //! | `engine.users.made` | daemon: a container's user namespace is made, nothing is in it |
@@ -108,6 +117,9 @@ pub fn pass(name: &str) {
     if file == name {
         die();
     }
+    // So that threads that pass at the same moment are all counted.
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let turn = TURN.lock();
     let Ok(text) = std::fs::read_to_string(&file) else {
         return;
     };
@@ -117,6 +129,8 @@ pub fn pass(name: &str) {
     }
     if let Some(fifo) = count.strip_prefix("pause ") {
         let _ = std::fs::remove_file(&file);
+        // Others pass meanwhile.
+        drop(turn);
         let _ = std::fs::read(fifo);
         return;
     }

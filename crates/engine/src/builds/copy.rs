@@ -44,6 +44,7 @@ pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result
     let folder = open(&site.rootfs.upper)?;
     let view = View::Folder(folder.as_fd());
     let working = services.spawner.work(Work::ApplyPlain, Some(source.as_fd()), view).await?;
+    hull_runtime::failpoint!("engine.build.receiving");
     drop(source);
     match working.next().await {
         Outcome::Unpacked => Ok(Context(Arc::new(site))),
@@ -255,7 +256,9 @@ impl Build {
                 spawner.copy(copy, Files::Layers(&source), view).await
             }
         };
-        match ended(working.map_err(failure)?).await? {
+        let working = working.map_err(failure)?;
+        hull_runtime::failpoint!("engine.build.copying");
+        match ended(working).await? {
             Outcome::Made => Ok(()),
             other => Err(failure(unexpected(other))),
         }

@@ -345,10 +345,12 @@ impl Cache for Build {
             Err(error) => return tracing::warn!(%error, "a step of a build cannot be remembered"),
         };
         tokio::spawn(async move {
+            hull_runtime::failpoint!("engine.build.remembering");
             // A layer that a power cut takes is missed by whoever looks for the step.
             if let Err(error) = services.store.commit(vec![row]).await {
                 tracing::warn!(%error, "a step of a build is forgotten with this daemon");
             }
+            hull_runtime::failpoint!("engine.build.remembered");
         });
     }
 }

@@ -75,7 +75,9 @@ impl Images {
             let stored = inner.stored(&config)?;
             let bytes = serde_json::to_vec(&config).map_err(failed)?;
             let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
+            hull_runtime::failpoint!("engine.build.storing");
             let image = inner.add_image(&lease, &bytes, &stored, parent, &names)?;
+            hull_runtime::failpoint!("engine.build.stored");
             names.iter().for_each(|name| inner.publish("tag", &image.id, &name.familiar()));
             Ok(image)
         })
@@ -125,6 +127,7 @@ impl Inner {
         let ingest = self.content.ingest().map_err(failed)?;
         let packed = (self.pack)(upper.as_fd(), ingest.file())
             .map_err(|error| failed(ImageError::pack(key, error)))?;
+        hull_runtime::failpoint!("engine.build.packed");
         if packed.diff_id == Digest::sha256(&[0; EMPTY]) {
             return Ok(None);
         }
@@ -137,6 +140,7 @@ impl Inner {
             return Ok(Some(part));
         }
         ingest.publish(&packed.diff_id).map_err(failed)?;
+        hull_runtime::failpoint!("engine.build.published");
         let record = Layer {
             chain: chain.clone(),
             parent,
@@ -147,6 +151,7 @@ impl Inner {
             size: packed.size,
         };
         self.mark_layer(&chain, || self.snapshots.adopt(key, &record))?;
+        hull_runtime::failpoint!("engine.build.adopted");
         Ok(Some(part))
     }
 }

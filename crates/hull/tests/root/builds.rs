@@ -11,7 +11,7 @@ use hull_testkit::{Baseline, Finished, Host, patience};
 use super::host;
 
 /// The words of a build with one of the clients; the official one by its classic endpoint.
-fn command(host: &Host, official: bool, words: &[&str]) -> Command {
+pub(super) fn command(host: &Host, official: bool, words: &[&str]) -> Command {
     let words = [&["build"], words].concat();
     let mut command = if official { host.docker_command(&words) } else { host.hull_command(&words) };
     command.env("DOCKER_BUILDKIT", "0");
@@ -19,27 +19,27 @@ fn command(host: &Host, official: bool, words: &[&str]) -> Command {
 }
 
 #[track_caller]
-fn build(host: &Host, official: bool, words: &[&str]) -> Finished {
+pub(super) fn build(host: &Host, official: bool, words: &[&str]) -> Finished {
     hull_testkit::run(&mut command(host, official, words), b"")
 }
 
 /// All that a build that went well has said: our client says it to people, on standard error.
 #[track_caller]
-fn said(built: &Finished) -> String {
+pub(super) fn said(built: &Finished) -> String {
     built.ok();
     format!("{}{}", built.stdout, built.stderr)
 }
 
 /// Whether some step was not done again.
 #[track_caller]
-fn used_cache(built: &Finished) -> bool {
+pub(super) fn used_cache(built: &Finished) -> bool {
     said(built).contains("Using cache") || said(built).contains(" CACHED\n")
 }
 
-const CLIENTS: [bool; 2] = [false, true];
+pub(super) const CLIENTS: [bool; 2] = [false, true];
 
 /// A context with these files.
-fn context(host: &Host, name: &str, files: &[(&str, &str)]) -> PathBuf {
+pub(super) fn context(host: &Host, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let folder = host.folder().join(name);
     for (file, text) in files {
         let path = folder.join(file);
@@ -49,7 +49,7 @@ fn context(host: &Host, name: &str, files: &[(&str, &str)]) -> PathBuf {
     folder
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

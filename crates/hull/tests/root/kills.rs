@@ -4,6 +4,7 @@
 //! A point is armed by a file that the process which passes it removes before it dies (see
 //! `hull_runtime::failpoint`), so each fires once: the daemon that comes next lives.
 
+mod builds;
 mod house;
 mod volumes;
 
@@ -174,19 +175,44 @@ fn the_daemon_may_be_killed_at_every_point() {
     house.end();
 }
 
-#[test]
-fn the_daemon_may_be_killed_while_a_container_is_committed() {
-    let mut house = House::new();
-    let stored = |host: &Host| {
+/// What there is of images on the disk: archives, layers, what is being received.
+#[derive(Debug, PartialEq)]
+struct Stored([BTreeSet<std::ffi::OsString>; 3]);
+
+impl Stored {
+    fn now(host: &Host) -> Stored {
         let names = |folder: &str| {
             let entries = std::fs::read_dir(host.data_root().join("image").join(folder)).unwrap();
             entries.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
         };
-        ["blobs/sha256", "layers", "ingest"].map(names)
-    };
-    let mut before = stored(&house.host);
-    // What is being freed by now is not there in the end.
-    before[2].clear();
+        Stored(["blobs/sha256", "layers", "ingest"].map(names))
+    }
+
+    fn of(host: &Host) -> Stored {
+        let mut stored = Stored::now(host);
+        // What is being freed by now is not there in the end.
+        stored.0[2].clear();
+        stored
+    }
+
+    /// Waits until no more is there than was: disk is freed behind everybody's back.
+    fn returns(&self, host: &Host, point: &str) {
+        let start = Instant::now();
+        loop {
+            let left = Stored::now(host);
+            if left == *self {
+                return;
+            }
+            assert!(start.elapsed() < patience(20), "{point}: {left:?} instead of {self:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn the_daemon_may_be_killed_while_a_container_is_committed() {
+    let mut house = House::new();
+    let before = Stored::of(&house.host);
     for (point, there) in COMMIT {
         covered(point, Act::Commit, if there { "there" } else { "gone" });
         let finished = house.die_at(point, Act::Commit);
@@ -207,13 +233,7 @@ fn the_daemon_may_be_killed_while_a_container_is_committed() {
             house.host.hull(&["rmi", "-f", id]).ok();
         }
         house.clear("");
-        // Removed containers' disk is freed behind everybody's back.
-        let start = Instant::now();
-        while stored(&house.host) != before {
-            let left = stored(&house.host);
-            assert!(start.elapsed() < patience(20), "{point}: {left:?} instead of {before:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        before.returns(&house.host, point);
     }
     house.end();
 }
@@ -448,6 +468,7 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .chain(COMMIT.iter().map(|row| row.0))
         .chain([RENAME])
         .chain(volumes::FILL)
+        .chain(builds::DAEMON.iter().map(|row| row.0))
         .chain([crate::filled::SYNCED])
         .chain(FORWARDING)
         .map(str::to_owned)

@@ -45,6 +45,8 @@ pub(super) enum Act {
     VolumeRemove,
     /// Of a running container, to the image `victims`.
     Commit,
+    /// Of the folder `victims`, to the image of that name.
+    Build,
     /// With three volumes: `victims`, one without a name, and `ram`, which is to be mounted.
     VolumeRun,
     VolumeStop,
@@ -63,7 +65,7 @@ impl Act {
     fn setup(self) -> Option<&'static [&'static str]> {
         match self {
             Act::Create | Act::Run | Act::RunMapped | Act::Publish => None,
-            Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune => None,
+            Act::NetworkCreate | Act::NetworkRemove | Act::NetworkPrune | Act::Build => None,
             Act::WireCreate | Act::WireRemove => None,
             Act::VolumeCreate | Act::VolumeRemove | Act::VolumeRun => None,
             Act::VolumeStop | Act::VolumeTake => Some(&VOLUMES),
@@ -89,6 +91,7 @@ impl Act {
                 host.hull(&["exec", "victim", "sh", "-c", "echo changed > /changed"]).ok();
                 host.hull(&["commit", "victim", "victims"])
             }
+            Act::Build => host.hull(&["build", "-t", "victims", "victims"]),
             Act::Run => run(host, &["run", "-d"]),
             Act::RunMapped => run(host, &["run", "-d", "--userns=auto"]),
             Act::Exec => host.hull(&["exec", "victim", "true"]),
