@@ -23,6 +23,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "bzip2", package: "bzip2" },
     Program { name: "git", package: "git" },
     Program { name: "openssl", package: "openssl" },
+    Program { name: "ssh-agent", package: "openssh-client" },
 ];
 
 /// Everything: installs what is missing, checks the style, runs all tests. With arguments only the

@@ -4,8 +4,11 @@
 mod asked;
 mod behind;
 mod broken;
+mod build_again;
 mod build_cache;
 mod build_checks;
+mod build_lent;
+mod build_mounts;
 mod build_outputs;
 mod build_session;
 mod build_wire;
