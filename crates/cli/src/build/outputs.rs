@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use hull_api::build::{Form, Output};
@@ -156,7 +157,8 @@ impl Sink {
                 let work = tokio::task::spawn_blocking(move || {
                     let options = Unpack { keep_kinds: true, owner: Owner::Caller, rename: None };
                     let source = layer::Source::Pipe(source.as_fd());
-                    layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default())
+                    let count = AtomicU64::new(0);
+                    layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)
                 });
                 Ok(Sink::Folder { pipe: pipe::Sender::from_owned_fd(pipe.into())?, work })
             }

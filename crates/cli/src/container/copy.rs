@@ -27,6 +27,7 @@ use hull_image::layer::{self, ApplyError, DiffError, Ids, Limits, Owner, Rename,
 use hull_image::tar;
 use tokio::sync::mpsc;
 
+use super::meter::Meter;
 use crate::command::{Arguments, Command, Failure, Outcome, chain, fail};
 use crate::create::reason;
 use crate::flags::{Flag, Given};
@@ -43,7 +44,7 @@ pub(crate) static COPY: Command = Command {
     flags: &[&[
         Flag::switch("archive", "Make the container's user the owner of what is copied in").short('a'),
         Flag::switch("follow-link", "Copy what a link as the source leads to").short('L'),
-        Flag::switch("quiet", "Say nothing of what was copied").short('q'),
+        Flag::switch("quiet", "Say nothing of what is copied").short('q'),
     ]],
     run: |session, given| Box::pin(copy(session, given)) as Outcome<'_>,
 };
@@ -78,7 +79,7 @@ async fn copy(session: &Session, given: &Given) -> Result<u8, Failure> {
     if to.is_empty() {
         return Err(fail("destination can not be empty"));
     }
-    let quiet = given.on("quiet") || !io::stdout().is_terminal();
+    let quiet = if given.has("quiet") { given.on("quiet") } else { !io::stdout().is_terminal() };
     let told = match (side(from), side(to)) {
         (Side::Container { .. }, Side::Container { .. }) => {
             return Err(fail("copying between containers is not supported"));
@@ -87,11 +88,13 @@ async fn copy(session: &Session, given: &Given) -> Result<u8, Failure> {
             return Err(fail("must specify at least one container source"));
         }
         (Side::Container { name, path }, Side::Local(to)) => {
-            copy_out(session, name, path, to, given.on("follow-link")).await?
+            let meter = Meter::new("Copying from container", quiet);
+            copy_out(session, (name, path), to, given.on("follow-link"), &meter).await?
         }
         (Side::Local(from), Side::Container { name, path }) => {
-            let follow = given.on("follow-link");
-            copy_in(session, from, name, path, follow, given.on("archive")).await?
+            let meter = Meter::new("Copying to container", quiet);
+            let (follow, own) = (given.on("follow-link"), given.on("archive"));
+            copy_in(session, from, (name, path), (follow, own), &meter).await?
         }
     };
     if let (Some(bytes), false) = (told, quiet) {
@@ -209,10 +212,10 @@ fn target(path: &str, stat: &PathStat) -> String {
 
 async fn copy_out(
     session: &Session,
-    name: &str,
-    path: &str,
+    (name, path): (&str, &str),
     to: &str,
     follow: bool,
+    meter: &Meter,
 ) -> Result<Option<u64>, Failure> {
     let to = if to == "-" { to.to_owned() } else { destination(to)? };
     let (mut path, mut called) = (path.to_owned(), None);
@@ -229,7 +232,8 @@ async fn copy_out(
         && let Some((piped, pipe)) = pipe(session, name, "read", &query).await?
     {
         let (folder, options) = place(&path, &described(&piped.headers)?, &to, called)?;
-        return unpack_piped(piped, pipe, folder, options).await.map(Some);
+        let count = Arc::clone(&meter.count);
+        return meter.during(unpack_piped(piped, pipe, folder, options, count)).await.map(Some);
     }
     let mut answer = session.client.get(&archive_path(name), &query).await?;
     let source = described(answer.headers())?;
@@ -242,7 +246,7 @@ async fn copy_out(
         return Ok(None);
     }
     let (folder, options) = place(&path, &source, &to, called)?;
-    unpack(answer, folder, options).await.map(Some)
+    meter.during(unpack(answer, folder, options, Arc::clone(&meter.count))).await.map(Some)
 }
 
 /// Where what is at `path` of a container is unpacked, and how.
@@ -304,10 +308,16 @@ fn absolute(path: &str) -> Result<String, Failure> {
 }
 
 /// Unpacks what comes out of the pipe; gives how many bytes that were.
-async fn unpack_piped(piped: Piped, pipe: OwnedFd, folder: File, options: Unpack) -> Result<u64, Failure> {
+async fn unpack_piped(
+    piped: Piped,
+    pipe: OwnedFd,
+    folder: File,
+    options: Unpack,
+    count: Arc<AtomicU64>,
+) -> Result<u64, Failure> {
     let work = tokio::task::spawn_blocking(move || {
         let source = layer::Source::Pipe(pipe.as_fd());
-        layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default())
+        layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)
     });
     match work.await.map_err(|error| fail(error.to_string()))? {
         Err(error @ ApplyError::Archive(tar::Error::Truncated { .. })) => {
@@ -324,18 +334,22 @@ async fn unpack_piped(piped: Piped, pipe: OwnedFd, folder: File, options: Unpack
 }
 
 /// Unpacks the answer's body; gives the bytes that came.
-async fn unpack(mut answer: Response, folder: File, options: Unpack) -> Result<u64, Failure> {
+async fn unpack(
+    mut answer: Response,
+    folder: File,
+    options: Unpack,
+    count: Arc<AtomicU64>,
+) -> Result<u64, Failure> {
     let (pieces, waiting) = mpsc::channel(WAITING);
     let work = tokio::task::spawn_blocking(move || {
         let mut source = Coming { waiting, piece: Bytes::new() };
         let source = layer::Source::Stream(&mut source);
-        layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default())
+        layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)
     });
-    let (mut count, mut broken) = (0, None);
+    let mut broken = None;
     loop {
         match answer.chunk().await {
             Ok(Some(piece)) => {
-                count += piece.len() as u64;
                 if pieces.send(Ok(piece)).await.is_err() {
                     // The other thread has ended, and says why.
                     break;
@@ -353,7 +367,7 @@ async fn unpack(mut answer: Response, folder: File, options: Unpack) -> Result<u
     let unpacked = work.await.map_err(|error| fail(error.to_string()))?;
     match (broken, unpacked) {
         (Some(error), _) => Err(error.into()),
-        (None, unpacked) => unpacked.map(|_| count).map_err(|error| fail(chain(&error))),
+        (None, unpacked) => unpacked.map_err(|error| fail(chain(&error))),
     }
 }
 
@@ -380,10 +394,9 @@ impl Read for Coming {
 async fn copy_in(
     session: &Session,
     from: &str,
-    name: &str,
-    path: &str,
-    follow: bool,
-    own: bool,
+    (name, path): (&str, &str),
+    (follow, own): (bool, bool),
+    meter: &Meter,
 ) -> Result<Option<u64>, Failure> {
     let mut destination = path.to_owned();
     let mut found = stat(session, name, &destination).await?;
@@ -410,11 +423,13 @@ async fn copy_in(
     let source = Source::find(from, follow)?;
     let plan = plan(source.metadata.is_dir(), &destination, there)?;
     if let Some((piped, pipe)) = pipe(session, name, "write", &query(&plan.folder)).await? {
-        return pack_piped(piped, pipe, source, plan.name).await.map(Some);
+        let count = Arc::clone(&meter.count);
+        return meter.during(pack_piped(piped, pipe, source, plan.name, count)).await.map(Some);
     }
-    let (body, count) = pack(source, plan.name)?;
-    session.client.put(&archive_path(name), &query(&plan.folder), body).await?;
-    Ok(Some(count.load(Ordering::Relaxed)))
+    let body = pack(source, plan.name, Arc::clone(&meter.count))?;
+    let (path, query) = (archive_path(name), query(&plan.folder));
+    meter.during(session.client.put(&path, &query, body)).await?;
+    Ok(Some(meter.count.load(Ordering::Relaxed)))
 }
 
 /// What is to be copied from this machine.
@@ -472,11 +487,13 @@ async fn pack_piped(
     pipe: OwnedFd,
     source: Source,
     name: Option<String>,
+    count: Arc<AtomicU64>,
 ) -> Result<u64, Failure> {
     let folder = source.open()?;
     let name = name.map_or(source.name, String::into_bytes);
     let work = tokio::task::spawn_blocking(move || {
-        layer::pack(folder.as_fd(), &source.base, &name, Ids::default(), Sink::Pipe(pipe.as_fd()))
+        let pipe = Sink::Pipe(pipe.as_fd());
+        layer::pack(folder.as_fd(), &source.base, &name, Ids::default(), pipe, &count)
     });
     match work.await.map_err(|error| fail(error.to_string()))? {
         Err(DiffError::Write(tar::WriteError::Write(error))) => {
@@ -492,17 +509,16 @@ async fn pack_piped(
     }
 }
 
-/// A body that is made as it is sent, and how many bytes it has so far.
-fn pack(source: Source, name: Option<String>) -> Result<(Body, Arc<AtomicU64>), Failure> {
+/// A body that is made as it is sent; `count` is how many bytes it has so far.
+fn pack(source: Source, name: Option<String>, count: Arc<AtomicU64>) -> Result<Body, Failure> {
     let opened = source.open()?;
     let Source { base, name: own, .. } = source;
     let name = name.map_or(own, String::into_bytes);
     let (pieces, waiting) = mpsc::channel(WAITING);
-    let count = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&count);
     tokio::task::spawn_blocking(move || {
-        let mut out = Going { pieces, piece: Vec::with_capacity(PIECE), count: counted };
-        let packed = layer::pack(opened.as_fd(), &base, &name, Ids::default(), Sink::Stream(&mut out))
+        let mut out = Going { pieces, piece: Vec::with_capacity(PIECE) };
+        let stream = Sink::Stream(&mut out);
+        let packed = layer::pack(opened.as_fd(), &base, &name, Ids::default(), stream, &count)
             .map_err(|error| io::Error::other(chain(&error)))
             .and_then(|_| out.flush());
         if let Err(error) = packed {
@@ -510,14 +526,13 @@ fn pack(source: Source, name: Option<String>) -> Result<(Body, Arc<AtomicU64>), 
             let _ = out.pieces.blocking_send(Err(error));
         }
     });
-    Ok((client::body_of(waiting), count))
+    Ok(client::body_of(waiting))
 }
 
 /// Bytes on their way to the other thread.
 struct Going {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     piece: Vec<u8>,
-    count: Arc<AtomicU64>,
 }
 
 impl Write for Going {
@@ -534,7 +549,6 @@ impl Write for Going {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(2 * PIECE));
-        self.count.fetch_add(piece.len() as u64, Ordering::Relaxed);
         let sent = self.pieces.blocking_send(Ok(Bytes::from(piece)));
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }

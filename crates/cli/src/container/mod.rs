@@ -7,4 +7,5 @@ pub(crate) mod facts;
 pub(crate) mod layer;
 pub(crate) mod list;
 pub(crate) mod logs;
+mod meter;
 pub(crate) mod start;

@@ -206,6 +206,30 @@ fn who_may_what_is_copied_out_of_a_user_namespace_as_it_is_inside() {
 }
 
 #[test]
+fn on_a_terminal_a_line_tells_how_far_a_copy_has_come() {
+    let host = host();
+    container(&host, "box", false, &[]);
+    let [big, back] = ["big", "back"].map(|name| host.folder().join(name).display().to_string());
+    fs::write(&big, vec![0x5a; 3_000_000]).unwrap();
+    for (words, title) in [
+        (["cp", &big, "box:/tmp/big"], "\x1b[2KCopying to container - 0B"),
+        (["cp", "box:/tmp/big", &back], "\x1b[2KCopying from container - 0B"),
+    ] {
+        let (code, screen) = host.hull_on_terminal(&words).finish();
+        let done = format!("\r\x1b[2KSuccessfully copied 3MB to {}", words[2]);
+        assert!(code == 0 && screen.contains(title) && screen.contains(&done), "{screen:?}");
+        let [cp, from, to] = words;
+        let (code, screen) = host.hull_on_terminal(&[cp, "-q", from, to]).finish();
+        assert_eq!((code, screen.trim()), (0, ""));
+    }
+    // Elsewhere it is silent, unless somebody asks for the last line.
+    let silent = host.hull(&["cp", &big, "box:/tmp/"]);
+    assert_eq!((silent.code, silent.stdout, silent.stderr), (0, String::new(), String::new()));
+    let asked = host.hull(&["cp", "--quiet=false", &big, "box:/tmp/"]);
+    assert_eq!((asked.ok(), asked.stderr.as_str()), ("", "Successfully copied 3MB to box:/tmp/\n"));
+}
+
+#[test]
 fn archives_go_through_standard_input_and_output() {
     let host = host();
     source(&host);

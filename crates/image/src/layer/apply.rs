@@ -3,10 +3,11 @@
 //! [`apply`] makes a folder of it, and what both of its digests are comes out; [`extract`] does so where
 //! nobody asks for these; [`unpack`] puts it into a tree in use.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hull_oci::Digest;
 use rustix::fs::{
@@ -146,7 +147,7 @@ pub fn apply(
     limits: &Limits,
 ) -> Result<Applied, ApplyError> {
     let hashing = RefCell::new(Hashing::start());
-    let blob_size = Cell::new(0);
+    let blob_size = AtomicU64::new(0);
     let mut extraction = Extraction::new(root, mode);
     let source = Source::Stream(source);
     let compression = read_through(source, &hashing, &blob_size, &mut extraction, limits)?;
@@ -154,7 +155,7 @@ pub fn apply(
     let [blob, diff] = hashing.into_inner().finish().map_err(read)?;
     let diff_id = if compression == Compression::Plain { blob.clone() } else { diff };
     let Extraction { size, entries, .. } = extraction;
-    Ok(Applied { blob, blob_size: blob_size.get(), diff_id, size, entries, compression })
+    Ok(Applied { blob, blob_size: blob_size.into_inner(), diff_id, size, entries, compression })
 }
 
 /// The same where nobody asks for digests: the bytes of a large file go from a pipe into it unseen.
@@ -164,7 +165,7 @@ pub fn extract(
     mode: Mode,
     limits: &Limits,
 ) -> Result<(), ApplyError> {
-    let (hashing, count) = (RefCell::new(Hashing::Nothing), Cell::new(0));
+    let (hashing, count) = (RefCell::new(Hashing::Nothing), AtomicU64::new(0));
     read_through(source, &hashing, &count, &mut Extraction::new(root, mode), limits).map(drop)
 }
 
@@ -172,11 +173,11 @@ pub fn extract(
 fn read_through(
     source: Source<'_>,
     hashing: &RefCell<Hashing>,
-    blob_size: &Cell<u64>,
+    blob_size: &AtomicU64,
     extraction: &mut Extraction<'_>,
     limits: &Limits,
 ) -> Result<Compression, ApplyError> {
-    let diff_size = Cell::new(0);
+    let diff_size = AtomicU64::new(0);
     let (source, pipe): (Box<dyn Read + '_>, _) = match source {
         Source::Stream(stream) => (Box::new(stream), None),
         Source::Pipe(pipe) => (Box::new(Piped(pipe)), Some(pipe)),
@@ -215,7 +216,8 @@ impl Unpack {
 }
 
 /// Extracts the archive in `source`, compressed or not, into the folder `into` of the tree `root`,
-/// reading it to its end; gives its length as it came, in bytes. What is there stays, but for what the archive has, too; as in
+/// reading it to its end; gives its length as it came, in bytes, which `count` is counted up to for who
+/// watches. What is there stays, but for what the archive has, too; as in
 /// [`Mode::Plain`] no name means anything. Links of the tree are followed as a process with `root` as
 /// its root would follow them, wherever they are part of a name's folders.
 ///
@@ -227,12 +229,13 @@ pub fn unpack(
     into: &[u8],
     options: &Unpack,
     limits: &Limits,
+    count: &AtomicU64,
 ) -> Result<u64, ApplyError> {
-    let (hashing, count) = (RefCell::new(Hashing::Nothing), Cell::new(0));
+    let hashing = RefCell::new(Hashing::Nothing);
     let mut extraction = Extraction::below(Parents::within(root, into), Mode::Plain);
     extraction.in_use = Some(options);
-    read_through(source, &hashing, &count, &mut extraction, limits)?;
-    Ok(count.get())
+    read_through(source, &hashing, count, &mut extraction, limits)?;
+    Ok(count.load(Ordering::Relaxed))
 }
 
 /// A file whose bytes are still to be written.

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
 
 use hull_sys::root::open_inside;
 use rustix::fs::{
@@ -222,7 +223,8 @@ impl<'a> Copying<'a> {
         let options = Unpack { owner, ..Unpack::default() };
         let mut file = std::fs::File::from(open()?);
         let source = Source::Stream(&mut file);
-        let unpacked = unpack(source, self.root, to, &options, &Limits::default());
+        let count = AtomicU64::new(0);
+        let unpacked = unpack(source, self.root, to, &options, &Limits::default(), &count);
         unpacked.map_err(|source| CopyError::Unpack { name: shown(from), source })?;
         // It may have replaced any of them.
         self.linked.clear();

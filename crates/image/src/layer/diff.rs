@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hull_oci::Digest;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
@@ -86,19 +87,21 @@ pub fn diff(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<Diffed, DiffErr
 
 /// Writes what `base` is in the folder `parent`, a folder with all that is in it, as an archive whose
 /// names begin with `name` in its place. With an empty `name` a folder has no entry itself. Owners are
-/// those that `ids` makes of them. Gives the archive's length in bytes.
+/// those that `ids` makes of them. Gives the
+/// archive's length in bytes, which `count` is counted up to for who watches.
 ///
 /// The tree may change meanwhile: what has gone or become something else since it was listed is left
 /// out, a file that grows is cut off at the size that it had, one that shrinks is filled up with
 /// zeros. Sockets are left out. No link is followed.
-pub fn pack(
+pub fn pack<'a>(
     parent: BorrowedFd<'_>,
     base: &[u8],
     name: &[u8],
     ids: Ids<'_>,
-    out: Sink<'_>,
+    out: Sink<'a>,
+    count: &'a AtomicU64,
 ) -> Result<u64, DiffError> {
-    let mut out = Counted::new(out);
+    let mut out = Counted::new(out, count);
     let mut walk = Walk::new(&mut out, Tree::Seen, ids);
     let parent = open_folder(parent, b".").map_err(failed("open the folder of", name))?;
     if name.is_empty() {
@@ -110,7 +113,7 @@ pub fn pack(
     }
     walk.writer.finish()?;
     out.flush().map_err(WriteError::Write)?;
-    Ok(out.count)
+    Ok(count.load(Ordering::Relaxed))
 }
 
 /// What is packed.

@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -165,14 +166,14 @@ pub(super) struct Hashed<'a> {
     start: usize,
     end: usize,
     /// Bytes read so far.
-    count: &'a std::cell::Cell<u64>,
+    count: &'a AtomicU64,
     bound: Option<Bound<'a>>,
 }
 
 /// What holds for uncompressed bytes only.
 pub(super) struct Bound<'a> {
     pub(super) unfolding: Unfolding,
-    pub(super) compressed: &'a std::cell::Cell<u64>,
+    pub(super) compressed: &'a AtomicU64,
 }
 
 impl<'a> Hashed<'a> {
@@ -180,7 +181,7 @@ impl<'a> Hashed<'a> {
         source: Box<dyn Read + 'a>,
         side: Side,
         hashing: &'a std::cell::RefCell<Hashing>,
-        count: &'a std::cell::Cell<u64>,
+        count: &'a AtomicU64,
         bound: Option<Bound<'a>>,
     ) -> Self {
         let (pool, current, start, end) = (Pool::default(), 0, 0, 0);
@@ -223,9 +224,9 @@ impl BufRead for Hashed<'_> {
                     Err(error) => return Err(error),
                 }
             }
-            self.count.set(self.count.get() + filled as u64);
+            let count = self.count.fetch_add(filled as u64, Ordering::Relaxed) + filled as u64;
             if let Some(Bound { unfolding, compressed }) = &self.bound {
-                unfolding.check(compressed.get(), self.count.get()).map_err(io::Error::other)?;
+                unfolding.check(compressed.load(Ordering::Relaxed), count).map_err(io::Error::other)?;
             }
             if filled > 0 {
                 self.hashing.borrow_mut().add(self.side, &self.pool.0[index], filled)?;
@@ -246,7 +247,7 @@ impl tar::Input for Hashed<'_> {
             return Ok(None);
         };
         let moved = moved(pipe, None, file, count)?;
-        self.count.set(self.count.get() + moved.unwrap_or(0));
+        self.count.fetch_add(moved.unwrap_or(0), Ordering::Relaxed);
         Ok(moved)
     }
 }
@@ -256,12 +257,12 @@ pub(super) struct Counted<'a> {
     sink: Sink<'a>,
     buffer: Vec<u8>,
     /// Bytes written so far.
-    pub(super) count: u64,
+    count: &'a AtomicU64,
 }
 
 impl<'a> Counted<'a> {
-    pub(super) fn new(sink: Sink<'a>) -> Self {
-        Self { sink, buffer: Vec::with_capacity(PIECE), count: 0 }
+    pub(super) fn new(sink: Sink<'a>, count: &'a AtomicU64) -> Self {
+        Self { sink, buffer: Vec::with_capacity(PIECE), count }
     }
 }
 
@@ -272,7 +273,7 @@ impl Write for Counted<'_> {
         }
         let count = bytes.len().min(PIECE - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..count]);
-        self.count += count as u64;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
 
@@ -298,7 +299,7 @@ impl tar::Output for Counted<'_> {
         let pipe = *pipe;
         self.flush()?;
         let moved = moved(file, Some(at), pipe, count)?;
-        self.count += moved.unwrap_or(0);
+        self.count.fetch_add(moved.unwrap_or(0), Ordering::Relaxed);
         Ok(moved)
     }
 }

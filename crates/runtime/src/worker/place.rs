@@ -10,6 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 use hull_image::layer::{self, ApplyError, DiffError, Ids, Limits, Sink, Source};
 use hull_image::tar;
@@ -132,7 +133,8 @@ pub(super) fn pack(
     let there = find(root, place)?;
     tell(describe(root, place, &there))?;
     let archive = Sink::Pipe(archive.as_fd());
-    Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), ids, archive).map(drop)?)
+    let count = AtomicU64::new(0);
+    Ok(layer::pack(there.parent.as_fd(), &there.base, name.as_bytes(), ids, archive, &count).map(drop)?)
 }
 
 /// Unpacks what comes out of the pipe `archive` into the folder at `path`.
@@ -156,7 +158,8 @@ pub(super) fn unpack(
         return Err(Error::ReadOnly { root: mount_id(&there)? == mount_id(root)? });
     }
     let archive = Source::Pipe(archive.as_fd());
-    Ok(layer::unpack(archive, root.as_fd(), path.as_bytes(), options, &Limits::default()).map(drop)?)
+    let (limits, count) = (Limits::default(), AtomicU64::new(0));
+    Ok(layer::unpack(archive, root.as_fd(), path.as_bytes(), options, &limits, &count).map(drop)?)
 }
 
 /// Where a path leads when all links are followed, whether anything is there or not; `None` when they

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use super::super::{
     ApplyError, DiffError, Ids, Limits, Mode, Owner, Sink, Source, Unpack, apply, extract, pack, unpack,
@@ -33,18 +34,23 @@ fn a_pipe_carries_the_same_archive_and_gives_the_same_tree() {
     let [from, by_pipe, by_stream] = &folders;
     fill(from);
     let mut stream = Vec::new();
-    let length = pack(open(from).as_fd(), b".", b"x", Ids::default(), Sink::Stream(&mut stream)).unwrap();
+    let length =
+        pack(open(from).as_fd(), b".", b"x", Ids::default(), Sink::Stream(&mut stream), &AtomicU64::new(0))
+            .unwrap();
     assert_eq!(length, stream.len() as u64);
     let into = |folder: &Path, source: Source<'_>| {
         let options = Unpack { owner: Owner::Named, ..Unpack::default() };
-        unpack(source, open(folder).as_fd(), b"", &options, &Limits::default()).unwrap()
+        unpack(source, open(folder).as_fd(), b"", &options, &Limits::default(), &AtomicU64::new(0)).unwrap()
     };
     assert_eq!(into(by_stream, Source::Stream(&mut &stream[..])), length);
 
     let packed = || {
         let (output, input) = rustix::pipe::pipe().unwrap();
         let from = open(from);
-        let pack = move || pack(from.as_fd(), b".", b"x", Ids::default(), Sink::Pipe(input.as_fd())).unwrap();
+        let pack = move || {
+            pack(from.as_fd(), b".", b"x", Ids::default(), Sink::Pipe(input.as_fd()), &AtomicU64::new(0))
+                .unwrap()
+        };
         (output, std::thread::spawn(pack))
     };
     let (output, packing) = packed();
@@ -70,7 +76,8 @@ fn what_nobody_hashes_becomes_the_same_folder_from_a_pipe_and_from_a_file() {
     let [from, hashed, piped, read, unfolded] = &folders;
     fill(from);
     let mut stream = Vec::new();
-    pack(open(from).as_fd(), b".", b"x", Ids::default(), Sink::Stream(&mut stream)).unwrap();
+    pack(open(from).as_fd(), b".", b"x", Ids::default(), Sink::Stream(&mut stream), &AtomicU64::new(0))
+        .unwrap();
     apply(&mut &stream[..], open(hashed).as_fd(), Mode::Plain, &Limits::default()).unwrap();
 
     let into = |folder: &Path, source: std::os::fd::BorrowedFd<'_>| {
@@ -98,7 +105,8 @@ fn through(into: &Path, write: impl FnOnce(std::fs::File) + Send + 'static) -> R
     let (output, input) = rustix::pipe::pipe().unwrap();
     let writing = std::thread::spawn(move || write(input.into()));
     let source = Source::Pipe(output.as_fd());
-    let unpacked = unpack(source, open(into).as_fd(), b"", &Unpack::default(), &Limits::default());
+    let unpacked =
+        unpack(source, open(into).as_fd(), b"", &Unpack::default(), &Limits::default(), &AtomicU64::new(0));
     drop(output);
     writing.join().unwrap();
     unpacked
@@ -137,7 +145,7 @@ fn whoever_stops_reading_a_pipe_ends_the_packing() {
     let (output, input) = rustix::pipe::pipe().unwrap();
     let from = open(scratch.path());
     let packing = std::thread::spawn(move || {
-        pack(from.as_fd(), b"big", b"big", Ids::default(), Sink::Pipe(input.as_fd()))
+        pack(from.as_fd(), b"big", b"big", Ids::default(), Sink::Pipe(input.as_fd()), &AtomicU64::new(0))
     });
     std::fs::File::from(output).read_exact(&mut [0; 100_000]).unwrap();
     let error = packing.join().unwrap().unwrap_err();
