@@ -28,6 +28,7 @@ pub mod network;
 pub mod piped;
 pub mod stats;
 pub mod system;
+pub mod units;
 pub mod version;
 pub mod volume;
 

@@ -3,6 +3,8 @@
 //! Sources: Go's `time.ParseDuration`, docker/go-units (`RAMInBytes`,
 //! `HumanSizeWithPrecision`, `HumanDuration`). Their results stand in scripts.
 
+use hull_api::units::power_of_1024;
+
 /// Nanoseconds of a Go duration such as `1h30m`, `-1.5s`, `500ms`, `0`.
 pub(crate) fn duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", crate::flags::quoted(text));
@@ -80,16 +82,7 @@ pub(crate) fn bytes(text: &str) -> Result<i64, String> {
     if number < 0.0 || !number.is_finite() {
         return Err(invalid());
     }
-    let bad_suffix = || format!("invalid suffix: '{suffix}'");
-    let power = match suffix.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return Err(bad_suffix()),
-    };
+    let power = power_of_1024(suffix).ok_or_else(|| format!("invalid suffix: '{suffix}'"))?;
     #[expect(clippy::cast_possible_truncation, reason = "Go truncates here, too")]
     let bytes = (number * 1024_f64.powi(power)) as i64;
     Ok(bytes)

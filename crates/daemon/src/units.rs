@@ -1,18 +1,12 @@
 //! Sizes and durations as people write them, and as Go reads them.
 
+use hull_api::units::power_of_1024;
+
 /// Bytes of a size such as `64m`, `1.5GiB`, `20GB`, in steps of 1024 (go-units' `RAMInBytes`).
 pub(crate) fn bytes(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..end].parse().ok()?;
-    let power = match text[end..].trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return None,
-    };
+    let power = power_of_1024(text[end..].trim_start())?;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
