@@ -130,14 +130,7 @@ impl Host {
     }
 
     async fn create_of(&self, image: &str, name: Option<&str>, settings: Settings) -> Result<String> {
-        let request = Create {
-            name: name.map(str::to_owned),
-            image: image.to_owned(),
-            settings,
-            networks: Vec::new(),
-            request: "{}".to_owned(),
-        };
-        Ok(within(self.engine().create(request)).await?.id)
+        Ok(within(self.engine().create(create(image, name, settings))).await?.id)
     }
 
     /// Creates and starts.
@@ -253,6 +246,16 @@ impl Host {
         for path in self.cgroups() {
             std::fs::remove_dir(path).ok();
         }
+    }
+}
+
+pub(crate) fn create(image: &str, name: Option<&str>, settings: Settings) -> Create {
+    Create {
+        name: name.map(str::to_owned),
+        image: image.to_owned(),
+        settings,
+        networks: Vec::new(),
+        request: "{}".to_owned(),
     }
 }
 
