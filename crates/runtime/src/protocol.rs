@@ -25,7 +25,8 @@
 //!     │◄── on C: exited ──────────│  (exited without started: killed while it was starting;
 //!     │                           │   exited twice: killed after it had said so)
 //!
-//! A worker says one thing, `outcome` (before it packs what is at a path: `found`); it is killed when C
+//! A worker says one thing, `outcome` (before it packs what is at a path: `found`; while it hashes what it has
+//! unpacked: `unpacked`); it is killed when C
 //! is closed. So does the child that makes a user namespace, with the namespace beside it. The
 //! forwarder is launched in
 //! the same way, says nothing on C and is found at a socket of its own (see [`crate::forwarder`]).
@@ -185,7 +186,10 @@ pub enum Work {
     ApplyLayer,
     /// Unpack it as it is.
     ApplyPlain,
-    /// Unpack only files, folders and links, without owners and modes.
+    /// The same; nobody asks for its digests.
+    ExtractLayer,
+    /// Unpack only files, folders and links, without owners and modes. When they are there that is said,
+    /// and then the digests of large files.
     ApplyFiles,
     /// Undo its compression alone, into one file.
     ApplyStream,
@@ -392,6 +396,14 @@ pub enum Outcome {
     Found(Found),
     Packed,
     Unpacked,
+    /// Bytes of the files.
+    Extracted {
+        size: u64,
+    },
+    /// By the inodes' numbers.
+    Hashed {
+        files: Vec<(u64, Digest)>,
+    },
     /// There is nothing at the place.
     Absent,
     /// What is there is no folder, to unpack into.

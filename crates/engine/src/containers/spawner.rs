@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::link::{Ready, watch};
-use crate::images::{PackError, Packed, Unpacked};
+use crate::images::{Digests, Extracted, PackError, Packed, Unpacked};
 use crate::users::Maps;
 use crate::{Error, Result, chain};
 
@@ -195,25 +195,32 @@ impl Spawner {
         }
     }
 
-    /// The same with an archive whose digests nobody asks for.
+    /// The same with an archive whose digests nobody asks for; those of the large files in it may come later.
     pub(crate) fn extract(
         &self,
         mode: Mode,
         archive: BorrowedFd<'_>,
         folder: BorrowedFd<'_>,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<Extracted, String> {
         let work = match mode {
-            Mode::Layer => Work::ApplyLayer,
+            Mode::Layer => Work::ExtractLayer,
             Mode::Plain => Work::ApplyPlain,
             Mode::Files => Work::ApplyFiles,
             Mode::Stream => Work::ApplyStream,
         };
         let client = self.client_blocking().map_err(|error| chain(&error))?;
         let job = client.work(work, Some(archive), View::Folder(folder)).map_err(|error| chain(&error))?;
-        match outcome(&job)? {
-            Outcome::Unpacked | Outcome::Applied { .. } => Ok(()),
+        let size = match outcome(&job)? {
+            Outcome::Extracted { size } => size,
+            Outcome::Unpacked => 0,
+            _ => return Err(OTHER.to_owned()),
+        };
+        let hashed = move || match outcome(&job)? {
+            Outcome::Hashed { files } => Ok(files.into_iter().collect()),
             _ => Err(OTHER.to_owned()),
-        }
+        };
+        let digests = (mode == Mode::Files).then(|| Box::new(hashed) as Digests);
+        Ok(Extracted { size, digests })
     }
 
     /// Has one pack a writable layer into an archive. Blocks as [`Self::unpack`] does.

@@ -1,27 +1,33 @@
 //! New images: layers applied, blobs stored, the record committed.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use hull_image::archive::Expected;
+use hull_image::compress::Compression;
+use hull_image::layer::Mode;
 use hull_image::lease::{Held, Lease};
 use hull_image::snapshot::Layer;
 use hull_oci::image::{Config, Descriptor, media_type};
 use hull_oci::{Digest, Reference};
 
-use super::{Image, ImageError, Images, Inner, failed, put_image};
+use super::hashes::Hashes;
+use super::{Image, ImageError, Images, Inner, Unpacked, failed, put_image};
 use crate::Result;
 use crate::store::Change;
 
 /// A layer that is not stored yet, as a regular file on the store's file system or elsewhere.
-pub(super) struct NewLayer {
+pub(super) struct NewLayer<'a> {
     pub(super) file: File,
     /// What it must be when unpacked, where that is known.
     pub(super) diff_id: Option<Digest>,
     pub(super) expected: Option<Expected>,
     /// The file may get a second name as the blob: nobody will write to it any more.
     pub(super) adopt: bool,
+    /// Has the file's own digest, or will have it.
+    pub(super) hashes: Option<&'a mut Hashes>,
 }
 
 /// A layer that is stored.
@@ -56,7 +62,7 @@ impl Inner {
         let lease = self.leases.take();
         let mut stored: Vec<Stored> = Vec::new();
         for file in layers {
-            let layer = NewLayer { file, diff_id: None, expected: None, adopt: false };
+            let layer = NewLayer { file, diff_id: None, expected: None, adopt: false, hashes: None };
             let parent = stored.last().map(|layer| layer.chain.clone());
             stored.push(self.add_layer(&lease, stored.len(), parent, layer)?);
         }
@@ -84,7 +90,7 @@ impl Inner {
         lease: &Lease,
         index: usize,
         parent: Option<Digest>,
-        layer: NewLayer,
+        layer: NewLayer<'_>,
     ) -> Result<Stored> {
         if let Some(diff_id) = &layer.diff_id {
             let chain = chain(parent.as_ref(), diff_id);
@@ -96,7 +102,13 @@ impl Inner {
         let io = |source| failed(ImageError::Io { action: "read a layer", source });
         std::io::Seek::rewind(&mut &layer.file).map_err(io)?;
         let staging = self.snapshots.stage().map_err(failed)?;
-        let unpacked = (self.unpack)(layer.file.as_fd(), staging.diff.as_fd(), None)
+        let unpacked = match layer.hashes {
+            Some(hashes) if is_plain(&layer.file).map_err(io)? => {
+                self.unpack_plain(&layer.file, staging.diff.as_fd(), hashes)
+            }
+            _ => (self.unpack)(layer.file.as_fd(), staging.diff.as_fd(), None),
+        };
+        let unpacked = unpacked
             .map_err(|reason| failed(ImageError::Unpack { what: format!("layer {index}"), reason }))?;
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != unpacked.diff_id) {
             return Err(failed(ImageError::DiffId { index, expected, found: unpacked.diff_id }));
@@ -134,6 +146,19 @@ impl Inner {
         };
         self.mark_layer(&chain, || staging.commit(&record))?;
         Ok(Stored { descriptor, diff_id: record.diff_id, chain, size: unpacked.size })
+    }
+
+    /// A layer that is an archive and no more has one digest, which is computed elsewhere meanwhile.
+    fn unpack_plain(
+        &self,
+        file: &File,
+        folder: BorrowedFd<'_>,
+        hashes: &mut Hashes,
+    ) -> std::result::Result<Unpacked, String> {
+        let size = (self.extract)(Mode::Layer, file.as_fd(), folder)?.size;
+        let blob_size = file.metadata().map_err(|error| error.to_string())?.len();
+        let (blob, compression) = (hashes.of(file)?, Compression::Plain.name().to_owned());
+        Ok(Unpacked { diff_id: blob.clone(), blob, blob_size, size, compression })
     }
 
     /// A layer that is stored with its archive.
@@ -211,6 +236,19 @@ impl Inner {
         }
         Ok(image)
     }
+}
+
+/// Whether it is an archive and no more. One with holes is longer than what came: that is a jailed process's
+/// to read, however long it takes.
+fn is_plain(file: &File) -> std::io::Result<bool> {
+    let stat = file.metadata()?;
+    if stat.blocks().saturating_mul(512) < stat.size() {
+        return Ok(false);
+    }
+    // More than it takes.
+    let mut first = [0; 16];
+    let count = file.read_at(&mut first, 0)?;
+    Ok(Compression::detect(&first[..count]) == Compression::Plain)
 }
 
 /// The chain id of a layer on its parent.

@@ -67,7 +67,7 @@ impl Inner {
         lease.hold(Held::Blob(blob.clone()));
         let file = self.content.open_blob(&blob).map_err(failed)?;
         let diff_id = config.rootfs.diff_ids.first().cloned();
-        let layer = NewLayer { file, diff_id, expected: None, adopt: true };
+        let layer = NewLayer { file, diff_id, expected: None, adopt: true, hashes: None };
         let layer = self.add_layer(&lease, 0, None, layer)?;
         let bytes = serde_json::to_vec(&config).map_err(failed)?;
         let name = name.with_default_tag();

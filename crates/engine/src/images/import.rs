@@ -58,8 +58,12 @@ impl Inner {
                 self.content.open_blob(&blob).map_err(failed)?
             }
         };
-        let layer =
-            self.add_layer(&lease, 0, None, NewLayer { file, diff_id: None, expected: None, adopt: true })?;
+        let layer = self.add_layer(
+            &lease,
+            0,
+            None,
+            NewLayer { file, diff_id: None, expected: None, adopt: true, hashes: None },
+        )?;
         drop(scratch);
         let platform = import.platform.unwrap_or_else(Platform::host);
         let now =

@@ -1,4 +1,7 @@
 //! `load`: from an archive of images to images.
+//!
+//! A layer is hashed from the moment that it comes, and unpacked as soon as all of the archive is here,
+//! whichever of them is done first; it is stored when it is known to be what it has to be.
 
 use std::os::fd::AsFd;
 
@@ -8,6 +11,7 @@ use hull_oci::{Digest, Platform};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::add::{NewLayer, Stored};
+use super::hashes::Hashes;
 use super::{ImageError, Images, Inner, Source, failed};
 use crate::Result;
 
@@ -57,9 +61,9 @@ impl Inner {
         progress: &UnboundedSender<Progress>,
     ) -> Result<Vec<Digest>> {
         let scratch = self.snapshots.scratch().map_err(failed)?;
-        (self.extract)(Mode::Files, source.file().as_fd(), scratch.diff.as_fd()).map_err(|reason| {
-            failed(ImageError::Unpack { what: "the archive of images".to_owned(), reason })
-        })?;
+        let broken = |reason| failed(ImageError::Unpack { what: "the archive of images".to_owned(), reason });
+        let extracted = (self.extract)(Mode::Files, source.file().as_fd(), scratch.diff.as_fd());
+        let mut hashes = Hashes::new(extracted.map_err(broken)?.digests);
         source.end()?;
         let host = [Platform::host()];
         let wanted = if platforms.is_empty() { &host } else { platforms };
@@ -71,7 +75,7 @@ impl Inner {
                     continue;
                 }
                 loaded.push(image.id.clone());
-                self.load_image(scratch.diff.as_fd(), &image, progress)?;
+                self.load_image(scratch.diff.as_fd(), &image, &mut hashes, progress)?;
             }
         }
         Ok(loaded)
@@ -81,6 +85,7 @@ impl Inner {
         &self,
         folder: std::os::fd::BorrowedFd<'_>,
         image: &ArchivedImage,
+        hashes: &mut Hashes,
         progress: &UnboundedSender<Progress>,
     ) -> Result<()> {
         // Nobody listening is no reason to stop.
@@ -93,6 +98,7 @@ impl Inner {
                 diff_id: Some(layer.diff_id.clone()),
                 expected: layer.expected.clone(),
                 adopt: true,
+                hashes: Some(&mut *hashes),
             };
             let parent = stored.last().map(|layer| layer.chain.clone());
             let id = layer.diff_id.short().to_owned();

@@ -19,6 +19,7 @@ mod capture;
 pub mod changes;
 mod commit;
 mod files;
+mod hashes;
 pub mod history;
 mod import;
 pub mod list;
@@ -129,7 +130,25 @@ pub type Unpack = Arc<
 
 /// The same of an archive whose digests nobody asks for.
 pub type Extract =
-    Arc<dyn Fn(Mode, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<(), String> + Send + Sync>;
+    Arc<dyn Fn(Mode, BorrowedFd<'_>, BorrowedFd<'_>) -> std::result::Result<Extracted, String> + Send + Sync>;
+
+/// What came out of one.
+pub struct Extracted {
+    /// Of a layer: bytes of its files.
+    pub size: u64,
+    /// Of an archive of files ([`Mode::Files`]).
+    pub digests: Option<Digests>,
+}
+
+impl std::fmt::Debug for Extracted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Extracted").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// The digests of large files by their inodes' numbers; blocks until they are known. Dropped, nobody hashes
+/// any more.
+pub type Digests = Box<dyn FnOnce() -> std::result::Result<BTreeMap<u64, Digest>, String> + Send>;
 
 /// What became of a writable layer; see [`hull_image::layer::Diffed`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,8 +34,15 @@ fn unpack_here(
     })
 }
 
-fn extract_here(mode: Mode, archive: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<(), String> {
-    layer::extract(Source::Pipe(archive), folder, mode, &Limits::default()).map_err(|error| error.to_string())
+fn extract_here(mode: Mode, archive: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<Extracted, String> {
+    let (source, limits) = (Source::Pipe(archive), Limits::default());
+    if mode == Mode::Files {
+        let behind = layer::extract_files(source, folder, &limits).map_err(|error| error.to_string())?;
+        let digests = behind.map(|behind| Box::new(|| Ok(behind.finish())) as Digests);
+        return Ok(Extracted { size: 0, digests });
+    }
+    let size = layer::extract(source, folder, mode, &limits).map_err(|error| error.to_string())?;
+    Ok(Extracted { size, digests: None })
 }
 
 fn pack_here(upper: BorrowedFd<'_>, archive: BorrowedFd<'_>) -> Result<Packed, PackError> {

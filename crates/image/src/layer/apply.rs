@@ -15,6 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::behind::{Behind, LARGE};
 use super::parents::{Missing, Parent, Parents, set_opaque};
 use super::stream::{Bound, Hashed, Hashing, Piped, Side, Source};
 use super::{AUFS, OPAQUE, WHITEOUT, is_portable, is_whiteout, shown};
@@ -158,15 +159,33 @@ pub fn apply(
     Ok(Applied { blob, blob_size: blob_size.into_inner(), diff_id, size, entries, compression })
 }
 
-/// The same where nobody asks for digests: the bytes of a large file go from a pipe into it unseen.
+/// The same where nobody asks for digests: the bytes of a large file go from a pipe into it unseen. Gives
+/// the sum of the sizes of all files, in bytes.
 pub fn extract(
     source: Source<'_>,
     root: BorrowedFd<'_>,
     mode: Mode,
     limits: &Limits,
-) -> Result<(), ApplyError> {
+) -> Result<u64, ApplyError> {
     let (hashing, count) = (RefCell::new(Hashing::Nothing), AtomicU64::new(0));
-    read_through(source, &hashing, &count, &mut Extraction::new(root, mode), limits).map(drop)
+    let mut extraction = Extraction::new(root, mode);
+    read_through(source, &hashing, &count, &mut extraction, limits)?;
+    Ok(extraction.size)
+}
+
+/// The same in [`Mode::Files`], while large files are hashed, each by itself. They are there when this
+/// returns; their digests come later. `None`: they have to be hashed by who wants that, because the archive
+/// names something twice, so that an inode's number may not be one file's alone.
+pub fn extract_files(
+    source: Source<'_>,
+    root: BorrowedFd<'_>,
+    limits: &Limits,
+) -> Result<Option<Behind>, ApplyError> {
+    let (hashing, count) = (RefCell::new(Hashing::Nothing), AtomicU64::new(0));
+    let mut extraction = Extraction::new(root, Mode::Files);
+    extraction.behind = Behind::start();
+    read_through(source, &hashing, &count, &mut extraction, limits)?;
+    Ok(extraction.behind.filter(|_| !extraction.replaced))
 }
 
 /// Reads the archive to its end, whatever it is packed with. Nobody hashes what comes from a pipe.
@@ -253,6 +272,10 @@ struct Extraction<'a> {
     parents: Parents<'a>,
     /// Folders whose times are set at the end, when nothing is made in them any more.
     folders: Vec<(Vec<u8>, Time)>,
+    /// Hashes large files.
+    behind: Option<Behind>,
+    /// Something was removed for something that has its name.
+    replaced: bool,
     user: (u32, u32),
     size: u64,
     entries: u64,
@@ -278,7 +301,8 @@ impl<'a> Extraction<'a> {
 
     fn below(parents: Parents<'a>, mode: Mode) -> Self {
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { mode, in_use: None, parents, folders: Vec::new(), user, size: 0, entries: 0 }
+        let (folders, behind, replaced) = (Vec::new(), None, false);
+        Self { mode, in_use: None, parents, folders, behind, replaced, user, size: 0, entries: 0 }
     }
 
     fn run(&mut self, archive: &mut dyn tar::Input, limits: &Limits) -> Result<(), ApplyError> {
@@ -294,9 +318,17 @@ impl<'a> Extraction<'a> {
             match &entry.kind {
                 Kind::File { size, extents } if !entry.name.is_empty() && !self.is_whiteout(&entry) => {
                     let file = self.begin_file(&entry)?;
+                    // Holes cost nothing to send, and much to hash: nobody does that unasked.
+                    let large = *size >= LARGE && extents.is_none();
+                    let behind = self.behind.as_mut().filter(|_| large);
+                    let behind = behind.and_then(|behind| behind.begin(&file.fd).then_some(&*behind));
                     match extents {
-                        None => write_whole(&file.fd, &mut reader, &entry.name)?,
+                        None => write_whole(&file.fd, &mut reader, &entry.name, behind)?,
                         Some(extents) => write_sparse(&file.fd, &mut reader, &entry.name, *size, extents)?,
+                    }
+                    if let Some(behind) = behind {
+                        let stat = rustix::fs::fstat(&file.fd).map_err(failed("examine", &entry.name))?;
+                        behind.end(stat.st_ino);
                     }
                     self.end_file(&file, &entry)?;
                 }
@@ -424,6 +456,7 @@ impl<'a> Extraction<'a> {
                     self.keep_kind(name, is_folder(&there), false)?;
                 }
                 self.parents.forget();
+                self.replaced = true;
                 remove(parent.fd.as_fd(), base).map_err(failed("replace", name))?;
                 make().map_err(failed(action, name))
             }
@@ -432,7 +465,8 @@ impl<'a> Extraction<'a> {
     }
 
     fn create(&mut self, parent: &Parent, name: &[u8], base: &[u8]) -> Result<OwnedFd, ApplyError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let access = if self.behind.is_some() { OFlags::RDWR } else { OFlags::WRONLY };
+        let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = || rustix::fs::openat(&parent.fd, base, flags, Bits::from_raw_mode(0o600));
         match self.make(parent, name, base, "create the file", &make) {
             Err(ApplyError::Entry { errno: Errno::BUSY, .. }) if self.in_use.is_some() => {
@@ -456,6 +490,7 @@ impl<'a> Extraction<'a> {
                 // A whiteout of the same layer hides what lower layers have here.
                 opaque = self.mode == Mode::Layer && is_whiteout(&stat);
                 self.parents.forget();
+                self.replaced = true;
                 rustix::fs::unlinkat(&parent.fd, base, AtFlags::empty()).map_err(failed("replace", name))?;
                 rustix::fs::mkdirat(&parent.fd, base, Bits::from_raw_mode(0o700)).map_err(&error)?;
             }
@@ -679,8 +714,16 @@ fn times(time: Time) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-fn write_whole(fd: &OwnedFd, reader: &mut tar::Reader<'_>, name: &[u8]) -> Result<(), ApplyError> {
+fn write_whole(
+    fd: &OwnedFd,
+    reader: &mut tar::Reader<'_>,
+    name: &[u8],
+    behind: Option<&Behind>,
+) -> Result<(), ApplyError> {
     loop {
+        if let Some(behind) = behind {
+            behind.more();
+        }
         if reader.move_to(fd.as_fd()).map_err(failed("write", name))? {
             continue;
         }

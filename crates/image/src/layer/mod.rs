@@ -31,6 +31,7 @@
 //! - `.wh..wh.*` other than the opaque mark are old aufs bookkeeping and ignored.
 
 mod apply;
+mod behind;
 mod changes;
 mod clamp;
 mod copy;
@@ -44,7 +45,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, extract, unpack};
+pub use apply::{
+    Applied, ApplyError, Limits, Mode, Owner, Rename, STREAM, Unpack, apply, extract, extract_files, unpack,
+};
+pub use behind::Behind;
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use clamp::clamp;
 pub use copy::{Attribute, CopyError, Copying, Dress, attributes};

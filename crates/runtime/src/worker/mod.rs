@@ -16,7 +16,7 @@
 //!
 //! So whatever links and mounts lead to, it is in the container: there is nothing else to find.
 //!
-//! It says one thing, the [`Outcome`], and ends. The spawner kills it when its requester goes.
+//! It says what has become of it, the [`Outcome`], and ends. The spawner kills it when its requester goes.
 
 mod build;
 mod place;
@@ -285,7 +285,8 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
         },
         (Work::ApplyLayer, Some(archive)) => apply(archive, root),
         (Work::ApplyPlain, Some(archive)) => extract(Mode::Plain, &archive, root),
-        (Work::ApplyFiles, Some(archive)) => extract(Mode::Files, &archive, root),
+        (Work::ExtractLayer, Some(archive)) => extract(Mode::Layer, &archive, root),
+        (Work::ApplyFiles, Some(archive)) => extract_files(&archive, root, control),
         (Work::ApplyStream, Some(archive)) => extract(Mode::Stream, &archive, root),
     }
 }
@@ -293,7 +294,22 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
 fn extract(mode: Mode, archive: &File, root: &OwnedFd) -> Outcome {
     let archive = Source::Pipe(archive.as_fd());
     match layer::extract(archive, root.as_fd(), mode, &Limits::default()) {
-        Ok(()) => Outcome::Unpacked,
+        Ok(size) if mode == Mode::Layer => Outcome::Extracted { size },
+        Ok(_) => Outcome::Unpacked,
+        Err(error) => failed(&error),
+    }
+}
+
+fn extract_files(archive: &File, root: &OwnedFd, control: &OwnedFd) -> Outcome {
+    let archive = Source::Pipe(archive.as_fd());
+    let behind = match layer::extract_files(archive, root.as_fd(), &Limits::default()) {
+        Ok(behind) => behind,
+        Err(error) => return failed(&error),
+    };
+    match protocol::send(control, &Outcome::Unpacked, &[]) {
+        Ok(()) => Outcome::Hashed {
+            files: behind.map_or_else(Vec::new, |behind| behind.finish().into_iter().collect()),
+        },
         Err(error) => failed(&error),
     }
 }

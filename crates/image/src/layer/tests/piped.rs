@@ -2,11 +2,13 @@
 
 use std::io::Read as _;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
 use super::super::{
-    ApplyError, DiffError, Ids, Limits, Mode, Owner, Sink, Source, Unpack, apply, extract, pack, unpack,
+    ApplyError, DiffError, Ids, Limits, Mode, Owner, Sink, Source, Unpack, apply, extract, extract_files,
+    pack, unpack,
 };
 use super::{open, tree};
 use crate::tar;
@@ -98,6 +100,49 @@ fn what_nobody_hashes_becomes_the_same_folder_from_a_pipe_and_from_a_file() {
     let archive = scratch.path().join("archive");
     std::fs::write(&archive, &stream).unwrap();
     into(read, open(&archive).as_fd());
+}
+
+#[test]
+fn large_files_are_hashed_behind_their_writer_unless_a_name_comes_twice() {
+    let scratch = tempfile::tempdir().unwrap();
+    let contents = [("large", vec![1; 700_001]), ("small", vec![2; 100]), ("sub/larger", vec![3; 3_000_000])];
+    let archive = |names: &[usize]| {
+        let mut archive = Vec::new();
+        let mut writer = tar::Writer::new(&mut archive);
+        for (name, bytes) in names.iter().map(|at| &contents[*at]) {
+            let kind = tar::Kind::File { size: bytes.len() as u64, extents: None };
+            writer.file(&tar::Entry::new(name.as_bytes(), kind), bytes).unwrap();
+        }
+        writer.finish().unwrap();
+        archive
+    };
+    let into = |folder: &str, archive: Vec<u8>, by_pipe: bool| {
+        let folder = scratch.path().join(folder);
+        std::fs::create_dir(&folder).unwrap();
+        let (output, input) = rustix::pipe::pipe().unwrap();
+        let mut bytes = &archive[..];
+        let behind = std::thread::scope(|scope| {
+            let source = match by_pipe {
+                true => Source::Pipe(output.as_fd()),
+                false => Source::Stream(&mut bytes),
+            };
+            scope.spawn(|| {
+                by_pipe.then(|| std::io::Write::write_all(&mut std::fs::File::from(input), &archive))
+            });
+            extract_files(source, open(&folder).as_fd(), &Limits::default()).unwrap()
+        });
+        behind.map(|behind| (folder, behind.finish()))
+    };
+    for (folder, by_pipe) in [("piped", true), ("streamed", false)] {
+        let (folder, digests) = into(folder, archive(&[0, 1, 2]), by_pipe).unwrap();
+        let inode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().ino();
+        let expected = [0, 2].map(|at| {
+            let (name, bytes) = &contents[at];
+            (inode(name), hull_oci::Digest::sha256(bytes))
+        });
+        assert_eq!(digests, expected.into());
+    }
+    assert!(into("twice", archive(&[0, 1, 0]), true).is_none());
 }
 
 /// Unpacks what `write` puts into a pipe.
