@@ -88,6 +88,16 @@ pub fn open_inside(
     openat2_errno(dir.as_fd(), path, flags, mode, Scope::InRoot)
 }
 
+/// The same where no component of `path` is a symlink, nor `..` above `dir` (ELOOP, EXDEV).
+pub fn open_without_links(
+    dir: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+) -> std::result::Result<OwnedFd, Errno> {
+    openat2_errno(dir.as_fd(), path, flags, mode, Scope::Entry)
+}
+
 /// Opens `path` without leaving `dir`: `..` above it, absolute paths, absolute symlinks and magic
 /// links are errors (EXDEV, ELOOP) instead of being bent to stay inside.
 pub fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {

@@ -28,6 +28,7 @@ use rustix::io::Errno;
 
 use super::apply::{ApplyError, Limits, Owner, Unpack, unpack};
 use super::mode::ModeChange;
+use super::packing::{Archive, Made, Packing};
 use super::stream::Source;
 use super::{is_portable, is_sparse, is_whiteout, shown};
 use crate::compress::Compression;
@@ -124,6 +125,7 @@ pub struct Copying<'a> {
     from: Kept,
     /// The folder that something was copied into last.
     into: Kept,
+    packing: Option<Packing<'a>>,
     buffer: Box<[u8]>,
 }
 
@@ -131,7 +133,12 @@ impl<'a> Copying<'a> {
     pub fn new(source: BorrowedFd<'a>, root: BorrowedFd<'a>, dress: &'a Dress) -> Copying<'a> {
         let buffer = vec![0; BUFFER].into_boxed_slice();
         let (linked, times) = (HashMap::new(), BTreeMap::new());
-        Copying { source, root, dress, linked, times, from: None, into: None, buffer }
+        Copying { source, root, dress, linked, times, from: None, into: None, packing: None, buffer }
+    }
+
+    /// Has the copies packed into `archive`, too. Nothing may be in the writable layer that they go to.
+    pub fn pack(&mut self, archive: &'a mut Archive<'_>) {
+        self.packing = Some(Packing::new(archive));
     }
 
     /// Whether there is a folder at `to`, links followed.
@@ -181,7 +188,7 @@ impl<'a> Copying<'a> {
             return Ok(());
         }
         let (place, mode) = (self.place(to)?, self.mode(stat));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // A change of owner takes the other bits away (chown(2)).
         let first = Mode::from_raw_mode(mode & 0o777);
         let make = || rustix::fs::openat(&place.folder, place.name, flags, first);
@@ -199,6 +206,7 @@ impl<'a> Copying<'a> {
         let times = self.times_of(stat);
         rustix::fs::futimens(&target, &times).map_err(failed("set the times of", to))?;
         self.remember(stat, &made, to);
+        self.packed(to, &Made::File(target.as_fd()));
         Ok(())
     }
 
@@ -218,7 +226,8 @@ impl<'a> Copying<'a> {
         if !is_archive(&mut std::fs::File::from(open()?)) {
             return Ok(false);
         }
-        self.folder(to)?;
+        self.packing = None;
+        self.open_or_make(to)?;
         let owner = self.dress.owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
         let options = Unpack { owner, ..Unpack::default() };
         let mut file = std::fs::File::from(open()?);
@@ -232,8 +241,17 @@ impl<'a> Copying<'a> {
         Ok(true)
     }
 
-    /// The folder at `to`, made with its parents if it is missing.
-    pub fn folder(&mut self, to: &[u8]) -> Result<OwnedFd, CopyError> {
+    /// Has a folder at `to`, made with its parents if it is missing.
+    pub fn folder(&mut self, to: &[u8]) -> Result<(), CopyError> {
+        let existed = self.is_folder(to);
+        self.open_or_make(to)?;
+        if !existed {
+            self.packed(to, &Made::Folder);
+        }
+        Ok(())
+    }
+
+    fn open_or_make(&mut self, to: &[u8]) -> Result<OwnedFd, CopyError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         match open_inside(self.root, path(to), flags, Mode::empty()) {
             Ok(folder) => {
@@ -247,7 +265,7 @@ impl<'a> Copying<'a> {
             }
             Err(Errno::NOENT) if !to.is_empty() => {
                 let (above, name) = split(to);
-                let parent = self.folder(above)?;
+                let parent = self.open_or_make(above)?;
                 let stat = rustix::fs::fstat(&parent).map_err(failed("examine", above))?;
                 let times = self.times.get(above).cloned().unwrap_or_else(|| self.times_of(&stat));
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
@@ -270,7 +288,7 @@ impl<'a> Copying<'a> {
     }
 
     /// Gives folders the times that they are to have.
-    pub fn finish(self) -> Result<(), CopyError> {
+    pub fn finish(mut self) -> Result<(), CopyError> {
         // What is in a folder comes before it: setting times below changes none above.
         for (to, times) in self.times.iter().rev() {
             let name = path(to);
@@ -282,8 +300,11 @@ impl<'a> Copying<'a> {
                 != (times.last_modification.tv_sec, times.last_modification.tv_nsec)
             {
                 rustix::fs::futimens(&folder, times).map_err(failed("set the times of", to))?;
+                // Or it is, and has an entry for that alone.
+                self.packing = self.packing.take().filter(|packing| to.is_empty() || packing.has_folder(to));
             }
         }
+        self.packing.take().and_then(|packing| packing.finish(self.root));
         Ok(())
     }
 
@@ -295,7 +316,7 @@ impl<'a> Copying<'a> {
         to: &[u8],
     ) -> Result<(), CopyError> {
         let existed = self.is_folder(to);
-        let folder = self.folder(to)?;
+        let folder = self.open_or_make(to)?;
         if existed {
             return Ok(());
         }
@@ -303,7 +324,14 @@ impl<'a> Copying<'a> {
         rustix::fs::fchmod(&folder, mode).map_err(failed("set the mode of", to))?;
         copy_attributes(open()?.as_fd(), folder.as_fd()).map_err(failed("set the attributes of", to))?;
         self.times.insert(to.to_vec(), self.times_of(stat));
+        self.packed(to, &Made::Folder);
         Ok(())
+    }
+
+    /// What was made is as it will be.
+    fn packed(&mut self, to: &[u8], made: &Made<'_>) {
+        let (root, times) = (self.root, &self.times);
+        self.packing = self.packing.take().and_then(|packing| packing.put(root, times, to, made));
     }
 
     /// The folder of the source that something is in, and its name there.
@@ -324,7 +352,7 @@ impl<'a> Copying<'a> {
     fn place<'n>(&mut self, to: &'n [u8]) -> Result<Place<'n>, CopyError> {
         let (folder, name) = split(to);
         let mut into = self.into.take();
-        let found = kept(&mut into, folder, || self.folder(folder));
+        let found = kept(&mut into, folder, || self.open_or_make(folder));
         self.into = into;
         Ok(Place { folder: found?, name, path: to })
     }
@@ -339,15 +367,20 @@ impl<'a> Copying<'a> {
             return Ok(true);
         }
         let (folder, first) = split(&first);
-        let folder = self.folder(folder)?;
+        let folder = self.open_or_make(folder)?;
         let make = || rustix::fs::linkat(&folder, first, &place.folder, place.name, AtFlags::empty());
-        self.make("link", &place, make).map(|()| true)
+        self.make("link", &place, make)?;
+        self.packed(to, &Made::Other(&place.folder, place.name));
+        Ok(true)
     }
 
     /// What more names of this file of the source link to; `made` is its copy at `to`.
     fn remember(&mut self, stat: &Stat, made: &Stat, to: &[u8]) {
         if stat.st_nlink > 1 {
             self.linked.insert(identity(stat), First { to: to.to_vec(), identity: identity(made) });
+            if let Some(packing) = &mut self.packing {
+                packing.remember(made, to);
+            }
         }
     }
 
@@ -448,6 +481,7 @@ impl<'a> Copying<'a> {
             let made = rustix::fs::statat(folder, *name, flags).map_err(failed("examine", path))?;
             self.remember(stat, &made, path);
         }
+        self.packed(path, &Made::Other(folder, name));
         Ok(())
     }
 

@@ -118,7 +118,7 @@ pub fn pack<'a>(
 
 /// What is packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tree {
+pub(super) enum Tree {
     /// One layer in overlayfs's conventions.
     Layer,
     /// What a process sees, perhaps changing.
@@ -127,22 +127,23 @@ enum Tree {
 
 /// A folder whose entries are packed.
 #[derive(Clone, Copy)]
-struct Here<'a> {
-    folder: &'a OwnedFd,
+pub(super) struct Here<'a> {
+    pub(super) folder: &'a OwnedFd,
     /// Folders above it.
-    depth: usize,
+    pub(super) depth: usize,
     /// Of a layer: layers below have the folder, too, and what they have in it is seen.
-    merged: bool,
+    pub(super) merged: bool,
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     tree: Tree,
     ids: Ids<'a>,
-    writer: Writer<'a>,
+    pub(super) writer: Writer<'a>,
     /// First names of files with several, by device and inode.
-    linked: HashMap<(u64, u64), Vec<u8>>,
+    pub(super) linked: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
-    size: u64,
+    /// Bytes of the files so far.
+    pub(super) size: u64,
 }
 
 pub(super) fn failed(action: &'static str, name: &[u8]) -> impl Fn(Errno) -> DiffError {
@@ -181,7 +182,7 @@ fn vanished(error: &DiffError) -> bool {
 }
 
 impl<'a> Walk<'a> {
-    fn new(out: &'a mut dyn Output, tree: Tree, ids: Ids<'a>) -> Self {
+    pub(super) fn new(out: &'a mut dyn Output, tree: Tree, ids: Ids<'a>) -> Self {
         let (linked, buffer) = (HashMap::new(), vec![0; BUFFER]);
         let writer = match tree {
             Tree::Layer => Writer::limited(out, Limits::default()),
@@ -191,19 +192,18 @@ impl<'a> Walk<'a> {
     }
 
     /// An entry that has no data.
-    fn put(&mut self, entry: &Entry) -> Result<(), DiffError> {
+    pub(super) fn put(&mut self, entry: &Entry) -> Result<(), DiffError> {
         Ok(self.writer.begin(entry)?)
     }
 
     fn described(&self, name: &[u8], kind: Kind, stat: &Stat, xattrs: Attributes) -> Entry {
-        let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
         Entry {
             name: name.to_vec(),
             kind,
             mode: stat.st_mode & 0o7777,
             uid: self.ids.uid(stat.st_uid),
             gid: self.ids.gid(stat.st_gid),
-            mtime: Time { seconds: stat.st_mtime, nanoseconds },
+            mtime: modified(stat),
             xattrs,
         }
     }
@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
     }
 
     /// `listed` is its kind as the folder tells it.
-    fn entry(
+    pub(super) fn entry(
         &mut self,
         here: Here<'_>,
         base: &[u8],
@@ -302,10 +302,8 @@ impl<'a> Walk<'a> {
     fn subfolder(&mut self, here: Here<'_>, base: &[u8], name: &mut Vec<u8>) -> Result<(), DiffError> {
         let folder = open_folder(here.folder.as_fd(), base).map_err(failed("open the folder", name))?;
         // Of the descriptor, not of the name: it may be another folder by now.
-        let stat = rustix::fs::fstat(&folder).map_err(failed("examine", name))?;
-        let (xattrs, Marks { opaque, origin }) =
-            attributes(folder.as_fd(), name, (self.tree, self.ids), &mut self.buffer)?;
-        self.put(&self.described(name, Kind::Directory, &stat, xattrs))?;
+        let (entry, Marks { opaque, origin }) = self.examined(&folder, name)?;
+        self.put(&entry)?;
         if opaque {
             let mark = [&name[..], b"/", OPAQUE].concat();
             let kind = Kind::File { size: 0, extents: None };
@@ -316,21 +314,33 @@ impl<'a> Walk<'a> {
         self.folder(Here { folder: &folder, depth: here.depth + 1, merged }, name)
     }
 
+    /// What an open folder is.
+    pub(super) fn examined(&mut self, folder: &OwnedFd, name: &[u8]) -> Result<(Entry, Marks), DiffError> {
+        let stat = rustix::fs::fstat(folder).map_err(failed("examine", name))?;
+        let (xattrs, marks) = attributes(folder.as_fd(), name, (self.tree, self.ids), &mut self.buffer)?;
+        Ok((self.described(name, Kind::Directory, &stat, xattrs), marks))
+    }
+
     fn file(&mut self, folder: &OwnedFd, base: &[u8], name: &[u8]) -> Result<(), DiffError> {
         // NONBLOCK: the name may have become a FIFO's since it was examined.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(folder, base, flags, Mode::empty()).map_err(failed("open", name))?;
-        let stat = rustix::fs::fstat(&fd).map_err(failed("examine", name))?;
+        self.opened(fd.as_fd(), name)
+    }
+
+    /// A file that is open for reading.
+    pub(super) fn opened(&mut self, fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), DiffError> {
+        let stat = rustix::fs::fstat(fd).map_err(failed("examine", name))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(failed("open as a regular file", name)(Errno::STALE));
         }
         if self.put_again(name, &stat)? {
             return Ok(());
         }
-        let (xattrs, _) = attributes(fd.as_fd(), name, (self.tree, self.ids), &mut self.buffer)?;
+        let (xattrs, _) = attributes(fd, name, (self.tree, self.ids), &mut self.buffer)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let extents = match is_sparse(&stat) {
-            true => Some(extents(&fd, size).map_err(failed("map the holes of", name))?),
+            true => Some(extents(fd, size).map_err(failed("map the holes of", name))?),
             false => None,
         };
         let extents = extents.filter(|e| e[..] != [Extent { offset: 0, length: size }]);
@@ -340,7 +350,7 @@ impl<'a> Walk<'a> {
         self.writer.begin(&entry)?;
         self.size += size;
         for extent in extents.as_deref().unwrap_or(&whole) {
-            self.copy(&fd, *extent, name)?;
+            self.copy(fd, *extent, name)?;
         }
         self.remember(name, &stat);
         Ok(())
@@ -348,10 +358,10 @@ impl<'a> Walk<'a> {
 
     /// The bytes of one extent. A file that shrinks meanwhile is filled up with zeros: the header with
     /// its size is written already.
-    fn copy(&mut self, fd: &OwnedFd, extent: Extent, name: &[u8]) -> Result<(), DiffError> {
+    fn copy(&mut self, fd: BorrowedFd<'_>, extent: Extent, name: &[u8]) -> Result<(), DiffError> {
         let (mut at, end) = (extent.offset, extent.offset + extent.length);
         while at < end {
-            let moved = self.writer.move_from(fd.as_fd(), at, end - at)?;
+            let moved = self.writer.move_from(fd, at, end - at)?;
             at += moved;
             if moved > 0 {
                 continue;
@@ -373,8 +383,12 @@ impl<'a> Walk<'a> {
     }
 }
 
+pub(super) fn modified(stat: &Stat) -> Time {
+    Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+}
+
 /// The parts of a file that hold data (lseek(2), SEEK_DATA and SEEK_HOLE).
-fn extents(fd: &OwnedFd, size: u64) -> Result<Vec<Extent>, Errno> {
+fn extents(fd: BorrowedFd<'_>, size: u64) -> Result<Vec<Extent>, Errno> {
     let mut extents = Vec::new();
     let mut at = 0;
     while at < size {
@@ -396,8 +410,8 @@ type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What overlayfs notes at a folder.
 #[derive(Default)]
-struct Marks {
-    opaque: bool,
+pub(super) struct Marks {
+    pub(super) opaque: bool,
     /// It was copied up from a layer below.
     origin: bool,
 }

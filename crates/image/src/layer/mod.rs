@@ -39,6 +39,7 @@ mod diff;
 mod fill;
 mod ids;
 mod mode;
+mod packing;
 mod parents;
 mod stream;
 
@@ -56,6 +57,7 @@ pub use diff::{DiffError, Diffed, diff, pack};
 pub use fill::{FillError, Filled, fill, publish, repair};
 pub use ids::Ids;
 pub use mode::ModeChange;
+pub use packing::Archive;
 pub use stream::{Sink, Source};
 
 /// Prefix of a name that says: what has the rest of the name in lower layers is gone.

@@ -6,6 +6,7 @@ mod copy;
 mod fill;
 mod hostile;
 mod overlay;
+mod packing;
 mod piped;
 mod tree;
 
