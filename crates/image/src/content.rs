@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hull_oci::{Algorithm, Digest, Hasher};
@@ -47,9 +48,14 @@ fn failed(action: &'static str, name: &str) -> impl Fn(Errno) -> ContentError {
 /// The store. Cheap to share behind an `Arc`; every method takes `&self`.
 #[derive(Debug)]
 pub struct Content {
+    folders: Arc<Folders>,
+    serial: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Folders {
     blobs: OwnedFd,
     ingest: OwnedFd,
-    serial: AtomicU64,
 }
 
 impl Content {
@@ -67,17 +73,17 @@ impl Content {
         let blobs = folder::open_or_make(&blobs, "sha256").map_err(failed("open", "blobs/sha256"))?;
         let ingest = folder::open_or_make(&root, "ingest").map_err(failed("open", "ingest"))?;
         folder::empty(std::os::fd::AsFd::as_fd(&ingest)).map_err(failed("sweep", "ingest"))?;
-        Ok(Self { blobs, ingest, serial: AtomicU64::new(0) })
+        Ok(Self { folders: Arc::new(Folders { blobs, ingest }), serial: AtomicU64::new(0) })
     }
 
     /// Begins a new blob.
-    pub fn ingest(&self) -> Result<Ingest<'_>> {
+    pub fn ingest(&self) -> Result<Ingest> {
         let name = format!("blob-{}", self.serial.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.ingest, &name, flags, Mode::RUSR | Mode::WUSR)
+        let fd = rustix::fs::openat(&self.folders.ingest, &name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(failed("create", &name))?;
         Ok(Ingest {
-            content: self,
+            folders: Arc::clone(&self.folders),
             name: Some(name),
             file: File::from(fd),
             hasher: Hasher::sha256(),
@@ -100,7 +106,7 @@ impl Content {
     pub fn adopt(&self, file: BorrowedFd<'_>, digest: &Digest) -> Result<()> {
         let name = name(digest)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        match rustix::fs::linkat(CWD, path, &self.blobs, name, AtFlags::SYMLINK_FOLLOW) {
+        match rustix::fs::linkat(CWD, path, &self.folders.blobs, name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed("adopt", name)(errno)),
         }
@@ -109,7 +115,7 @@ impl Content {
     /// The size of a blob (bytes), if it is here.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         let name = name(digest)?;
-        match rustix::fs::statat(&self.blobs, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(&self.folders.blobs, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or(0))),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("examine", name)(errno)),
@@ -120,7 +126,7 @@ impl Content {
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         let name = name(digest)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.blobs, name, flags, Mode::empty()) {
+        match rustix::fs::openat(&self.folders.blobs, name, flags, Mode::empty()) {
             Ok(fd) => Ok(File::from(fd)),
             Err(Errno::NOENT) => Err(ContentError::Missing { digest: digest.clone() }),
             Err(errno) => Err(failed("open", name)(errno)),
@@ -163,7 +169,7 @@ impl Content {
     pub fn remove(&self, digest: &Digest) -> Result<Option<u64>> {
         let size = self.size(digest)?;
         let name = name(digest)?;
-        match rustix::fs::unlinkat(&self.blobs, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(&self.folders.blobs, name, AtFlags::empty()) {
             Ok(()) => Ok(size),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("remove", name)(errno)),
@@ -172,7 +178,7 @@ impl Content {
 
     /// All blobs, sorted.
     pub fn list(&self) -> Result<Vec<Digest>> {
-        let names = folder::names(&self.blobs).map_err(failed("list", "blobs/sha256"))?;
+        let names = folder::names(&self.folders.blobs).map_err(failed("list", "blobs/sha256"))?;
         let digest = |name: &std::ffi::CString| {
             name.to_str().ok().and_then(|name| Digest::from_hex(Algorithm::Sha256, name).ok())
         };
@@ -184,7 +190,7 @@ impl Content {
     /// Waits until everything written to the store's file system so far is on the
     /// disk (syncfs(2)): once for each load, pull or commit, before its row.
     pub fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.blobs).map_err(failed("sync", "."))
+        rustix::fs::syncfs(&self.folders.blobs).map_err(failed("sync", "."))
     }
 }
 
@@ -198,15 +204,15 @@ fn name(digest: &Digest) -> Result<&str> {
 
 /// A blob being written. Dropped without `commit`, it leaves nothing.
 #[derive(Debug)]
-pub struct Ingest<'a> {
-    content: &'a Content,
+pub struct Ingest {
+    folders: Arc<Folders>,
     name: Option<String>,
     file: File,
     hasher: Hasher,
     size: u64,
 }
 
-impl Write for Ingest<'_> {
+impl Write for Ingest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.hasher.update(&bytes[..count]);
@@ -219,7 +225,7 @@ impl Write for Ingest<'_> {
     }
 }
 
-impl Ingest<'_> {
+impl Ingest {
     /// What was written so far, from its beginning; nothing can be written through it. It is read
     /// after the last write: the position is one for both.
     pub fn reader(&self) -> Result<File> {
@@ -258,16 +264,16 @@ impl Ingest<'_> {
     fn publish_as(&mut self, digest: &Digest) -> Result<()> {
         let Some(temporary) = self.name.take() else { return Ok(()) };
         let name = name(digest)?;
-        rustix::fs::renameat(&self.content.ingest, &temporary, &self.content.blobs, name)
+        rustix::fs::renameat(&self.folders.ingest, &temporary, &self.folders.blobs, name)
             .map_err(failed("publish", name))
     }
 }
 
-impl Drop for Ingest<'_> {
+impl Drop for Ingest {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
             // What stays is swept when the store is opened next.
-            let _ = rustix::fs::unlinkat(&self.content.ingest, name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.folders.ingest, name, AtFlags::empty());
         }
     }
 }

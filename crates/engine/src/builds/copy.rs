@@ -28,6 +28,7 @@ use super::{Build, Context, diff_ids, failure};
 use crate::containers::files;
 use crate::containers::services::Services;
 use crate::containers::spawner::Working;
+use crate::images::Packed;
 use crate::spec::identity;
 use crate::{Error, Result, rootfs};
 
@@ -139,6 +140,7 @@ impl Build {
             None => None,
         };
         let several = copy.files.len() > 1 || copy.files.iter().any(|(_, chosen)| chosen.patterns.len() > 1);
+        let only = copy.files.len() == 1;
         let beneath = if copy.link { &[][..] } else { &below[..] };
         for (source, selection) in copy.files {
             let unpack = match (copy.unpack, &source) {
@@ -162,9 +164,12 @@ impl Build {
                 newest: copy.newest,
             };
             let found = self.find(source, several || copy.destination.ends_with('/')).await?;
-            self.change(&site, beneath, Job::Copy(work, &found)).await?;
+            if only {
+                return self.change_once(&site, beneath, &below, Job::Copy(work, &found)).await;
+            }
+            self.change(&site, beneath, Job::Copy(work, &found), None).await?;
         }
-        self.keep_site(&site, &below).await.map_err(failure)
+        self.keep_site(&site, &below, None).await.map_err(failure)
     }
 
     pub(super) async fn make_folder(&self, folder: Folder) -> std::result::Result<Option<Layer>, Failure> {
@@ -175,8 +180,7 @@ impl Build {
             user => self.user(&below, user).await.map_err(failure)?,
         };
         let work = Work::MakeFolder { path: folder.path, owner, newest: folder.newest };
-        self.change(&site, &below, Job::Make(work)).await?;
-        self.keep_site(&site, &below).await.map_err(failure)
+        self.change_once(&site, &below, &below, Job::Make(work)).await
     }
 
     pub(super) async fn look_at(
@@ -224,13 +228,35 @@ impl Build {
     /// Makes what was written at the site no newer than `newest` (seconds since the epoch).
     pub(super) async fn clamp(&self, site: &Site, newest: Option<i64>) -> std::result::Result<(), Failure> {
         match newest {
-            Some(newest) => self.change(site, &[], Job::Make(Work::Clamp { newest })).await,
+            Some(newest) => self.change(site, &[], Job::Make(Work::Clamp { newest }), None).await.map(|_| ()),
             None => Ok(()),
         }
     }
 
-    /// Has a worker change what is seen with the site on top of `below`, and waits until it has gone.
-    async fn change(&self, site: &Site, below: &[Digest], job: Job<'_>) -> std::result::Result<(), Failure> {
+    /// The whole of a step whose work is one job, with the site on top of `beneath`: it is packed while it
+    /// is done, where that can be.
+    async fn change_once(
+        &self,
+        site: &Site,
+        beneath: &[Digest],
+        below: &[Digest],
+        job: Job<'_>,
+    ) -> std::result::Result<Option<Layer>, Failure> {
+        let archive = self.0.services.images.archive().await.map_err(failure)?;
+        let packed = self.change(site, beneath, job, Some(archive.file())).await?;
+        let archive = packed.map(|packed| (archive, packed));
+        self.keep_site(site, below, archive).await.map_err(failure)
+    }
+
+    /// Has a worker change what is seen with the site on top of `below`, and waits until it has gone. What
+    /// it has packed into `archive` is all of the change.
+    async fn change(
+        &self,
+        site: &Site,
+        below: &[Digest],
+        job: Job<'_>,
+        archive: Option<BorrowedFd<'_>>,
+    ) -> std::result::Result<Option<Packed>, Failure> {
         let spawner = &self.0.services.spawner;
         let (folder, tree);
         let view = if below.is_empty() {
@@ -247,19 +273,22 @@ impl Build {
             View::Stopped(&tree)
         };
         let working = match job {
-            Job::Make(work) => spawner.work(work, None, view).await,
+            Job::Make(work) => spawner.work(work, archive, view).await,
             Job::Copy(copy, Found::Folder { fd: source, .. }) => {
-                spawner.copy(copy, Files::Folder(source.as_fd()), view).await
+                spawner.copy(copy, Files::Folder(source.as_fd()), archive, view).await
             }
             Job::Copy(copy, Found::Layers(lower)) => {
                 let source = Shown::Layers { lower: lower.clone(), path: PathBuf::from("/"), upper: None };
-                spawner.copy(copy, Files::Layers(&source), view).await
+                spawner.copy(copy, Files::Layers(&source), archive, view).await
             }
         };
         let working = working.map_err(failure)?;
         hull_runtime::failpoint!("engine.build.copying");
         match ended(working).await? {
-            Outcome::Made => Ok(()),
+            Outcome::Made => Ok(None),
+            Outcome::Committed { diff_id, archive_size, size } => {
+                Ok(Some(Packed { diff_id, archive_size, size }))
+            }
             other => Err(failure(unexpected(other))),
         }
     }

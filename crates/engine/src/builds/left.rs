@@ -51,7 +51,7 @@ impl Build {
             left.below = Some(self.finish(image(below.to_vec()), Vec::new(), None).await?.id.clone());
         }
         if !self.0.given.limits.force_rm
-            && let Some(layer) = self.keep_site(site, below).await?
+            && let Some(layer) = self.keep_site(site, below, None).await?
         {
             let layers = below.iter().cloned().chain([layer.diff_id]).collect();
             left.failed = Some(self.finish(image(layers), Vec::new(), None).await?.id.clone());

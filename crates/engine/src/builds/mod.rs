@@ -37,6 +37,7 @@ use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source
 use hull_builder::progress::{Output, Report};
 use hull_builder::solve::Running;
 use hull_builder::{BuildError, Built, Cache, Executor, Failure, Known, Layer, Request};
+use hull_image::content::Ingest;
 use hull_image::lease::Lease;
 use hull_oci::image::Config;
 use hull_oci::{Digest, Reference};
@@ -44,7 +45,7 @@ use tokio::sync::watch;
 
 use crate::containers::services::Services;
 use crate::containers::settings::{NetworkMode, Security};
-use crate::images::{Image, Part};
+use crate::images::{Image, Packed, Part};
 use crate::store::Rows;
 use crate::{Class, Error, Result, chain};
 
@@ -200,9 +201,14 @@ impl Build {
         }
     }
 
-    /// What was written at the site becomes a layer.
-    async fn keep_site(&self, site: &Site, below: &[Digest]) -> Result<Option<Layer>> {
-        let kept = self.0.services.images.keep_layer(&self.0.lease, &site.id, below).await?;
+    /// What was written at the site becomes a layer; it is packed, if there is no `archive` of it.
+    async fn keep_site(
+        &self,
+        site: &Site,
+        below: &[Digest],
+        archive: Option<(Ingest, Packed)>,
+    ) -> Result<Option<Layer>> {
+        let kept = self.0.services.images.keep_layer(&self.0.lease, &site.id, below, archive).await?;
         Ok(kept.map(|Part { diff_id, size }| Layer { diff_id, size }))
     }
 }
@@ -301,7 +307,7 @@ impl Executor for Build {
         match run::run(&self.0.services, &site, work, output).await.map_err(failure)? {
             0 => {
                 self.clamp(&site, run.newest).await?;
-                self.keep_site(&site, &below).await.map_err(failure)
+                self.keep_site(&site, &below, None).await.map_err(failure)
             }
             code => Err(Failure::Exit { code, left: self.left(&site, &below, config).await }),
         }

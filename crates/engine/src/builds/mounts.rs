@@ -219,10 +219,10 @@ impl Build {
         let copy = protocol::Copy { selection, destination: "/".to_owned(), ..protocol::Copy::default() };
         let (spawner, view) = (&self.0.services.spawner, View::Folder(root.as_fd()));
         let working = match self.find(source, false).await? {
-            Found::Folder { fd, .. } => spawner.copy(copy, Files::Folder(fd.as_fd()), view).await,
+            Found::Folder { fd, .. } => spawner.copy(copy, Files::Folder(fd.as_fd()), None, view).await,
             Found::Layers(lower) => {
                 let source = Shown::Layers { lower, path: PathBuf::from("/"), upper: None };
-                spawner.copy(copy, Files::Layers(&source), view).await
+                spawner.copy(copy, Files::Layers(&source), None, view).await
             }
         };
         ended(working.map_err(failure)?).await.map(drop)

@@ -87,14 +87,15 @@ impl Spawner {
         Ok(Working { job: watch(job).map_err(failed)? })
     }
 
-    /// Asks for a worker that copies files into a tree.
+    /// Asks for a worker that copies files into a tree, and packs them into `archive` if it can.
     pub(crate) async fn copy(
         self: &Arc<Self>,
         copy: protocol::Copy,
         source: Files<'_>,
+        archive: Option<BorrowedFd<'_>>,
         files: View<'_>,
     ) -> Result<Working> {
-        let job = self.request(|client| client.copy(copy.clone(), source, files)).await?;
+        let job = self.request(|client| client.copy(copy.clone(), source, archive, files)).await?;
         let failed =
             |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
         Ok(Working { job: watch(job).map_err(failed)? })

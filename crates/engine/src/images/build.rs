@@ -7,13 +7,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use hull_image::archive::{SavedImage, write};
+use hull_image::content::Ingest;
 use hull_image::lease::{Held, Lease};
 use hull_image::snapshot::{Layer, SnapshotError};
 use hull_oci::image::{Config, media_type};
 use hull_oci::{Digest, Reference};
 
 use super::add::{Stored, chain};
-use super::{EMPTY, Image, ImageError, Images, Inner, blocking, failed};
+use super::{EMPTY, Image, ImageError, Images, Inner, Packed, blocking, failed};
 use crate::Result;
 
 /// A layer by itself.
@@ -48,8 +49,15 @@ impl Images {
         .await
     }
 
+    /// A file for the archive of a layer that is packed while it is made, on the layers' file system.
+    pub(crate) async fn archive(&self) -> Result<Ingest> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.content.ingest().map_err(failed)).await
+    }
+
     /// Makes the writable layer `key` the layer on top of `below` (diff ids, lowest first), by renaming
-    /// it: nothing is copied. Its archive is made of it. `None`: it has changed nothing.
+    /// it: nothing is copied. Its archive is made of it, if there is none yet. `None`: it has changed
+    /// nothing.
     ///
     /// Nobody may have it mounted, and nobody has it afterwards.
     pub(crate) async fn keep_layer(
@@ -57,9 +65,10 @@ impl Images {
         lease: &Arc<Lease>,
         key: &str,
         below: &[Digest],
+        archive: Option<(Ingest, Packed)>,
     ) -> Result<Option<Part>> {
         let (lease, key, below) = (Arc::clone(lease), key.to_owned(), below.to_vec());
-        self.store(move |inner| inner.keep_layer(&lease, &key, &below)).await
+        self.store(move |inner| inner.keep_layer(&lease, &key, &below, archive)).await
     }
 
     /// Makes an image of a configuration, whose `rootfs` names layers that are here, and names it.
@@ -121,12 +130,23 @@ impl Inner {
         config.chain_ids().iter().map(stored).collect()
     }
 
-    fn keep_layer(&self, lease: &Lease, key: &str, below: &[Digest]) -> Result<Option<Part>> {
-        let parent = hull_oci::image::chain_ids(below).pop();
+    fn pack_writable(&self, key: &str) -> Result<(Ingest, Packed)> {
         let upper = self.snapshots.writable(key).map_err(failed)?;
         let ingest = self.content.ingest().map_err(failed)?;
         let packed = (self.pack)(upper.as_fd(), ingest.file())
             .map_err(|error| failed(ImageError::pack(key, error)))?;
+        Ok((ingest, packed))
+    }
+
+    fn keep_layer(
+        &self,
+        lease: &Lease,
+        key: &str,
+        below: &[Digest],
+        archive: Option<(Ingest, Packed)>,
+    ) -> Result<Option<Part>> {
+        let parent = hull_oci::image::chain_ids(below).pop();
+        let (ingest, packed) = archive.map_or_else(|| self.pack_writable(key), Ok)?;
         hull_runtime::failpoint!("engine.build.packed");
         if packed.diff_id == Digest::sha256(&[0; EMPTY]) {
             return Ok(None);

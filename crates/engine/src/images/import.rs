@@ -90,7 +90,7 @@ impl Inner {
 
     /// What is in an archive whose compression no layer may have, and the folder which that file
     /// is in until it has another name.
-    fn unpacked(&self, ingest: &Ingest<'_>) -> Result<Option<(File, Staging<'_>)>> {
+    fn unpacked(&self, ingest: &Ingest) -> Result<Option<(File, Staging<'_>)>> {
         let io = |source| failed(ImageError::Io { action: "read the archive", source });
         let mut file = ingest.reader().map_err(failed)?;
         let mut first = Vec::new();

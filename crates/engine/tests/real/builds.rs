@@ -264,6 +264,42 @@ async fn files_of_a_context_are_copied_as_the_language_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_while_it_is_copied_is_what_is_packed_when_all_is_there() {
+    let host = Host::new().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("context");
+    std::fs::create_dir_all(folder.join("dir/sub")).unwrap();
+    for name in ["dir/sub/one", "dir/two", "zero"] {
+        std::fs::write(folder.join(name), name.repeat(50_000)).unwrap();
+    }
+    let context = within(host.engine().build_context(tar(&folder, "-cf").into())).await.unwrap();
+    let contexts = [(String::new(), context)].into();
+    let build = host.engine().build(Given { contexts, ..limits().into() });
+    let base = base(&build).await;
+    let main = || Source::Context(String::new());
+    let at_once = copy(&base.layers, main(), &["dir", "zero"], "/etc/new/");
+    let one =
+        |pattern: &str| (main(), Selection { patterns: vec![pattern.to_owned()], ..Selection::default() });
+    // Two jobs, the second on top of what the first has written.
+    let after_another = Copy { files: vec![one("dir"), one("zero")], ..at_once.clone() };
+    let copied = within(build.copy(at_once)).await.unwrap().unwrap();
+    assert_eq!(within(build.copy(after_another)).await.unwrap().as_ref(), Some(&copied));
+    assert_eq!(copied.size, 50_000 * "dir/sub/onedir/twozero".len() as u64);
+    // Its archive is kept, and is of its digest.
+    let mut config = base.config.clone();
+    config.rootfs.diff_ids =
+        with(&base.layers, Some(copied.clone())).into_iter().map(|layer| layer.diff_id).collect();
+    within(build.finish(config, vec![Reference::parse("built").unwrap()], None)).await.unwrap();
+    let saved = std::fs::File::create(scratch.path().join("saved.tar")).unwrap();
+    within(host.engine().images().save(&["built".to_owned()], saved.into()).unwrap()).await.unwrap();
+    let blob = format!("tar -xOf saved.tar blobs/sha256/{} | sha256sum", copied.diff_id.hex());
+    let sum = Command::new("sh").args(["-c", &blob]).current_dir(scratch.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&sum.stdout), format!("{}  -\n", copied.diff_id.hex()));
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_kept_is_found_after_a_restart_and_goes_when_it_is_forgotten() {
     let mut host = Host::new().await;
     let key = Digest::sha256(b"step");

@@ -260,10 +260,21 @@ impl Client {
         Ok(Job { socket: ours })
     }
 
-    /// Has a worker copy files of `source` into what `view` shows. It is killed when the job is dropped.
-    pub fn copy(&self, copy: protocol::Copy, source: Files<'_>, view: View<'_>) -> Result<Job, Error> {
+    /// Has a worker copy files of `source` into what `view` shows, and pack them into `archive` if it can.
+    /// It is killed when the job is dropped.
+    pub fn copy(
+        &self,
+        copy: protocol::Copy,
+        source: Files<'_>,
+        archive: Option<BorrowedFd<'_>>,
+        view: View<'_>,
+    ) -> Result<Job, Error> {
         let (ours, theirs) = control()?;
         let (mut roles, mut fds) = (vec![Role::Control], vec![theirs.as_fd()]);
+        if let Some(archive) = archive {
+            roles.push(Role::Archive);
+            fds.push(archive);
+        }
         let (layers, tree);
         match source {
             Files::Folder(folder) => {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use hull_context::{Folder, Ignore, Inside, Kind, Matched, SelectError, fingerprint as digest_of, select};
-use hull_image::layer::{self, CopyError, Copying, Dress, ModeChange};
+use hull_image::layer::{self, Archive, CopyError, Copying, Dress, ModeChange};
 use hull_oci::{Digest, Hasher};
 use hull_sys::root::open_inside;
 use rustix::fs::{Mode, OFlags};
@@ -61,12 +61,20 @@ fn chosen(tree: &Folder<'_>, selection: &Selection) -> Result<Vec<Matched>, Sele
     select(tree, patterns, &selection.exclude, selection.parents)
 }
 
-pub(super) fn copy(source: &OwnedFd, root: &OwnedFd, copy: &Copy) -> Result<(), Error> {
+pub(super) fn copy(
+    source: &OwnedFd,
+    root: &OwnedFd,
+    copy: &Copy,
+    archive: Option<&mut Archive<'_>>,
+) -> Result<(), Error> {
     let parse = |text: &String| ModeChange::parse(text).ok_or_else(|| Error::Mode { text: text.clone() });
     let mode = copy.mode.as_ref().map(parse).transpose()?;
     let dress = Dress { owner: copy.owner, mode, newest: copy.newest };
     let matched = chosen(&Folder::new(source.as_fd(), Ignore::default()), &copy.selection)?;
     let mut copying = Copying::new(source.as_fd(), root.as_fd(), &dress);
+    if let Some(archive) = archive {
+        copying.pack(archive);
+    }
     let to = below(&copy.destination);
     let into = copy.several
         || matched.len() > 1
@@ -93,9 +101,13 @@ pub(super) fn folder(
     path: &str,
     owner: (u32, u32),
     newest: Option<i64>,
+    archive: Option<&mut Archive<'_>>,
 ) -> Result<(), Error> {
     let dress = Dress { owner: Some(owner), mode: None, newest };
     let mut copying = Copying::new(root.as_fd(), root.as_fd(), &dress);
+    if let Some(archive) = archive {
+        copying.pack(archive);
+    }
     copying.folder(below(path))?;
     Ok(copying.finish()?)
 }

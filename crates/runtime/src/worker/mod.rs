@@ -22,10 +22,13 @@ mod build;
 mod place;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use hull_image::layer::{self, Ids, Limits, Mode, Owner, Source};
+use hull_image::layer::{self, Archive, Ids, Limits, Mode, Owner, Source};
 use hull_oci::runtime::{Seccomp, SyscallArg, SyscallRule};
 use hull_sys::{During, Errno, cred, mount};
 use rustix::process::{Resource, Rlimit};
@@ -98,7 +101,7 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
         (Err(error), _) => failed(&error),
         (Ok(source), Some(view)) => match enter_view(view) {
             Ok(root) if matches!(work, Work::Fill | Work::Repair) => fill(&work, source, &root),
-            Ok(root) if matches!(work, Work::Copy(_)) => build(&work, source, &root),
+            Ok(root) if matches!(work, Work::Copy(_)) => build(&work, source, &root, archive.map(File::from)),
             Ok(root) => perform(&work, archive, &root, &control),
             Err(JailError::Ended) => Outcome::Ended,
             Err(error) => failed(&error),
@@ -199,13 +202,13 @@ fn fill(work: &Work, source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
 }
 
 /// A step of a build.
-fn build(work: &Work, source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
+fn build(work: &Work, source: Option<tree::Part>, root: &OwnedFd, archive: Option<File>) -> Outcome {
     let done = match (work, source) {
         (Work::Copy(copy), Some(tree::Part::Folder(source))) => {
-            build::copy(&source, root, copy).map(|()| Outcome::Made)
+            packed(archive, |archive| build::copy(&source, root, copy, archive))
         }
         (Work::MakeFolder { path, owner, newest }, _) => {
-            build::folder(root, path, *owner, *newest).map(|()| Outcome::Made)
+            packed(archive, |archive| build::folder(root, path, *owner, *newest, archive))
         }
         (Work::Fingerprint(selection), _) => {
             build::fingerprint(root, selection).map(|digest| Outcome::Fingerprint { digest })
@@ -217,6 +220,22 @@ fn build(work: &Work, source: Option<tree::Part>, root: &OwnedFd) -> Outcome {
         _ => return Outcome::Failed { message: "the work came without a source of its files".to_owned() },
     };
     done.unwrap_or_else(|error| error.outcome())
+}
+
+/// What `change` does is packed into the archive, where there is one and it can be packed.
+fn packed(
+    archive: Option<File>,
+    change: impl FnOnce(Option<&mut Archive<'_>>) -> Result<(), build::Error>,
+) -> Result<Outcome, build::Error> {
+    let Some(mut file) = archive else { return change(None).map(|()| Outcome::Made) };
+    let mut archive = Archive::new(&mut file);
+    change(Some(&mut archive))?;
+    Ok(match archive.finish() {
+        Some(layer::Diffed { diff_id, archive_size, size }) => {
+            Outcome::Committed { diff_id, archive_size, size }
+        }
+        None => Outcome::Made,
+    })
 }
 
 fn profile() -> Seccomp {
@@ -260,8 +279,8 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
             place::examine(root, place).map_or_else(|error| error.outcome(), Outcome::Found)
         }
         (Work::Fill | Work::Repair, _) => fill(work, None, root),
-        (Work::Copy(_) | Work::MakeFolder { .. } | Work::Fingerprint(_) | Work::Clamp { .. }, _) => {
-            build(work, None, root)
+        (Work::Copy(_) | Work::MakeFolder { .. } | Work::Fingerprint(_) | Work::Clamp { .. }, archive) => {
+            build(work, None, root, archive)
         }
         (_, None) => Outcome::Failed { message: "the work came without an archive".to_owned() },
         (Work::Pack { place, name, uids, gids }, Some(archive)) => {
