@@ -65,6 +65,10 @@ pub struct Begin {
     pub discard: bool,
     /// What is to be sent of it.
     pub outputs: Vec<Output>,
+    /// Where else is looked for what was done before.
+    pub cache_from: Vec<CacheFrom>,
+    /// The image says in its configuration what was done for it.
+    pub inline_cache: bool,
     /// Other contexts, by the names that the Dockerfile has for them.
     pub contexts: BTreeMap<String, Named>,
     /// The main context's ignore file: a check warns of copies of what it names.
@@ -89,6 +93,19 @@ pub enum Form {
     Files,
     /// The image: Docker's archive with an OCI layout beside it.
     Image,
+    /// What was done, for other builds' [`Begin::cache_from`], in the same form; `all`: not only what the
+    /// image has.
+    Cache { all: bool },
+}
+
+/// Where what was done before comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheFrom {
+    /// A folder that the client has: it is asked for as a context of this name.
+    Folder(String),
+    /// An image, by its reference.
+    Image(String),
 }
 
 /// What each RUN may use; 0 and empty are without limit.

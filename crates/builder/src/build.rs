@@ -9,10 +9,10 @@ use hull_oci::image::Config;
 
 use crate::dockerfile::check::{self, Facts, Settings, Warning};
 use crate::dockerfile::{self, Dockerfile, Position, Problem, Span};
-use crate::executor::{Base, Cache, Executor, Failure, Layer, Wanted};
+use crate::executor::{Base, Cache, Executor, Failure, Layer, Row, Wanted};
 use crate::plan::{self, Need, Options, Outcome, Plan, PlanError};
 use crate::progress::{Progress, Report};
-use crate::solve::{Host, Running, StepError, solve};
+use crate::solve::{Host, Running, Solved, StepError, solve};
 
 /// What is to be built.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Request {
     /// The time that steps which are done now are said to be done at, in RFC 3339. SOURCE_DATE_EPOCH
     /// among the build arguments replaces it.
     pub now: String,
+    /// All that is known of its steps is wanted, for others' caches.
+    pub rows: bool,
 }
 
 /// An image that is not stored yet; its layers are.
@@ -32,6 +34,8 @@ pub struct Built {
     pub config: Config,
     /// Lowest first.
     pub layers: Vec<Layer>,
+    /// What another cache needs to do none of it again, if it was wanted.
+    pub rows: Vec<Row>,
 }
 
 /// Why there is no image. The texts are for people; [`Problem::show`] and the fields have the place.
@@ -74,10 +78,11 @@ pub async fn build<E: Executor, C: Cache>(
     }
     report(Progress::Planned { instructions: plan.instructions.clone() });
     let created = created(request)?;
-    let host = Host { executor, cache, running, report, parallel: request.parallel, created: &created };
-    let stack =
-        solve(&plan.graph, plan.target, host).await.map_err(|error| BuildError::Step(Box::new(error)))?;
-    Ok(Built { config: plan.config(&stack, &created), layers: stack.layers() })
+    let (parallel, rows) = (request.parallel, request.rows);
+    let host = Host { executor, cache, running, report, parallel, created: &created, rows };
+    let solved = solve(&plan.graph, plan.target, host).await;
+    let Solved { stack, rows } = solved.map_err(|error| BuildError::Step(Box::new(error)))?;
+    Ok(Built { config: plan.config(&stack, &created), layers: stack.layers(), rows })
 }
 
 /// What the build checks come to.

@@ -72,6 +72,7 @@ async fn built(words: &Words, dockerfile: &str, now: &str, epoch: &str) -> Resul
         options,
         parallel: 2,
         now: format!("{now}-01-01T00:00:00Z"),
+        rows: false,
     };
     build(&request, words, words, &Running::default(), Arc::new(|_| {})).await
 }
@@ -135,6 +136,7 @@ async fn checks_warn_or_end_the_build() {
         options: options.clone(),
         parallel: 1,
         now: "2025-01-01T00:00:00Z".into(),
+        rows: false,
     };
     let told = Arc::new(Mutex::new(Vec::new()));
     let report = {

@@ -283,6 +283,13 @@ pub struct Known {
     pub stack: Stack,
 }
 
+/// What a [`Cache`] keeps under one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub key: Digest,
+    pub known: Known,
+}
+
 /// What earlier builds did. Shared by all builds; outlives the daemon.
 pub trait Cache: Send + Sync + 'static {
     /// Only what can be used: all layers of its stack are there, and stay as long as this build.

@@ -20,5 +20,5 @@ pub mod progress;
 pub mod solve;
 
 pub use build::{BuildError, Built, Request, build};
-pub use executor::{Base, Cache, Executor, Failure, Known, Layer, Selection, Source, Stack, Wanted};
+pub use executor::{Base, Cache, Executor, Failure, Known, Layer, Row, Selection, Source, Stack, Wanted};
 pub use progress::Progress;

@@ -37,7 +37,7 @@ use hull_oci::Digest;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore, SetOnce};
 
-use crate::executor::{Cache, Change, Executor, Failure, Known, Layer, Selection, Source, Stack};
+use crate::executor::{Cache, Change, Executor, Failure, Known, Layer, Row, Selection, Source, Stack};
 use crate::graph::{Graph, Operation, Task, base_key, operation_key, result_key};
 use crate::progress::{Output, Progress, Report, Room, Step, Turn};
 
@@ -71,6 +71,17 @@ pub struct Host<'a, E, C> {
     pub parallel: usize,
     /// What steps that are done now have in the image's history, in RFC 3339.
     pub created: &'a str,
+    /// All that is known of the steps is wanted, for others.
+    pub rows: bool,
+}
+
+/// What a graph has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Solved {
+    /// The target's file system.
+    pub stack: Stack,
+    /// What another cache needs to do none of it again, if it was wanted.
+    pub rows: Vec<Row>,
 }
 
 /// The step that failed; the build has ended with it.
@@ -104,7 +115,7 @@ pub async fn solve<E: Executor, C: Cache>(
     graph: &Graph,
     target: Step,
     host: Host<'_, E, C>,
-) -> Result<Stack, StepError> {
+) -> Result<Solved, StepError> {
     let (asks, asked) = unbounded_channel();
     let solver = Solver {
         graph,
@@ -115,7 +126,9 @@ pub async fn solve<E: Executor, C: Cache>(
         steps: graph.vertices.iter().map(|_| State::default()).collect(),
         asks,
     };
-    solver.drive(target, asked).await
+    let stack = solver.drive(target, asked).await?;
+    let rows = if solver.host.rows { solver.rows().await } else { Vec::new() };
+    Ok(Solved { stack, rows })
 }
 
 /// Which steps must not be found by their definition: those that are fresh, and all that need such a one.
@@ -180,6 +193,25 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
                 return Ok(known.stack.clone());
             }
         }
+    }
+
+    /// What is known of each step, by the keys that others look for it by. Whoever made the target knows all
+    /// definitions; a step that nothing was asked of but that is in the cache.
+    async fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (step, state) in self.steps.iter().enumerate() {
+            let (Some(_), Some(definition)) = (self.operation(step), state.defined.get()) else { continue };
+            let known = match state.made.get() {
+                Some(known) => Some(known.clone()),
+                None => self.host.cache.find(definition).await,
+            };
+            let Some(known) = known else { continue };
+            if known.key != *definition {
+                rows.push(Row { key: known.key.clone(), known: known.clone() });
+            }
+            rows.push(Row { key: definition.clone(), known });
+        }
+        rows
     }
 
     fn ask(&self, job: Job) {

@@ -237,6 +237,10 @@ struct World {
 impl World {
     /// Makes the last vertex.
     async fn solve(&self, vertices: &[Vertex]) -> Result<Stack, StepError> {
+        self.solved(vertices).await.map(|solved| solved.stack)
+    }
+
+    async fn solved(&self, vertices: &[Vertex]) -> Result<Solved, StepError> {
         let told = self.told.clone();
         let host = Host {
             executor: &self.fake,
@@ -245,6 +249,7 @@ impl World {
             report: Arc::new(move |progress| told.lock().unwrap().push(progress)),
             parallel: self.parallel.unwrap_or(4),
             created: "2026-01-01T00:00:00Z",
+            rows: true,
         };
         let graph = Graph { vertices: vertices.to_vec() };
         let solved = solve(&graph, vertices.len() - 1, host);
@@ -541,6 +546,7 @@ async fn a_process_waits_while_nobody_takes_what_it_writes() {
         report,
         parallel: 1,
         created: "2020-01-01T00:00:00Z",
+        rows: false,
     };
     let mut solving = std::pin::pin!(solve(&graph, 1, host));
     let mut taken = 0;
@@ -566,4 +572,23 @@ async fn a_process_waits_while_nobody_takes_what_it_writes() {
     };
     assert!(done.is_ok());
     assert_eq!(taken, "talk".len() + 3 * ROOM as usize);
+}
+
+#[tokio::test]
+async fn what_one_cache_knows_of_a_build_is_enough_for_another() {
+    let world = World::default();
+    // A stage that the last step copies from.
+    let graph = [base(), context(0, "a"), run(1, "make"), copy(0, Source::Layers(2), "out"), run(3, "last")];
+    world.does(&graph).await;
+    // All of it is in the cache, and nothing but the last step is asked for.
+    let Solved { stack, rows } = world.solved(&graph).await.unwrap();
+    assert_eq!(world.fake.done(), NOTHING);
+    let other = World::default();
+    for Row { key, known } in rows {
+        other.memory.keep(key, known, String::new()).await;
+    }
+    assert_eq!(other.solve(&graph).await.unwrap(), stack);
+    assert_eq!(other.fake.done(), NOTHING);
+    let changed = [&graph[..4], &[run(3, "other")]].concat();
+    assert_eq!(other.does(&changed).await, ["other"], "what is below is known, too");
 }

@@ -3,6 +3,7 @@
 //! Client and daemon talk as [`hull_api::build`] has it.
 
 pub(crate) mod cache;
+mod caches;
 mod context;
 mod offer;
 mod outputs;
@@ -42,7 +43,16 @@ pub(crate) static BUILD: Command = Command {
             "Give an ARG its value (NAME=VALUE; NAME alone takes the environment's)",
         ),
         Flag::list("build-context", any, "Give other files a name (NAME=PATH or NAME=docker-image://IMAGE)"),
-        Flag::list("cache-from", any, "").label("strings"),
+        Flag::list(
+            "cache-from",
+            any,
+            "Look for what was done in this cache, too (IMAGE, type=local,src=FOLDER)",
+        ),
+        Flag::list(
+            "cache-to",
+            any,
+            "Where what was done goes (type=local,dest=FOLDER[,mode=min|max], type=inline)",
+        ),
         Flag::text("cgroup-parent", "Put each RUN below this cgroup"),
         Flag::switch("check", "Build nothing: check the Dockerfile"),
         Flag::switch("compress", ""),
@@ -95,8 +105,9 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
     wanted.outputs.iter().try_for_each(|(place, _)| outputs::check(place))?;
     begin.discard = !wanted.store;
     begin.tags.extend(wanted.names);
-    let (places, outputs): (Vec<Place>, Vec<Output>) = wanted.outputs.into_iter().unzip();
+    let (mut places, outputs): (Vec<Place>, Vec<Output>) = wanted.outputs.into_iter().unzip();
     begin.outputs = outputs;
+    caches::export(given.list("cache-to"), &mut begin, &mut places)?;
     let context = if is_address(path) {
         (begin.remote, begin.dockerfile) = (path.to_owned(), given.text("file").to_owned());
         None
@@ -117,6 +128,7 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
         begin.contexts.insert(name.clone(), named);
         contexts.extend(source.map(|source| (name, source)));
     }
+    caches::import(given.list("cache-from"), &mut begin, &mut contexts)?;
     let offer = Offer::new(contexts, given.list("secret"), given.list("ssh"))?;
     (begin.secrets, begin.agents) = (offer.secrets(), offer.agents());
     if given.on("check") {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use hull_api::build::classic::Classic;
-use hull_api::build::{Begin, Failed, Limits};
+use hull_api::build::{Begin, CacheFrom, Failed, Limits};
 use hull_api::{ErrorDetail, ProgressMessage};
 use hull_builder::Progress;
 use hull_builder::build::Request;
@@ -62,6 +62,7 @@ fn begin(call: &Call) -> Result<Begin, Failure> {
     }
     let text = |name: &str| query.text(name).to_owned();
     let arguments: BTreeMap<String, Option<String>> = document(call, "buildargs")?;
+    let cache_from: Vec<String> = document(call, "cachefrom")?;
     let hosts = query.all("extrahosts").flat_map(|hosts| hosts.split(','));
     Ok(Begin {
         tags: query.all("t").map(str::to_owned).collect(),
@@ -75,6 +76,7 @@ fn begin(call: &Call) -> Result<Begin, Failure> {
         no_cache: query.flag("nocache"),
         force_rm: query.flag("forcerm"),
         network: text("networkmode"),
+        cache_from: cache_from.into_iter().map(CacheFrom::Image).collect(),
         hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(),
         limits: limits(call)?,
         ..Begin::default()
@@ -100,7 +102,8 @@ fn limits(call: &Call) -> Result<Limits, Failure> {
 }
 
 pub(super) async fn build(call: Call) -> Handled {
-    let Wanted { limits, options, names, dockerfile: name, remote, .. } = request::wanted(begin(&call)?)?;
+    let Wanted { limits, options, names, dockerfile: name, remote, imports, inline_cache, .. } =
+        request::wanted(begin(&call)?)?;
     let quiet = call.query.flag("q");
     let engine = call.server.engine.clone();
     let (context, name) = if remote.is_empty() {
@@ -116,9 +119,9 @@ pub(super) async fn build(call: Call) -> Handled {
     };
     let dockerfile = context.dockerfile(&name).await?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
-    let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
+    let request = Request { dockerfile, options, parallel: PARALLEL, now: now(), rows: inline_cache };
     let contexts = [(String::new(), context)].into();
-    let build = engine.build(Given { contexts, ..limits.into() });
+    let build = engine.build(Given { contexts, imports, inline_cache, ..limits.into() });
     let (tell, told) = mpsc::unbounded_channel();
     let report: Report = Arc::new(move |progress| {
         // The build outlives its listener by moments.

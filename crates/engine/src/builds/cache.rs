@@ -119,11 +119,11 @@ impl Memory {
         tops.into_iter().collect()
     }
 
-    /// Each step once.
+    /// Each step once; one that was done elsewhere, too, once for each file system that it has come to.
     pub(super) fn steps(&self) -> Vec<Step> {
-        let mut steps: BTreeMap<Digest, Step> = BTreeMap::new();
+        let mut steps: BTreeMap<(Digest, Option<Digest>), Step> = BTreeMap::new();
         for entry in self.lock().values() {
-            let step = steps.entry(entry.step.clone()).or_insert_with(|| entry.step());
+            let step = steps.entry((entry.step.clone(), entry.top())).or_insert_with(|| entry.step());
             step.created = step.created.min(entry.created);
             step.used = step.used.max(entry.used);
             step.uses += entry.uses;

@@ -11,6 +11,8 @@
 //! | FROM | the images' room |
 //! | ADD of what other hosts have | [`remote`] |
 //!
+//! What was done elsewhere comes and goes by [`exchange`].
+//!
 //! Dropped at any moment, a build leaves nothing but what the [`cache`] remembers. [`books`] knows what
 //! that costs, [`collect`] keeps it within limits.
 
@@ -22,6 +24,7 @@ mod client;
 mod collect;
 mod copy;
 mod entitlement;
+mod exchange;
 mod left;
 mod mounts;
 mod output;
@@ -31,7 +34,7 @@ mod site;
 mod stubs;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
 use hull_builder::progress::{Output, Report};
@@ -57,7 +60,8 @@ pub use client::{Answer, Client, Nobody, Secret};
 pub use collect::{Forgotten, Limit, Rule, Space};
 pub(crate) use collect::{forget, list};
 pub use entitlement::Entitlement;
-pub use output::{Form, id};
+pub use exchange::Import;
+pub use output::Form;
 pub use run::Limits;
 use site::Site;
 
@@ -102,6 +106,10 @@ pub struct Given {
     /// By name; the main one is `""`.
     pub contexts: BTreeMap<String, Context>,
     pub client: Arc<dyn Client>,
+    /// Where else is looked for what was done before.
+    pub imports: Vec<Import>,
+    /// The image says in its configuration what was done for it; [`Request::rows`] are wanted then.
+    pub inline_cache: bool,
     /// What its Dockerfile may ask for; the host's network is allowed with that of [`Limits`].
     pub allowed: BTreeSet<Entitlement>,
 }
@@ -111,7 +119,8 @@ impl From<Limits> for Given {
     fn from(limits: Limits) -> Given {
         let allowed =
             (limits.network == NetworkMode::Host).then_some(Entitlement::NetworkHost).into_iter().collect();
-        Given { limits, contexts: BTreeMap::new(), client: Arc::new(Nobody), allowed }
+        let (contexts, imports) = (BTreeMap::new(), Vec::new());
+        Given { limits, contexts, client: Arc::new(Nobody), imports, inline_cache: false, allowed }
     }
 }
 
@@ -124,6 +133,8 @@ struct Inner {
     services: Arc<Services>,
     given: Given,
     remote: remote::Remote,
+    /// What was done elsewhere, if there is anything.
+    imports: OnceLock<exchange::Imports>,
     /// On every layer that it has seen.
     lease: Arc<Lease>,
     /// Goes after the lease.
@@ -135,7 +146,7 @@ impl Build {
         let lease = Arc::new(services.images.lease());
         let _afterwards = collect::Afterwards(Arc::clone(services));
         let (services, remote) = (Arc::clone(services), remote::Remote::default());
-        Build(Arc::new(Inner { services, given, remote, lease, _afterwards }))
+        Build(Arc::new(Inner { services, given, remote, imports: OnceLock::new(), lease, _afterwards }))
     }
 
     /// Builds, makes an image of that, and names it. Dropped, it ends all that it does.
@@ -156,6 +167,7 @@ impl Build {
     /// Builds. What comes of it is held by this build alone.
     pub async fn solve(&self, request: &Request, report: Report) -> std::result::Result<Built, Unbuilt> {
         self.0.given.allowed.iter().try_for_each(|entitlement| self.grant(*entitlement))?;
+        self.import(&report).await;
         let running = &self.0.services.builds.running;
         let built = hull_builder::build(request, self, self, running, report).await?;
         if built.config.history.is_empty() {
@@ -168,7 +180,7 @@ impl Build {
     /// Makes an image of it, and names that.
     pub async fn store(&self, built: &Built, names: Vec<Reference>) -> Result<Finished> {
         let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
-        let image = self.finish(built.config.clone(), names.clone(), None).await?;
+        let image = self.add(self.document(built)?, names.clone(), None).await?;
         Ok(Finished { id: image.id.clone(), names })
     }
 
@@ -179,7 +191,40 @@ impl Build {
         names: Vec<Reference>,
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
-        self.0.services.images.add_built(&self.0.lease, config, names, parent).await
+        self.add(serde_json::to_vec(&config).map_err(crate::images::failed)?, names, parent).await
+    }
+
+    async fn add(
+        &self,
+        document: Vec<u8>,
+        names: Vec<Reference>,
+        parent: Option<Digest>,
+    ) -> Result<Arc<Image>> {
+        self.0.services.images.add_built(&self.0.lease, document, names, parent).await
+    }
+
+    /// The image's configuration, as it is stored.
+    fn document(&self, built: &Built) -> Result<Vec<u8>> {
+        exchange::document(&built.config, if self.0.given.inline_cache { &built.rows } else { &[] })
+    }
+
+    /// The id of the image that this is, kept or not.
+    pub fn id(&self, built: &Built) -> Result<Digest> {
+        Ok(Digest::sha256(&self.document(built)?))
+    }
+
+    /// What this daemon knows under a key, if its layers are there.
+    async fn remembered(&self, key: &Digest) -> Option<Known> {
+        let Inner { services, lease, .. } = &*self.0;
+        let known = services.builds.memory.get(key)?;
+        let layers = diff_ids(&known.stack.layers());
+        // Held first, found then: so it stays.
+        if !services.images.hold_layers(lease, &layers).await.unwrap_or(false) {
+            services.store.queue(vec![services.builds.memory.forget(key)]);
+            return None;
+        }
+        services.store.queue(services.builds.memory.touch(key).into_iter().collect());
+        Some(known)
     }
 
     /// A Dockerfile takes no more of the host than whoever builds it gives, and no more than the daemon.
@@ -332,19 +377,17 @@ impl Executor for Build {
 
 impl Cache for Build {
     async fn find(&self, key: &Digest) -> Option<Known> {
-        let Inner { services, lease, .. } = &*self.0;
-        let known = services.builds.memory.get(key)?;
-        let layers = diff_ids(&known.stack.layers());
-        // Held first, found then: so it stays.
-        if !services.images.hold_layers(lease, &layers).await.unwrap_or(false) {
-            services.store.queue(vec![services.builds.memory.forget(key)]);
-            return None;
+        match self.remembered(key).await {
+            Some(known) => Some(known),
+            None => self.0.imports.get()?.find(self, key).await,
         }
-        services.store.queue(services.builds.memory.touch(key).into_iter().collect());
-        Some(known)
     }
 
     async fn keep(&self, key: Digest, known: Known, description: String) {
+        let key = match self.0.imports.get() {
+            Some(imports) => imports.own(key),
+            None => key,
+        };
         let services = Arc::clone(&self.0.services);
         let row = match services.builds.memory.put(&key, &known, description) {
             Ok(row) => row,

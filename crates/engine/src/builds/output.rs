@@ -4,11 +4,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use hull_builder::Built;
 use hull_builder::executor::Source;
-use hull_oci::{Digest, Reference};
+use hull_oci::Reference;
 use hull_runtime::protocol::{Outcome, Place, Work};
 
-use super::Build;
 use super::copy::unexpected;
+use super::{Build, exchange};
 use crate::{Error, Result};
 
 /// In which form.
@@ -18,12 +18,8 @@ pub enum Form {
     Files,
     /// Docker's archive with an OCI layout beside it, as `save` has it; the image in it has these names.
     Image(Vec<Reference>),
-}
-
-/// The id of the image that this is, kept or not.
-pub fn id(built: &Built) -> Result<Digest> {
-    let bytes = serde_json::to_vec(&built.config).map_err(crate::images::failed)?;
-    Ok(Digest::sha256(&bytes))
+    /// What was done, in the same form ([`exchange`]); `all`: not only what the image has.
+    Cache { all: bool },
 }
 
 impl Build {
@@ -31,11 +27,17 @@ impl Build {
     pub async fn write(&self, built: &Built, form: Form, out: OwnedFd) -> Result<()> {
         match form {
             Form::Files => self.write_files(built, out).await,
-            Form::Image(names) => {
-                let images = &self.0.services.images;
-                images.write_built(&self.0.lease, built.config.clone(), names, out).await
+            Form::Image(names) => self.write_images(vec![(self.document(built)?, names)], out).await,
+            Form::Cache { all } => {
+                let documents = exchange::documents(built, all)?;
+                let images = documents.into_iter().map(|document| (document, Vec::new()));
+                self.write_images(images.collect(), out).await
             }
         }
+    }
+
+    async fn write_images(&self, images: Vec<(Vec<u8>, Vec<Reference>)>, out: OwnedFd) -> Result<()> {
+        self.0.services.images.write_built(&self.0.lease, images, out).await
     }
 
     /// A worker reads them, jailed in the file system that it reads.

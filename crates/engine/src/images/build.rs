@@ -6,14 +6,14 @@ use std::io::{BufWriter, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use hull_image::archive::{SavedImage, write};
+use hull_image::archive::{ArchivedLayer, SavedImage, open_layer, write};
 use hull_image::content::Ingest;
 use hull_image::lease::{Held, Lease};
 use hull_image::snapshot::{Layer, SnapshotError};
-use hull_oci::image::{Config, media_type};
+use hull_oci::image::{Config, MAX_CONFIG, media_type};
 use hull_oci::{Digest, Reference};
 
-use super::add::{Stored, chain};
+use super::add::{NewLayer, Stored, chain};
 use super::{EMPTY, Image, ImageError, Images, Inner, Packed, blocking, failed};
 use crate::Result;
 
@@ -71,21 +71,39 @@ impl Images {
         self.store(move |inner| inner.keep_layer(&lease, &key, &below, archive)).await
     }
 
+    /// Has the lease hold the layers with these diff ids (lowest first), waits until their files are
+    /// unpacked, and gives the sizes of these (bytes). Those that are not here are taken from the unpacked archive of
+    /// images in `folder`, where each must be what it is said to be; `None`: there is no such folder.
+    pub(crate) async fn take_layers(
+        &self,
+        lease: &Arc<Lease>,
+        folder: Option<OwnedFd>,
+        layers: Vec<ArchivedLayer>,
+    ) -> Result<Option<Vec<u64>>> {
+        let lease = Arc::clone(lease);
+        self.store(move |inner| inner.take_layers(&lease, folder.as_ref(), &layers)).await
+    }
+
+    /// An image's configuration as it is stored.
+    pub(crate) async fn document(&self, id: &Digest) -> Result<Vec<u8>> {
+        let (inner, id) = (Arc::clone(&self.0), id.clone());
+        blocking(move || inner.content.read(&id, MAX_CONFIG as u64).map_err(failed)).await
+    }
+
     /// Makes an image of a configuration, whose `rootfs` names layers that are here, and names it.
     pub(crate) async fn add_built(
         &self,
         lease: &Arc<Lease>,
-        config: Config,
+        document: Vec<u8>,
         names: Vec<Reference>,
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
         let lease = Arc::clone(lease);
         self.store(move |inner| {
-            let stored = inner.stored(&config)?;
-            let bytes = serde_json::to_vec(&config).map_err(failed)?;
+            let stored = inner.stored(&document)?;
             let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
             hull_runtime::failpoint!("engine.build.storing");
-            let image = inner.add_image(&lease, &bytes, &stored, parent, &names)?;
+            let image = inner.add_image(&lease, &document, &stored, parent, &names)?;
             hull_runtime::failpoint!("engine.build.stored");
             names.iter().for_each(|name| inner.publish("tag", &image.id, &name.familiar()));
             Ok(image)
@@ -93,26 +111,27 @@ impl Images {
         .await
     }
 
-    /// Writes the archive of an image that is not kept, as [`Images::save`] does of those that are. Its
-    /// configuration is stored for as long as the lease lives.
+    /// Writes the archive of images that are not kept, as [`Images::save`] does of those that are. Their
+    /// configurations are stored for as long as the lease lives.
     pub(crate) async fn write_built(
         &self,
         lease: &Arc<Lease>,
-        config: Config,
-        names: Vec<Reference>,
+        images: Vec<(Vec<u8>, Vec<Reference>)>,
         out: OwnedFd,
     ) -> Result<()> {
         let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
         blocking(move || {
-            let layers: Vec<_> = inner.stored(&config)?.into_iter().map(|layer| layer.descriptor).collect();
-            let bytes = serde_json::to_vec(&config).map_err(failed)?;
-            let id = Digest::sha256(&bytes);
-            lease.hold(Held::Blob(id.clone()));
-            inner.content.put(&bytes).map_err(failed)?;
-            let names = names.into_iter().map(Reference::with_default_tag).collect();
-            let image = SavedImage { id, names, layers };
+            let saved = |(document, names): (Vec<u8>, Vec<Reference>)| {
+                let layers = inner.stored(&document)?.into_iter().map(|layer| layer.descriptor).collect();
+                let id = Digest::sha256(&document);
+                lease.hold(Held::Blob(id.clone()));
+                inner.content.put(&document).map_err(failed)?;
+                let names = names.into_iter().map(Reference::with_default_tag).collect();
+                Ok(SavedImage { id, names, layers })
+            };
+            let images = images.into_iter().map(saved).collect::<Result<Vec<SavedImage>>>()?;
             let mut out = BufWriter::with_capacity(64 << 10, File::from(out));
-            write(&inner.content, &[image], &mut out).map_err(failed)?;
+            write(&inner.content, &images, &mut out).map_err(failed)?;
             let io = |source| failed(ImageError::Io { action: "write the archive", source });
             out.flush().map_err(io)
         })
@@ -122,12 +141,45 @@ impl Images {
 
 impl Inner {
     /// The layers that a configuration names, lowest first.
-    fn stored(&self, config: &Config) -> Result<Vec<Stored>> {
+    fn stored(&self, document: &[u8]) -> Result<Vec<Stored>> {
+        let config = Config::parse(document).map_err(failed)?;
         let stored = |chain: &Digest| {
             let missing = || SnapshotError::Missing { chain: chain.clone() };
             self.known_layer(chain)?.ok_or_else(|| failed(missing()))
         };
         config.chain_ids().iter().map(stored).collect()
+    }
+
+    fn take_layers(
+        &self,
+        lease: &Lease,
+        folder: Option<&OwnedFd>,
+        layers: &[ArchivedLayer],
+    ) -> Result<Option<Vec<u64>>> {
+        let mut taken: Vec<Stored> = Vec::with_capacity(layers.len());
+        for (index, layer) in layers.iter().enumerate() {
+            let parent = taken.last().map(|layer| layer.chain.clone());
+            let chain = chain(parent.as_ref(), &layer.diff_id);
+            // Held first, found then: so it stays.
+            lease.hold(Held::Layer(chain.clone()));
+            let known = match (self.known_layer(&chain)?, folder) {
+                (Some(known), _) => known,
+                (None, None) => return Ok(None),
+                (None, Some(folder)) => {
+                    let new = NewLayer {
+                        file: open_layer(folder.as_fd(), layer).map_err(failed)?,
+                        diff_id: Some(layer.diff_id.clone()),
+                        expected: layer.expected.clone(),
+                        adopt: false,
+                        hashes: None,
+                    };
+                    self.add_layer(lease, index, parent, new)?
+                }
+            };
+            taken.push(known);
+        }
+        taken.iter().try_for_each(|layer| self.unpack_layer(&layer.chain))?;
+        Ok(Some(taken.into_iter().map(|layer| layer.size).collect()))
     }
 
     fn pack_writable(&self, key: &str) -> Result<(Ingest, Packed)> {

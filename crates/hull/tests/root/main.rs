@@ -7,6 +7,7 @@ mod broken;
 mod build_again;
 mod build_cache;
 mod build_checks;
+mod build_exchange;
 mod build_lent;
 mod build_mounts;
 mod build_outputs;

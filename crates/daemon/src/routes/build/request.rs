@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hull_api::build::{Begin, Failed, Named, Problem};
+use hull_api::build::{Begin, CacheFrom, Failed, Named, Problem};
 use hull_builder::build::Checked;
 use hull_builder::dockerfile::Position;
 use hull_builder::dockerfile::span::excerpt;
@@ -12,7 +12,7 @@ use hull_builder::plan::{NamedContext, Options, PlanError};
 use hull_builder::{BuildError, Failure as StepFailure};
 use hull_context::Ignore;
 use hull_engine::Engine;
-use hull_engine::builds::{Client, Context, Entitlement, Limits, Unbuilt};
+use hull_engine::builds::{Client, Context, Entitlement, Import, Limits, Unbuilt};
 use hull_engine::containers::settings::NetworkMode;
 use hull_oci::runtime::Rlimit;
 use hull_oci::{Digest, Reference};
@@ -31,6 +31,11 @@ pub(super) struct Wanted {
     pub(super) dockerfile: String,
     /// Where the context is; empty: the client sends it.
     pub(super) remote: String,
+    /// Images that say what was done for them.
+    pub(super) imports: Vec<Import>,
+    /// Folders of such images, which the client has.
+    pub(super) folders: Vec<String>,
+    pub(super) inline_cache: bool,
 }
 
 pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
@@ -55,6 +60,18 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
         }
     });
     let contexts = named.collect::<Result<_, Failure>>()?;
+    let (mut imports, mut folders) = (Vec::new(), Vec::new());
+    for from in begin.cache_from {
+        match from {
+            CacheFrom::Folder(name) => folders.push(name),
+            CacheFrom::Image(name) => {
+                imports.push(Import::Image(images::reference(&name, "")?.with_default_tag()));
+            }
+        }
+    }
+    // As BuildKit has it, an argument says so, too.
+    let argument = begin.arguments.get("BUILDKIT_INLINE_CACHE");
+    let inline_cache = begin.inline_cache || argument.is_some_and(|value| value == "1");
     let limits = Limits { force_rm: begin.force_rm, ..limits(begin.limits, &begin.network, begin.hosts) };
     let options = Options {
         target: Some(begin.target).filter(|target| !target.is_empty()),
@@ -70,7 +87,8 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
     };
     let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());
     let dockerfile = dockerfile.unwrap_or_else(|| "Dockerfile".to_owned());
-    Ok(Wanted { limits, allowed, options, names, dockerfile, remote: begin.remote })
+    let remote = begin.remote;
+    Ok(Wanted { limits, allowed, options, names, dockerfile, remote, imports, folders, inline_cache })
 }
 
 /// The context at an address, and the Dockerfile's name in it.

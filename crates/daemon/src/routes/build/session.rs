@@ -19,7 +19,7 @@ use hull_api::client;
 use hull_builder::plan::NamedContext;
 use hull_builder::{Built, Progress, Request, progress};
 use hull_engine::Error;
-use hull_engine::builds::{self, Build, Context, Given, Secret, Unbuilt};
+use hull_engine::builds::{self, Build, Context, Given, Import, Secret, Unbuilt};
 use hull_oci::Reference;
 use rustix::fs::FileType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -145,8 +145,17 @@ async fn make(
     let (secrets, agents) = (begin.secrets.clone(), begin.agents.clone());
     let (check, discard) = (begin.check, begin.discard);
     let outputs = forms(&begin.outputs).map_err(request::refused)?;
-    let Wanted { limits, allowed, options, names, dockerfile: name, remote } =
-        request::wanted(begin).map_err(request::refused)?;
+    let Wanted {
+        limits,
+        allowed,
+        options,
+        names,
+        dockerfile: name,
+        remote,
+        mut imports,
+        folders,
+        inline_cache,
+    } = request::wanted(begin).map_err(request::refused)?;
     let client = Arc::new(Client { questions: Arc::clone(questions), secrets, agents });
     let (context, name) = match remote.as_str() {
         "" => (receive(server, questions, "").await.map_err(request::refused)?, name),
@@ -163,8 +172,13 @@ async fn make(
         let context = receive(server, questions, name).await.map_err(request::refused)?;
         contexts.insert(name.clone(), context);
     }
-    let request = Request { dockerfile, options, parallel: PARALLEL, now: now() };
-    let mut given = Given { contexts, client, ..limits.into() };
+    for name in folders {
+        let folder = receive(server, questions, &name).await.map_err(request::refused)?;
+        imports.push(Import::Folder(name, folder));
+    }
+    let rows = inline_cache || outputs.iter().any(|form| matches!(form, builds::Form::Cache { .. }));
+    let request = Request { dockerfile, options, parallel: PARALLEL, now: now(), rows };
+    let mut given = Given { contexts, client, imports, inline_cache, ..limits.into() };
     given.allowed.extend(allowed);
     let build = server.engine.build(given);
     let say = say.clone();
@@ -184,7 +198,7 @@ async fn make(
         sent.map_err(|error| failed(error.into()))?;
     }
     if discard {
-        let id = builds::id(&built).map_err(|error| failed(error.into()))?;
+        let id = build.id(&built).map_err(|error| failed(error.into()))?;
         return Ok(Told::Finished(Finished { id, names: Vec::new(), stored: false }));
     }
     let finished = build.store(&built, names).await.map_err(|error| failed(error.into()))?;
@@ -199,6 +213,7 @@ fn forms(outputs: &[Output]) -> Result<Vec<builds::Form>, Failure> {
             let names = output.names.iter().map(|name| images::reference(name, ""));
             Ok(builds::Form::Image(names.collect::<Result<_, _>>()?))
         }
+        Form::Cache { all } => Ok(builds::Form::Cache { all }),
     };
     outputs.iter().map(form).collect()
 }
