@@ -136,6 +136,11 @@ pub enum Named {
     Files,
     /// An image, by its reference.
     Image(String),
+    /// What is at an address: a repository or an archive.
+    Address(String),
+    /// An image of an OCI layout, which the client has as files: by its tag or its manifest's digest. Without
+    /// either it is `latest`, or the only one.
+    Layout { tag: String, digest: String },
 }
 
 /// What the daemon needs of its client.

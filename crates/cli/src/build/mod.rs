@@ -42,7 +42,11 @@ pub(crate) static BUILD: Command = Command {
             any,
             "Give an ARG its value (NAME=VALUE; NAME alone takes the environment's)",
         ),
-        Flag::list("build-context", any, "Give other files a name (NAME=PATH or NAME=docker-image://IMAGE)"),
+        Flag::list(
+            "build-context",
+            any,
+            "Give other files a name (NAME=PATH, address, docker-image://IMAGE or oci-layout://PATH[:TAG][@DIGEST])",
+        ),
         Flag::list(
             "cache-from",
             any,
@@ -190,20 +194,28 @@ fn is_address(path: &str) -> bool {
         .any(|scheme| path.starts_with(scheme))
 }
 
-/// `NAME=PATH`, or `NAME=docker-image://IMAGE`.
+/// `NAME=` and a folder, an address, `docker-image://IMAGE` or `oci-layout://PATH[:TAG][@DIGEST]`.
 fn other_context(text: &str) -> Result<(String, Named, Option<Source>), Failure> {
     let wrong = |why: &str| fail(format!("invalid build context {text:?}: {why}"));
-    let (name, value) = text
-        .split_once('=')
-        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-        .ok_or_else(|| wrong("it is NAME=PATH or NAME=docker-image://IMAGE"))?;
+    let (name, value) =
+        text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty()).ok_or_else(
+            || wrong("it is NAME=PATH, NAME=ADDRESS, NAME=docker-image://IMAGE or NAME=oci-layout://PATH"),
+        )?;
     if let Some(image) = value.strip_prefix("docker-image://") {
         return Ok((name.to_owned(), Named::Image(image.to_owned()), None));
     }
-    if is_address(value) || value.contains("://") {
-        return Err(wrong(
-            "folders of this host and images of the daemon's can be named, addresses cannot yet",
-        ));
+    if let Some(layout) = value.strip_prefix("oci-layout://") {
+        let (rest, digest) = layout.split_once('@').unwrap_or((layout, ""));
+        let tagged = rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+        let (path, tag) = tagged.unwrap_or((rest, ""));
+        let named = Named::Layout { tag: tag.to_owned(), digest: digest.to_owned() };
+        return Ok((name.to_owned(), named, Some(Source::Folder(Context::other(path)?))));
+    }
+    if is_address(value) {
+        return Ok((name.to_owned(), Named::Address(value.to_owned()), None));
+    }
+    if value.contains("://") {
+        return Err(wrong("it is no folder, no address of http, https, git or ssh, no image and no layout"));
     }
     Ok((name.to_owned(), Named::Files, Some(Source::Folder(Context::other(value)?))))
 }
@@ -379,17 +391,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_contexts_are_folders_or_images() {
+    fn other_contexts_are_folders_images_layouts_and_addresses() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = format!("a={}", scratch.path().display());
         assert!(matches!(other_context(&folder), Ok((name, Named::Files, Some(_))) if name == "a"));
         let image = other_context("b=docker-image://box:1").ok().map(|(name, named, _)| (name, named));
         assert_eq!(image, Some(("b".to_owned(), Named::Image("box:1".to_owned()))));
+        let named = |text: &str| other_context(text).ok().map(|(_, named, source)| (named, source.is_some()));
+        let layout = |tag: &str, digest: &str| {
+            Some((Named::Layout { tag: tag.to_owned(), digest: digest.to_owned() }, true))
+        };
+        let path = scratch.path().display();
+        assert_eq!(named(&format!("b=oci-layout://{path}")), layout("", ""));
+        assert_eq!(named(&format!("b=oci-layout://{path}:1@sha256:0")), layout("1", "sha256:0"));
+        let address = "https://host.example/x.git#v1";
+        assert_eq!(named(&format!("b={address}")), Some((Named::Address(address.to_owned()), false)));
         for (bad, why) in [
             ("a", "it is NAME=PATH"),
             ("=x", "it is NAME=PATH"),
-            ("a=https://host.example/x", "addresses cannot yet"),
-            ("a=oci-layout://x", "addresses cannot yet"),
+            ("a=ftp://host.example/x", "no address of http"),
+            ("a=oci-layout:///nosuch", "open /nosuch"),
             ("a=/nosuch", "open /nosuch"),
         ] {
             let message = other_context(bad).err().unwrap().message;

@@ -25,6 +25,7 @@ mod collect;
 mod copy;
 mod entitlement;
 mod exchange;
+mod layout;
 mod left;
 mod mounts;
 mod output;
@@ -61,6 +62,7 @@ pub use collect::{Forgotten, Limit, Rule, Space};
 pub(crate) use collect::{forget, list};
 pub use entitlement::Entitlement;
 pub use exchange::Import;
+pub use layout::Layout;
 pub use output::Form;
 pub use run::Limits;
 use site::Site;
@@ -105,6 +107,8 @@ pub struct Given {
     pub limits: Limits,
     /// By name; the main one is `""`.
     pub contexts: BTreeMap<String, Context>,
+    /// Images of layouts, by the references that stand for them.
+    pub layouts: BTreeMap<Reference, Layout>,
     pub client: Arc<dyn Client>,
     /// Where else is looked for what was done before.
     pub imports: Vec<Import>,
@@ -119,8 +123,8 @@ impl From<Limits> for Given {
     fn from(limits: Limits) -> Given {
         let allowed =
             (limits.network == NetworkMode::Host).then_some(Entitlement::NetworkHost).into_iter().collect();
-        let (contexts, imports) = (BTreeMap::new(), Vec::new());
-        Given { limits, contexts, client: Arc::new(Nobody), imports, inline_cache: false, allowed }
+        let (contexts, layouts, imports) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Given { limits, contexts, layouts, client: Arc::new(Nobody), imports, inline_cache: false, allowed }
     }
 }
 
@@ -298,6 +302,9 @@ fn failure(error: Error) -> Failure {
 
 impl Executor for Build {
     async fn image(&self, wanted: Wanted) -> std::result::Result<Base, Failure> {
+        if let Some(layout) = self.0.given.layouts.get(&wanted.reference) {
+            return self.layout(layout, wanted.platform).await.map_err(failure);
+        }
         let images = &self.0.services.images;
         let image = images.resolve(&wanted.reference.to_string()).map_err(failure)?;
         if let Some(platform) = &wanted.platform

@@ -57,6 +57,48 @@ fn archives_on_standard_input_are_read_in_all_their_compressions() {
     }
 }
 
+#[test]
+fn a_stage_can_begin_with_an_image_of_a_layout() {
+    let host = host();
+    let (folder, archive) = (host.folder().join("base"), host.folder().join("base.tar"));
+    write(&folder, &[("Dockerfile", "FROM busybox\nENV A=b\nRUN echo made > /made\n")]);
+    let output = format!("type=oci,dest={}", archive.display());
+    let ours = |words: &[&str]| -> Finished { hull_testkit::run(&mut command(&host, false, words), b"") };
+    ours(&["-t", "base:1", "-o", &output, folder.to_str().unwrap()]).ok();
+    let layout = host.folder().join("layout");
+    fs::create_dir_all(&layout).unwrap();
+    done(Command::new("tar").arg("-C").arg(&layout).arg("-xf").arg(&archive));
+    write(
+        &folder,
+        &[("Dockerfile", "FROM base\nRUN [ $A = b ] && cat /made\nCOPY --from=base /made /again\n")],
+    );
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let images = host.hull(&["images", "-aq", "--no-trunc"]).ok().lines().count();
+    for (meant, fails) in [
+        (":1", None),
+        ("", None),
+        (&format!("@{digest}")[..], None),
+        (":2", Some("the layout has no image \"2\"")),
+        ("@sha256:0", Some("the layout has no image \"sha256:0\"")),
+    ] {
+        let context = format!("base=oci-layout://{}{meant}", layout.display());
+        let built = ours(&["-t", "ours", "--build-context", &context, folder.to_str().unwrap()]);
+        match fails {
+            None => assert_eq!(made(&host, "ours"), "made", "{built}"),
+            Some(why) => drop(built.fails(1, why)),
+        }
+    }
+    let after = host.hull(&["images", "-aq", "--no-trunc"]).ok().lines().count();
+    assert_eq!(after, images + 1, "what was built, and no base");
+    // What is not what its descriptor says is not built on.
+    let config = index["manifests"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:");
+    fs::write(layout.join("blobs/sha256").join(config), "{}").unwrap();
+    let context = format!("base=oci-layout://{}:1", layout.display());
+    ours(&["--build-context", &context, folder.to_str().unwrap()]).fails(1, "holds bytes of");
+}
+
 const SERVER: &str = "127.0.0.1:8099";
 
 /// A server of plain files on this machine; it ends with the test.
@@ -119,6 +161,17 @@ fn the_daemon_fetches_contexts_from_addresses() {
         ours(&[&["-t", "ours"], given, &[&at(path)]].concat()).ok();
         assert_eq!(made(&host, "ours"), content);
     }
+    // Beside another one, by a name.
+    let named = host.folder().join("named");
+    write(&named, &[("Dockerfile", "FROM busybox\nCOPY --from=other [xm]* /made\n")]);
+    let named = named.to_str().unwrap();
+    for (path, content) in [("context.txz", "packed"), ("r.git#main:sub", "cloned")] {
+        let other = format!("other={}", at(path));
+        ours(&["-t", "ours", "--build-context", &other, named]).ok();
+        assert_eq!(made(&host, "ours"), content);
+    }
+    let other = format!("other={}", at("alone"));
+    ours(&["--build-context", &other, named]).fails(1, "neither a repository nor an archive");
     // As any client of the classic endpoint asks for it.
     let answer = host.request("POST", &format!("/v1.47/build?t=classic&remote={}", at("r.git%23:sub")), b"");
     assert!(answer.text().contains("Successfully tagged classic:latest"), "{}", answer.text());

@@ -25,7 +25,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use read::{ArchivedImage, ArchivedLayer, Expected, ReadError, open_layer, read};
+pub use read::{ArchivedImage, ArchivedLayer, Expected, ReadError, find, open_layer, read};
 #[doc(hidden)]
 pub use read::{fuzz_docker, fuzz_oci};
 pub use write::{SavedImage, WriteError, manifest, write};

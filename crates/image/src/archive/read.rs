@@ -56,6 +56,8 @@ pub struct Expected {
 pub enum ReadError {
     #[error("the archive holds neither manifest.json nor index.json: it is no archive of images")]
     NoImages,
+    #[error("the layout has no image {what:?} for this platform: name a tag or a digest of its index.json")]
+    NotThere { what: String },
     #[error("the archive lacks \"{path}\"")]
     Missing { path: String },
     #[error("cannot read \"{path}\" of the archive")]
@@ -93,6 +95,21 @@ pub fn read(folder: BorrowedFd<'_>, platform: &Platform) -> Result<Vec<ArchivedI
         Some(bytes) => oci(folder, &bytes, platform),
         None => Err(ReadError::NoImages),
     }
+}
+
+/// The one image of an OCI layout whose manifest has this digest, or, without one, that has this tag; without
+/// either it is `latest`, or the only one.
+pub fn find(folder: BorrowedFd<'_>, platform: &Platform, tag: &str, digest: &str) -> Result<ArchivedImage> {
+    let index = parse_index("index.json", &required(folder, "index.json", MAX_MANIFEST)?)?;
+    let is_meant = |descriptor: &&Descriptor| match (tag, digest) {
+        ("", "") => descriptor.annotations.get(REF).is_some_and(|known| known == "latest"),
+        (tag, "") => descriptor.annotations.get(REF).is_some_and(|known| known == tag),
+        (_, digest) => descriptor.digest.to_string() == digest,
+    };
+    let only = || index.manifests.first().filter(|_| (tag, digest) == ("", "") && index.manifests.len() == 1);
+    let missing = || ReadError::NotThere { what: if digest.is_empty() { tag } else { digest }.to_owned() };
+    let found = index.manifests.iter().find(is_meant).or_else(only).ok_or_else(missing)?;
+    follow(folder, found, platform, MAX_DEPTH)?.ok_or_else(missing)
 }
 
 /// Opens a layer's file for reading, wherever the archive's own links lead.

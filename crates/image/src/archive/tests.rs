@@ -8,7 +8,7 @@ use std::process::Command;
 use hull_oci::image::{Config, Descriptor, media_type};
 use hull_oci::{Digest, Platform, Reference};
 
-use super::{ArchivedImage, ReadError, SavedImage, open_layer, read, write};
+use super::{ArchivedImage, ReadError, SavedImage, find, open_layer, read, write};
 use crate::content::Content;
 use crate::layer::{Limits, Mode, apply};
 use crate::tar::{Entry, Kind, Writer};
@@ -216,6 +216,27 @@ fn links_in_an_archive_never_lead_out_of_it() {
     let made = Command::new("mkfifo").arg(folder.path().join("manifest.json")).status().unwrap();
     assert!(made.success());
     assert!(matches!(read(root.as_fd(), &platform), Err(ReadError::Kind { .. })));
+}
+
+#[test]
+fn an_image_of_a_layout_is_found_by_its_tag_or_its_digest() {
+    let fixture = fixture();
+    let (folder, _images) = load(&saved(&fixture));
+    let root = fs::File::open(folder.path()).unwrap();
+    let platform = Platform::new("linux", "amd64", "");
+    let found =
+        |tag: &str, digest: &str| find(root.as_fd(), &platform, tag, digest).map(|image| image.id).ok();
+    let [first, second] = &fixture.images[..] else { panic!() };
+    assert_eq!(found("edge", ""), Some(first.id.clone()));
+    let index = fs::read(folder.path().join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let digest = index["manifests"][2]["digest"].as_str().unwrap();
+    assert_eq!(found("", digest), Some(second.id.clone()));
+    for (tag, digest) in
+        [("", ""), ("latest", ""), ("1 ", ""), ("edge", "sha256:0"), ("", &second.id.to_string())]
+    {
+        assert_eq!(found(tag, digest), None, "{tag} {digest}: several are there, and none is latest");
+    }
 }
 
 #[test]

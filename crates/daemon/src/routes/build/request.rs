@@ -1,6 +1,7 @@
 //! What is wished of a build, whichever way a client has said it, as the engine and the builder are asked;
 //! and what they have against it, as a client is told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hull_api::build::{Begin, CacheFrom, Failed, Named, Problem};
@@ -31,6 +32,8 @@ pub(super) struct Wanted {
     pub(super) dockerfile: String,
     /// Where the context is; empty: the client sends it.
     pub(super) remote: String,
+    /// Other contexts, by name, that have to be got.
+    pub(super) contexts: BTreeMap<String, Named>,
     /// Images that say what was done for them.
     pub(super) imports: Vec<Import>,
     /// Folders of such images, which the client has.
@@ -53,11 +56,13 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
     let allowed = begin.allow.iter().map(entitlement).collect::<Result<_, _>>()?;
     let ignore = Ignore::parse(begin.ignore.as_bytes())
         .map_err(|error| Failure::invalid(format!("the ignore file: {}", chain(&error))))?;
-    let named = begin.contexts.into_iter().map(|(name, context)| match context {
-        Named::Files => Ok((name, NamedContext::Files)),
-        Named::Image(image) => {
-            Ok((name, NamedContext::Image(images::reference(&image, "")?.with_default_tag())))
-        }
+    let named = begin.contexts.iter().enumerate().map(|(number, (name, context))| {
+        let named = match context {
+            Named::Files | Named::Address(_) => NamedContext::Files,
+            Named::Image(image) => NamedContext::Image(images::reference(image, "")?.with_default_tag()),
+            Named::Layout { .. } => NamedContext::Image(layout(number)?),
+        };
+        Ok((name.clone(), named))
     });
     let contexts = named.collect::<Result<_, Failure>>()?;
     let (mut imports, mut folders) = (Vec::new(), Vec::new());
@@ -88,7 +93,24 @@ pub(super) fn wanted(begin: Begin) -> Result<Wanted, Failure> {
     let dockerfile = Some(begin.dockerfile).filter(|name| !name.is_empty());
     let dockerfile = dockerfile.unwrap_or_else(|| "Dockerfile".to_owned());
     let remote = begin.remote;
-    Ok(Wanted { limits, allowed, options, names, dockerfile, remote, imports, folders, inline_cache })
+    let contexts = begin.contexts;
+    Ok(Wanted {
+        limits,
+        allowed,
+        options,
+        names,
+        dockerfile,
+        remote,
+        contexts,
+        imports,
+        folders,
+        inline_cache,
+    })
+}
+
+/// What stands for the image of a layout, the so many-th of the contexts: no registry has that name (RFC 2606).
+pub(super) fn layout(number: usize) -> Result<Reference, Failure> {
+    images::reference(&format!("layout.invalid/context:{number}"), "")
 }
 
 /// The context at an address, and the Dockerfile's name in it.

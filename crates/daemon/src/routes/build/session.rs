@@ -14,12 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use hull_api::build::frame::{Heard, PIECE, Told};
-use hull_api::build::{Begin, Failed, Finished, Form, Output, Planned, Question, Stream, link};
+use hull_api::build::{Begin, Failed, Finished, Form, Named, Output, Planned, Question, Stream, link};
 use hull_api::client;
-use hull_builder::plan::NamedContext;
 use hull_builder::{Built, Progress, Request, progress};
 use hull_engine::Error;
-use hull_engine::builds::{self, Build, Context, Given, Import, Secret, Unbuilt};
+use hull_engine::builds::{self, Build, Context, Given, Import, Layout, Secret, Unbuilt};
 use hull_oci::Reference;
 use rustix::fs::FileType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -152,7 +151,8 @@ async fn make(
         names,
         dockerfile: name,
         remote,
-        mut imports,
+        contexts: others,
+        imports,
         folders,
         inline_cache,
     } = request::wanted(begin).map_err(request::refused)?;
@@ -167,18 +167,17 @@ async fn make(
     let dockerfile =
         context.dockerfile(&name).await.map_err(|error| request::refused(Failure::from(error)))?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
-    let mut contexts = BTreeMap::from([(String::new(), context)]);
-    for (name, _) in options.contexts.iter().filter(|(_, named)| **named == NamedContext::Files) {
-        let context = receive(server, questions, name).await.map_err(request::refused)?;
-        contexts.insert(name.clone(), context);
-    }
+    let mut given = Given { client, ..limits.into() };
+    let got = get(server, questions, &mut given, others).await;
+    got.map_err(request::refused)?;
+    given.contexts.insert(String::new(), context);
+    (given.imports, given.inline_cache) = (imports, inline_cache);
     for name in folders {
         let folder = receive(server, questions, &name).await.map_err(request::refused)?;
-        imports.push(Import::Folder(name, folder));
+        given.imports.push(Import::Folder(name, folder));
     }
     let rows = inline_cache || outputs.iter().any(|form| matches!(form, builds::Form::Cache { .. }));
     let request = Request { dockerfile, options, parallel: PARALLEL, now: now(), rows };
-    let mut given = Given { contexts, client, imports, inline_cache, ..limits.into() };
     given.allowed.extend(allowed);
     let build = server.engine.build(given);
     let say = say.clone();
@@ -204,6 +203,40 @@ async fn make(
     let finished = build.store(&built, names).await.map_err(|error| failed(error.into()))?;
     let names = finished.names.iter().map(Reference::familiar).collect();
     Ok(Told::Finished(Finished { id: finished.id, names, stored: true }))
+}
+
+/// Gets the contexts besides the main one.
+async fn get(
+    server: &Server,
+    questions: &Arc<Questions>,
+    given: &mut Given,
+    contexts: BTreeMap<String, Named>,
+) -> Result<(), Failure> {
+    for (number, (name, named)) in contexts.into_iter().enumerate() {
+        match named {
+            Named::Image(_) => {}
+            Named::Files => {
+                let files = receive(server, questions, &name).await?;
+                given.contexts.insert(name, files);
+            }
+            Named::Layout { tag, digest } => {
+                let files = receive(server, questions, &name).await?;
+                given.layouts.insert(request::layout(number)?, Layout { files, tag, digest });
+            }
+            Named::Address(address) => {
+                let client = Arc::clone(&given.client);
+                let (files, name_there) =
+                    request::fetch(&server.engine, (&address, String::new()), client).await?;
+                if !name_there.is_empty() {
+                    // It has got the name of a Dockerfile.
+                    let text = format!("{address} is neither a repository nor an archive: ADD it");
+                    return Err(Failure::invalid(text));
+                }
+                given.contexts.insert(name, files);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn forms(outputs: &[Output]) -> Result<Vec<builds::Form>, Failure> {
