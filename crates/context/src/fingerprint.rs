@@ -87,7 +87,8 @@ mod tests {
 
     fn file(name: &str) -> Matched {
         let kind = Kind::File { size: 1 };
-        let entry = Entry { path: name.into(), kind, mode: 0o644, modified: (1, 2) };
+        let entry =
+            Entry { path: name.into(), kind, mode: 0o644, modified: (1, 2), changed: (3, 4), inode: 5 };
         Matched { entry, name: name.into(), below: Vec::new() }
     }
 
@@ -139,6 +140,7 @@ mod tests {
             digest(&[one], "")
         };
         assert_eq!(with(|one| one.entry.modified = (7, 7)), before);
+        assert_eq!(with(|one| (one.entry.changed, one.entry.inode) = ((7, 7), 7)), before);
         assert_ne!(digest(&[file("a")], "other bytes"), before);
         assert_ne!(with(|one| one.name = "b".into()), before);
         assert_ne!(with(|one| one.entry.mode = 0o755), before);

@@ -1,24 +1,31 @@
 //! What a build context is: a folder as a list of entries, without those that its ignore file names.
 //!
 //! ```text
-//! folder ──Folder──► entries by descriptor ──walk────► all of them, sorted
-//!            ▲                              └─select──► what a pattern of a Dockerfile means
-//!          Ignore                                          └─fingerprint──► its digest
+//! folder ──Folder──► entries by descriptor ──walk────► all of them, sorted ──encode──► a list
+//!            ▲                              └─select──► what a pattern of a Dockerfile means  │
+//!          Ignore                   list ──Listing──┘      └─fingerprint──► its digest ◄──────┘
+//!                                                                Digests ────────┘
 //! ```
 //!
-//! The client walks a folder with it, and the builder asks it what a COPY means. It reads metadata
+//! The client walks a folder with it and sends the list, and the builder asks it what a COPY means and which
+//! files it knows the digest of. It reads metadata
 //! and never opens a file: contents' digests and attributes come from the caller. Paths are relative to the
 //! context's root; no link is followed on the way to an entry.
 
+mod digests;
+pub mod files;
 mod fingerprint;
 #[doc(hidden)]
 pub mod fuzz;
 mod ignore;
+pub mod listing;
 mod pattern;
 mod select;
 mod walk;
 
+pub use digests::{DIGESTS_MAX, Digests, Remembered};
 pub use fingerprint::{Inside, fingerprint};
 pub use ignore::{Ignore, IgnoreError};
+pub use listing::{LISTING_MAX, Listing, ListingError, Stamp};
 pub use select::{Matched, SelectError, select};
 pub use walk::{Entry, Folder, Kind, Tree, WalkError, walk};

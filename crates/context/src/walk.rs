@@ -27,6 +27,9 @@ pub struct Entry {
     pub mode: u32,
     /// Last change: seconds since the epoch and nanoseconds.
     pub modified: (i64, u32),
+    /// Last change of the inode; as `inode` it only tells whether the file is the same as before.
+    pub changed: (i64, u32),
+    pub inode: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,8 +190,15 @@ fn stat(folder: BorrowedFd<'_>, path: &Path, name: &OsStr) -> Result<Option<Entr
         FileType::BlockDevice => Kind::BlockDevice(device.0, device.1),
         FileType::Socket | FileType::Unknown => return Ok(None),
     };
-    let modified = (status.st_mtime, u32::try_from(status.st_mtime_nsec).unwrap_or(0));
-    Ok(Some(Entry { path: path.to_owned(), kind, mode: status.st_mode & 0o7777, modified }))
+    let time = |seconds, nanoseconds: u64| (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    Ok(Some(Entry {
+        path: path.to_owned(),
+        kind,
+        mode: status.st_mode & 0o7777,
+        modified: time(status.st_mtime, status.st_mtime_nsec),
+        changed: time(status.st_ctime, status.st_ctime_nsec),
+        inode: status.st_ino,
+    }))
 }
 
 fn failed(call: &'static str, path: &Path, source: Errno) -> WalkError {

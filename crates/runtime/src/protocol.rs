@@ -170,6 +170,15 @@ pub(crate) enum Role {
     Source,
     /// The folder that a worker copies from.
     SourceFolder,
+    /// The list of a context's files ([`hull_context::listing`]) that a worker copies from, or says the digest
+    /// of, for the build of this number.
+    Listing { build: u64 },
+    /// The socket at which a worker asks for them ([`hull_context::files`]).
+    Files,
+    /// A table of [`hull_context::Digests`].
+    Digests,
+    /// Where a worker writes what that table has become.
+    Learned,
     /// To be kept under this name.
     Keep(String),
     /// The listening socket that the forwarder takes connections from.
@@ -212,7 +221,7 @@ pub enum Work {
     Copy(Copy),
     /// Make the folder at the path, with its parents, for this user and group.
     MakeFolder { path: String, owner: (u32, u32), newest: Option<i64> },
-    /// Say the digest of what is selected in the root.
+    /// Say the digest of what is selected in the root, or in a list.
     Fingerprint(Selection),
     /// Give everything that is newer this time (seconds since the epoch).
     Clamp { newest: i64 },
@@ -390,6 +399,9 @@ pub enum Outcome {
     Made,
     Fingerprint {
         digest: Digest,
+        /// Files that were read because their digests were not known.
+        #[serde(default)]
+        read: u64,
     },
     /// What is at the place is no folder.
     NoFolder,

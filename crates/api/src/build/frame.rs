@@ -42,6 +42,10 @@ pub enum Heard {
     Descriptor {
         question: u32,
     },
+    /// The answer is a folder's list and the folder, beside this message.
+    Listing {
+        question: u32,
+    },
 }
 
 /// What the daemon says.
@@ -130,6 +134,7 @@ impl Message for Heard {
             Heard::End { question } => frame(3, 0, *question, b""),
             Heard::Refused { question, why } => frame(4, 0, *question, why.as_bytes()),
             Heard::Descriptor { question } => frame(5, 1, *question, b""),
+            Heard::Listing { question } => frame(6, 2, *question, b""),
         }
     }
 
@@ -141,13 +146,18 @@ impl Message for Heard {
             (3, 0) => Ok(Heard::End { question }),
             (4, 0) => Ok(Heard::Refused { question, why: frame.text() }),
             (5, 1) => Ok(Heard::Descriptor { question }),
-            (1..=5, _) => Err(Malformed::Shape(frame.kind)),
+            (6, 2) => Ok(Heard::Listing { question }),
+            (1..=6, _) => Err(Malformed::Shape(frame.kind)),
             (kind, _) => Err(Malformed::Kind(kind)),
         }
     }
 
     fn descriptors(&self) -> usize {
-        usize::from(matches!(self, Heard::Descriptor { .. }))
+        match self {
+            Heard::Descriptor { .. } => 1,
+            Heard::Listing { .. } => 2,
+            _ => 0,
+        }
     }
 }
 
@@ -251,12 +261,15 @@ mod tests {
             Heard::End { question: 7 },
             Heard::Refused { question: u32::MAX, why: "no".into() },
             Heard::Descriptor { question: 8 },
+            Heard::Listing { question: 9 },
         ];
         let planned = Planned { text: "RUN x".into(), step: Some(1), trigger: false };
         let output = |stream| Progress::Output { step: 3, stream, bytes: b"x\xfe".to_vec() };
         let told = [
             Told::Question { number: 1, question: Question::Context(String::new()) },
             Told::Question { number: 2, question: Question::Secret("s".into()) },
+            Told::Question { number: 3, question: Question::Dockerfile },
+            Told::Question { number: 4, question: Question::Files("x".into()) },
             Told::Progress(Progress::Planned { instructions: vec![planned] }),
             Told::Progress(output(Stream::Out)),
             Told::Progress(output(Stream::Error)),

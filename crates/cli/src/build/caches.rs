@@ -1,6 +1,7 @@
 //! `--cache-to` and `--cache-from`: what builds remember, to and from elsewhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hull_api::build::{Begin, CacheFrom, Form, Output};
 
@@ -57,7 +58,7 @@ pub(super) fn import<'a>(
                 Ok(folder) => {
                     // No name that a Dockerfile could mean.
                     let name = format!("cache-from={path}");
-                    contexts.insert(name.clone(), Source::Folder(folder));
+                    contexts.insert(name.clone(), Source::Folder(Arc::new(folder)));
                     begin.cache_from.push(CacheFrom::Folder(name));
                 }
                 Err(failure) => say(&format!("the cache {path} is not used: {}", failure.message)),

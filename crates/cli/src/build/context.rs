@@ -1,8 +1,9 @@
-//! A folder on its way to the daemon: walked by descriptor, without what its ignore file names, as an
-//! archive that is made while it is sent.
+//! A folder on its way to the daemon: walked by descriptor, without what its ignore file names.
 //!
-//! As the reference's client does, the Dockerfile and the ignore file are always in it, and a Dockerfile
-//! from elsewhere gets a name that nobody else has.
+//! A daemon of this host gets the list of what is there, and the files that it asks for, opened. One elsewhere
+//! gets an archive that is made while it is sent. In that, as in those of the reference's client, the
+//! Dockerfile and the ignore file always are, and a Dockerfile from elsewhere has a name that nobody else
+//! has.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,9 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use hull_context::{Entry, Folder, Ignore, Kind, Tree as _, walk};
+use hull_context::{Entry, Folder, Ignore, Kind, LISTING_MAX, Tree as _, files, listing, walk};
 use hull_image::tar::{self, Time, Writer};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
 
 use crate::command::{Failure, chain, fail};
 use crate::create::reason;
@@ -22,6 +24,8 @@ use crate::create::reason;
 pub(super) struct Context {
     root: File,
     entries: Vec<Entry>,
+    /// The Dockerfile, if it is ignored: only an archive has it.
+    hidden: Option<Entry>,
     /// The Dockerfile's name in the archive.
     pub(super) dockerfile: String,
     /// Its bytes, where it is not among the entries.
@@ -84,11 +88,13 @@ impl Context {
         let file = own.filter(|own| own.is_file()).unwrap_or_else(|| root.join(".dockerignore"));
         let (ignore, text) = ignored(&file).map_err(failed)?;
         let root = File::open(&root)?;
-        let mut entries = walk(&Folder::new(root.as_fd(), ignore))?;
-        if extra.is_none() {
-            add(&root, &mut entries, Path::new(&dockerfile))?;
-        }
-        Ok(Context { root, entries, dockerfile, extra, ignore: text })
+        let entries = walk(&Folder::new(root.as_fd(), ignore))?;
+        let listed = extra.is_some() || entries.iter().any(|entry| entry.path == Path::new(&dockerfile));
+        let hidden = match listed {
+            true => None,
+            false => Folder::new(root.as_fd(), Ignore::default()).entry(Path::new(&dockerfile))?,
+        };
+        Ok(Context { root, entries, hidden, dockerfile, extra, ignore: text })
     }
 
     /// One of other files (`--build-context`), without those that its own ignore file names.
@@ -98,7 +104,48 @@ impl Context {
         let root =
             File::open(folder).map_err(|error| failed(format!("open {folder}: {}", reason(&error))))?;
         let entries = walk(&Folder::new(root.as_fd(), ignore))?;
-        Ok(Context { root, entries, dockerfile: String::new(), extra: None, ignore: text })
+        Ok(Context { root, entries, hidden: None, dockerfile: String::new(), extra: None, ignore: text })
+    }
+
+    /// The list of what is there, sealed, and the folder; `None` where it is too long for a list.
+    pub(super) fn list(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+        let bytes = listing::encode(&self.entries);
+        if bytes.len() as u64 > LISTING_MAX {
+            return Ok(None);
+        }
+        let list =
+            rustix::fs::memfd_create(c"hull-context", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let mut list = File::from(list);
+        list.write_all(&bytes)?;
+        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        rustix::fs::fcntl_add_seals(&list, seals)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&self.root, ".", flags, Mode::empty())?;
+        Ok(Some((list.into(), folder)))
+    }
+
+    /// Opens the listed files that are asked for, until nobody asks any more.
+    pub(super) fn serve(&self, socket: &OwnedFd) {
+        let open = |number: u32| {
+            let entry = self.entries.get(number as usize).ok_or(Errno::NOENT)?;
+            match entry.kind {
+                Kind::File { .. } => files::open(self.root.as_fd(), &entry.path),
+                _ => Err(Errno::INVAL),
+            }
+        };
+        // Who breaks off knows why.
+        let _ = files::serve(socket.as_fd(), open);
+    }
+
+    /// The Dockerfile's bytes.
+    pub(super) fn dockerfile_bytes(&self) -> io::Result<Vec<u8>> {
+        if let Some(bytes) = &self.extra {
+            return Ok(bytes.clone());
+        }
+        let file = files::open(self.root.as_fd(), Path::new(&self.dockerfile))?;
+        let mut bytes = Vec::new();
+        File::from(file).take(LIMIT).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Writes all of it as an archive.
@@ -106,7 +153,7 @@ impl Context {
         let mut out = BufWriter::with_capacity(BUFFER, File::from(out));
         let mut writer = Writer::new(&mut out);
         let mut buffer = vec![0; BUFFER];
-        for entry in &self.entries {
+        for entry in self.entries.iter().chain(&self.hidden) {
             self.put(&mut writer, entry, &mut buffer)?;
         }
         if let Some(bytes) = &self.extra {
@@ -169,15 +216,6 @@ fn ignored(file: &Path) -> Result<(Ignore, Vec<u8>), String> {
     let ignore = Ignore::parse(&text)
         .map_err(|error| format!("error reading {}: {}", file.display(), chain(&error)))?;
     Ok((ignore, text))
-}
-
-/// An entry that is sent although it is ignored.
-fn add(root: &File, entries: &mut Vec<Entry>, path: &Path) -> Result<(), Failure> {
-    if entries.iter().any(|entry| entry.path == path) {
-        return Ok(());
-    }
-    entries.extend(Folder::new(root.as_fd(), Ignore::default()).entry(path)?);
-    Ok(())
 }
 
 fn stdin() -> io::Result<Vec<u8>> {

@@ -123,7 +123,7 @@ async fn build(session: &Session, given: &Given) -> Result<u8, Failure> {
         let context = Context::open(path, given.text("file"))?;
         begin.dockerfile.clone_from(&context.dockerfile);
         begin.ignore = String::from_utf8_lossy(&context.ignore).into_owned();
-        Some(Source::Folder(context))
+        Some(Source::Folder(Arc::new(context)))
     };
     let mut contexts: BTreeMap<String, Source> =
         context.map(|main| (String::new(), main)).into_iter().collect();
@@ -209,7 +209,7 @@ fn other_context(text: &str) -> Result<(String, Named, Option<Source>), Failure>
         let tagged = rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
         let (path, tag) = tagged.unwrap_or((rest, ""));
         let named = Named::Layout { tag: tag.to_owned(), digest: digest.to_owned() };
-        return Ok((name.to_owned(), named, Some(Source::Folder(Context::other(path)?))));
+        return Ok((name.to_owned(), named, Some(Source::Folder(Arc::new(Context::other(path)?)))));
     }
     if is_address(value) {
         return Ok((name.to_owned(), Named::Address(value.to_owned()), None));
@@ -217,7 +217,7 @@ fn other_context(text: &str) -> Result<(String, Named, Option<Source>), Failure>
     if value.contains("://") {
         return Err(wrong("it is no folder, no address of http, https, git or ssh, no image and no layout"));
     }
-    Ok((name.to_owned(), Named::Files, Some(Source::Folder(Context::other(value)?))))
+    Ok((name.to_owned(), Named::Files, Some(Source::Folder(Arc::new(Context::other(value)?)))))
 }
 
 /// All that the flags say, but for the context.

@@ -9,12 +9,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hull_api::build::Question;
 use hull_api::build::frame::{Heard, PIECE};
 use hull_api::build::link::Sender;
+use hull_context::files;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::context::{self, Context};
@@ -29,16 +30,16 @@ const PIPE: usize = 1 << 20;
 /// All of it.
 #[derive(Default)]
 pub(super) struct Offer {
-    /// By name; the main one's is empty.
+    /// By name; the main one's is empty. Those that have gone to the daemon whole are not there any more.
     contexts: Mutex<BTreeMap<String, Source>>,
     secrets: BTreeMap<String, Secret>,
     /// Sockets.
     agents: BTreeMap<String, PathBuf>,
 }
 
-/// Where a context is. It is sent once.
+/// Where a context is.
 pub(super) enum Source {
-    Folder(Context),
+    Folder(Arc<Context>),
     /// An archive that is made already.
     Archive(Vec<u8>),
     /// The archive's beginning; the rest is on standard input.
@@ -75,6 +76,17 @@ impl Offer {
         self.agents.keys().cloned().collect()
     }
 
+    fn contexts(&self) -> MutexGuard<'_, BTreeMap<String, Source>> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, name: &str) -> Option<Arc<Context>> {
+        match self.contexts().get(name)? {
+            Source::Folder(context) => Some(Arc::clone(context)),
+            _ => None,
+        }
+    }
+
     /// # Errors
     /// What is wrong here ends the build. A daemon that has closed its ear is none: it says why.
     pub(super) async fn answer(
@@ -84,12 +96,37 @@ impl Offer {
         tell: &Sender<Heard>,
     ) -> Result<(), Failure> {
         match asked {
-            Question::Context(name) => {
-                let source = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-                match source {
-                    Some(source) => return send_context(source, number, tell).await,
-                    None => refuse(number, format!("no context {name:?} is offered"), tell).await,
+            Question::Context(name) => match (self.folder(&name), tell.is_local()) {
+                (Some(context), true) => list(context, number, tell).await,
+                _ => {
+                    let source = self.contexts().remove(&name);
+                    match source {
+                        Some(source) => return send_context(source, number, tell).await,
+                        None => refuse(number, format!("no context {name:?} is offered"), tell).await,
+                    }
+                    Ok(())
                 }
+            },
+            Question::Dockerfile => {
+                let Some(context) = self.folder("") else {
+                    refuse(number, "no folder is offered".to_owned(), tell).await;
+                    return Ok(());
+                };
+                let failed = |error: io::Error| {
+                    fail(format!("failed to read {}: {}", context.dockerfile, reason(&error)))
+                };
+                pieces(Cursor::new(context.dockerfile_bytes().map_err(failed)?), number, tell).await;
+                Ok(())
+            }
+            Question::Files(name) => {
+                let Some(context) = self.folder(&name).filter(|_| tell.is_local()) else {
+                    refuse(number, format!("no files of a context {name:?} are offered"), tell).await;
+                    return Ok(());
+                };
+                let (theirs, ours) = files::pair().map_err(io::Error::from)?;
+                // It ends with its asker, at the latest when this process ends.
+                std::thread::spawn(move || context.serve(&ours));
+                tell.send_with(&Heard::Descriptor { question: number }, &[theirs.as_fd()]).await.ok();
                 Ok(())
             }
             Question::Secret(id) => {
@@ -122,8 +159,19 @@ async fn send_context(source: Source, number: u32, tell: &Sender<Heard>) -> Resu
     Ok(())
 }
 
+/// The list of a folder of this host.
+async fn list(context: Arc<Context>, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
+    let unread = |error: io::Error| fail(format!("the context cannot be read: {}", reason(&error)));
+    let Some((list, folder)) = context.list().map_err(unread)? else {
+        return pack(context, number, tell).await;
+    };
+    let message = Heard::Listing { question: number };
+    tell.send_with(&message, &[list.as_fd(), folder.as_fd()]).await.ok();
+    Ok(())
+}
+
 /// Through a pipe, whose end a daemon of this host gets; to others its bytes are passed on.
-async fn pack(context: Context, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
+async fn pack(context: Arc<Context>, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
     let (output, input) = io::pipe()?;
     // A smaller one does as well, more slowly.
     let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);

@@ -1,4 +1,4 @@
-//! Whoever asked for a build, as far as its steps ask back: for secrets and for agents.
+//! Whoever asked for a build, as far as its steps ask back: for secrets, for agents and for files.
 //!
 //! What a client does not offer is not there. A Dockerfile that needs it says so (`required`), or goes on
 //! without it.
@@ -7,7 +7,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// An answer on its way. Dropped, the question is taken back.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -30,6 +30,12 @@ pub trait Client: fmt::Debug + Send + Sync + 'static {
     /// A stream socket that is connected to the agent of this name, a new one each time; `None`: it is
     /// not offered.
     fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<OwnedFd>>;
+
+    /// The asker's end of a socket at which the files of this context are asked for
+    /// ([`hull_context::files`]), a new one each time.
+    fn files<'a>(&'a self, context: &'a str) -> Answer<'a, OwnedFd> {
+        Box::pin(async move { Err(Error::Invalid(format!("nobody gives files of the context {context:?}"))) })
+    }
 }
 
 /// One that offers nothing: that of the classic endpoint, which has no way to ask back.

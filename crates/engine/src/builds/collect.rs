@@ -116,6 +116,10 @@ pub(crate) fn list(services: &Services) -> Vec<Cached> {
 
 /// Forgets steps. What only they had is freed.
 pub(crate) async fn forget(services: &Arc<Services>, wanted: &Forget) -> Result<Forgotten> {
+    if wanted.all && wanted.filters == Filters::default() && wanted.unused_for == 0 {
+        let shared = Arc::clone(services);
+        services.blocking(move || shared.builds.tables.clear()).await?;
+    }
     let (_, free) = disk(services)?;
     strike(services, |books| books.forget(wanted, free, hull_sys::time::now())).await
 }

@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::remote::git;
 use super::site::Site;
-use super::{Build, Context, diff_ids, failure};
+use super::{Build, Context, Kept, Listed, diff_ids, failure};
 use crate::containers::files;
 use crate::containers::services::Services;
 use crate::containers::spawner::Working;
@@ -35,7 +35,7 @@ use crate::{Error, Result, rootfs};
 /// Bytes of the image's passwd or group file that are read at most.
 const USERS_LIMIT: u64 = 4 << 20;
 /// Bytes of a Dockerfile, and of an ignore file, at most.
-const DOCKERFILE_LIMIT: u64 = 4 << 20;
+pub const DOCKERFILE_LIMIT: usize = 4 << 20;
 const IGNORE_LIMIT: u64 = 1 << 20;
 const IGNORE: &str = ".dockerignore";
 
@@ -48,26 +48,34 @@ pub(crate) async fn receive(services: &Arc<Services>, source: OwnedFd) -> Result
     hull_runtime::failpoint!("engine.build.receiving");
     drop(source);
     match working.next().await {
-        Outcome::Unpacked => Ok(Context(Arc::new(site))),
+        Outcome::Unpacked => Ok(Context(Kept::Folder(Arc::new(site)))),
         other => Err(unexpected(other)),
     }
 }
 
 impl Context {
-    /// Reads the Dockerfile. What the ignore file names goes then, itself and the Dockerfile too: clients
-    /// send them all the same.
+    /// Its files are the client's, and so is the Dockerfile.
+    pub fn is_listed(&self) -> bool {
+        matches!(self.0, Kept::Listed(_))
+    }
+
+    /// Reads the Dockerfile of one whose files are here. What the ignore file names goes then, itself and the
+    /// Dockerfile too: clients send them all the same.
     ///
     /// # Errors
     /// In the reference's words where there is none, or an empty one.
     pub async fn dockerfile(&self, name: &str) -> Result<Vec<u8>> {
-        let (root, name) = (open(&self.0.rootfs.upper)?, name.to_owned());
-        self.0.services.blocking(move || dockerfile(&root, &name)).await
+        let Kept::Folder(site) = &self.0 else {
+            return Err(Error::Invalid(format!("Cannot locate specified Dockerfile: {name}")));
+        };
+        let (root, name) = (open(&site.rootfs.upper)?, name.to_owned());
+        site.services.blocking(move || dockerfile(&root, &name)).await
     }
 }
 
 fn dockerfile(root: &OwnedFd, name: &str) -> Result<Vec<u8>> {
     let missing = || Error::Invalid(format!("Cannot locate specified Dockerfile: {name}"));
-    let bytes = text(root, name, DOCKERFILE_LIMIT)?.ok_or_else(missing)?;
+    let bytes = text(root, name, DOCKERFILE_LIMIT as u64)?.ok_or_else(missing)?;
     if bytes.is_empty() {
         return Err(Error::Invalid(format!("the Dockerfile ({name}) cannot be empty")));
     }
@@ -129,6 +137,7 @@ pub(super) enum Found {
     },
     /// Top layer first.
     Layers(Vec<PathBuf>),
+    Listed(Arc<Listed>),
 }
 
 impl Build {
@@ -198,10 +207,13 @@ impl Build {
             _ => {}
         }
         let found = self.find(source, false).await?;
+        if let Found::Listed(listed) = &found {
+            return self.listed_digest(listed, selection).await;
+        }
         let work = Work::Fingerprint(plain(selection));
-        let working = self.look_with(work, None, &found).await.map_err(failure)?;
+        let working = self.look_with(work, None, &found).await?;
         match ended(working).await? {
-            Outcome::Fingerprint { digest } => Ok(digest),
+            Outcome::Fingerprint { digest, .. } => Ok(digest),
             other => Err(failure(unexpected(other))),
         }
     }
@@ -212,8 +224,8 @@ impl Build {
         work: Work,
         beside: Option<BorrowedFd<'_>>,
         found: &Found,
-    ) -> Result<Working> {
-        let tree;
+    ) -> std::result::Result<Working, Failure> {
+        let (tree, folder);
         let view = match found {
             Found::Folder { fd, .. } => View::Folder(fd.as_fd()),
             Found::Layers(lower) => {
@@ -221,8 +233,12 @@ impl Build {
                 tree = plain_tree(rootfs, false);
                 View::Stopped(&tree)
             }
+            Found::Listed(listed) => {
+                folder = open(&self.listed_folder(listed).await?.rootfs.upper).map_err(failure)?;
+                View::Folder(folder.as_fd())
+            }
         };
-        self.0.services.spawner.work(work, beside, view).await
+        self.0.services.spawner.work(work, beside, view).await.map_err(failure)
     }
 
     /// Makes what was written at the site no newer than `newest` (seconds since the epoch).
@@ -281,6 +297,7 @@ impl Build {
                 let source = Shown::Layers { lower: lower.clone(), path: PathBuf::from("/"), upper: None };
                 spawner.copy(copy, Files::Layers(&source), archive, view).await
             }
+            Job::Copy(copy, Found::Listed(listed)) => self.copy_listed(listed, copy, archive, view).await,
         };
         let working = working.map_err(failure)?;
         hull_runtime::failpoint!("engine.build.copying");
@@ -293,9 +310,15 @@ impl Build {
         }
     }
 
-    pub(super) fn context(&self, name: &str) -> std::result::Result<&Arc<Site>, Failure> {
+    fn context(&self, name: &str) -> std::result::Result<Found, Failure> {
         let missing = || Failure::Missing(format!("no build context named \"{name}\""));
-        self.0.given.contexts.get(name).map(|Context(site)| site).ok_or_else(missing)
+        match self.0.given.contexts.get(name).ok_or_else(missing)? {
+            Context(Kept::Listed(listed)) => Ok(Found::Listed(Arc::clone(listed))),
+            Context(Kept::Folder(site)) => {
+                let site = Arc::clone(site);
+                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, site })
+            }
+        }
     }
 
     /// `into_folder`: they go into one, by their own names.
@@ -305,10 +328,7 @@ impl Build {
         into_folder: bool,
     ) -> std::result::Result<Found, Failure> {
         match source {
-            Source::Context(name) => {
-                let site = Arc::clone(self.context(&name)?);
-                Ok(Found::Folder { fd: open(&site.rootfs.upper).map_err(failure)?, site })
-            }
+            Source::Context(name) => self.context(&name),
             Source::Layers(layers) if layers.is_empty() => self.empty(&[]).await.map_err(failure),
             Source::Layers(layers) => Ok(Found::Layers(self.lower(&diff_ids(&layers)))),
             Source::Inline(files) => self.empty(&files).await.map_err(failure),

@@ -248,8 +248,12 @@ impl Build {
         let (mut rows, mut ids) = (HashMap::new(), Vec::new());
         for import in &self.0.given.imports {
             let (name, folder, images) = match import {
-                Import::Folder(name, Context(site)) => {
-                    (name.clone(), Some(Arc::clone(site)), self.images_in(site).await)
+                Import::Folder(name, context) => {
+                    let (folder, images) = match self.unpacked(context).await {
+                        Ok(site) => (Some(Arc::clone(&site)), self.images_in(&site).await),
+                        Err(error) => (None, Err(error)),
+                    };
+                    (name.clone(), folder, images)
                 }
                 Import::Image(image) => (image.familiar(), None, self.image_here(image).await),
             };

@@ -24,7 +24,8 @@ pub struct Layout {
 impl Build {
     /// Its layers are held by this build from now on.
     pub(super) async fn layout(&self, layout: &Layout, platform: Option<Platform>) -> Result<Base> {
-        let folder = copy::open(&layout.files.0.rootfs.upper)?;
+        let site = self.unpacked(&layout.files).await?;
+        let folder = copy::open(&site.rootfs.upper)?;
         let (tag, digest) = (layout.tag.clone(), layout.digest.clone());
         let find = move || {
             let platform = platform.unwrap_or_else(Platform::host);

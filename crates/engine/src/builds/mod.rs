@@ -7,7 +7,7 @@
 //! | step | who does it |
 //! |---|---|
 //! | RUN | [`run`]: a container without a record, with its [`mounts`] |
-//! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes |
+//! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes; a context's files come from the client ([`listed`]) |
 //! | FROM | the images' room |
 //! | ADD of what other hosts have | [`remote`] |
 //!
@@ -27,6 +27,7 @@ mod entitlement;
 mod exchange;
 mod layout;
 mod left;
+mod listed;
 mod mounts;
 mod output;
 mod remote;
@@ -63,6 +64,8 @@ pub(crate) use collect::{forget, list};
 pub use entitlement::Entitlement;
 pub use exchange::Import;
 pub use layout::Layout;
+use listed::Listed;
+pub(crate) use listed::Tables;
 pub use output::Form;
 pub use run::Limits;
 use site::Site;
@@ -72,6 +75,7 @@ use site::Site;
 pub(crate) struct Builds {
     pub(crate) memory: Arc<Memory>,
     pub(crate) caches: Caches,
+    pub(crate) tables: Tables,
     /// Steps that are being done.
     running: Running,
     known: remote::Known,
@@ -80,9 +84,9 @@ pub(crate) struct Builds {
 }
 
 impl Builds {
-    pub(crate) fn new(memory: Arc<Memory>, caches: Caches) -> Builds {
+    pub(crate) fn new(memory: Arc<Memory>, caches: Caches, tables: Tables) -> Builds {
         let (running, known) = (Running::default(), remote::Known::default());
-        Builds { memory, caches, running, known, closing: watch::Sender::new(false) }
+        Builds { memory, caches, tables, running, known, closing: watch::Sender::new(false) }
     }
 
     fn closing(&self) -> watch::Receiver<bool> {
@@ -280,10 +284,20 @@ pub enum Unbuilt {
     Store(#[from] Error),
 }
 
-/// A build's context, as a folder of its own until it is dropped.
+/// A build's context.
 #[derive(Debug)]
-pub struct Context(Arc<Site>);
+pub struct Context(Kept);
 
+/// Where its files are.
+#[derive(Debug)]
+enum Kept {
+    /// Here, until it is dropped.
+    Folder(Arc<Site>),
+    /// With the client.
+    Listed(Arc<Listed>),
+}
+
+pub use copy::DOCKERFILE_LIMIT;
 pub(crate) use copy::receive;
 
 fn diff_ids(layers: &[Layer]) -> Vec<Digest> {

@@ -182,6 +182,10 @@ impl Build {
         Ok(match self.find(source, false).await? {
             Found::Layers(lower) => (lower, None),
             Found::Folder { site, .. } => (vec![site.rootfs.upper.clone()], Some(site)),
+            Found::Listed(listed) => {
+                let site = self.listed_folder(&listed).await?;
+                (vec![site.rootfs.upper.clone()], Some(site))
+            }
         })
     }
 
@@ -224,6 +228,7 @@ impl Build {
                 let source = Shown::Layers { lower, path: PathBuf::from("/"), upper: None };
                 spawner.copy(copy, Files::Layers(&source), None, view).await
             }
+            Found::Listed(listed) => self.copy_listed(&listed, copy, None, view).await,
         };
         ended(working.map_err(failure)?).await.map(drop)
     }

@@ -46,7 +46,8 @@ impl Build {
         let found = found.map_err(|failure| Error::Archive(failure.to_string()))?;
         let place = Place { path: "/".to_owned(), folder: true };
         let work = Work::Pack { place, name: String::new(), uids: Vec::new(), gids: Vec::new() };
-        let working = self.look_with(work, Some(out.as_fd()), &found).await?;
+        let working = self.look_with(work, Some(out.as_fd()), &found).await;
+        let working = working.map_err(|failure| Error::Archive(failure.to_string()))?;
         drop(out);
         match working.next().await {
             Outcome::Found(_) => {}

@@ -9,7 +9,7 @@ use hull_image::layer::Mode;
 use hull_runtime::bundle::Source;
 use hull_runtime::protocol::{self, Outcome, Work};
 use hull_runtime::shim::Connection;
-use hull_runtime::spawner::{Client, Error as SpawnerError, Files, Job, Launch, View};
+use hull_runtime::spawner::{Client, Error as SpawnerError, Files, Job, Launch, Listed, View};
 use hull_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 use tokio::io::unix::AsyncFd;
@@ -96,6 +96,21 @@ impl Spawner {
         files: View<'_>,
     ) -> Result<Working> {
         let job = self.request(|client| client.copy(copy.clone(), source, archive, files)).await?;
+        let failed =
+            |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
+        Ok(Working { job: watch(job).map_err(failed)? })
+    }
+
+    /// Asks for a worker that says the digest of listed files.
+    pub(crate) async fn fingerprint(
+        self: &Arc<Self>,
+        selection: protocol::Selection,
+        listed: Listed<'_>,
+        learned: BorrowedFd<'_>,
+        folder: BorrowedFd<'_>,
+    ) -> Result<Working> {
+        let ask = |client: &Client| client.fingerprint(selection.clone(), listed, learned, folder);
+        let job = self.request(ask).await?;
         let failed =
             |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
         Ok(Working { job: watch(job).map_err(failed)? })

@@ -91,7 +91,7 @@ pub(crate) fn with(below: &[Layer], layer: Option<Layer>) -> Vec<Layer> {
     below.iter().cloned().chain(layer).collect()
 }
 
-fn copy(below: &[Layer], source: Source, patterns: &[&str], destination: &str) -> Copy {
+pub(crate) fn copy(below: &[Layer], source: Source, patterns: &[&str], destination: &str) -> Copy {
     let patterns = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
     Copy {
         below: below.to_vec(),

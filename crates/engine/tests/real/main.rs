@@ -6,6 +6,7 @@ mod build_attacks;
 mod build_mounts;
 mod build_rights;
 mod builds;
+mod contexts;
 mod crash;
 mod execs;
 mod life;

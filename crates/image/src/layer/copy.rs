@@ -112,9 +112,21 @@ struct Place<'a> {
     path: &'a [u8],
 }
 
+/// Something that has no bytes of its own.
+#[derive(Debug, Clone, Copy)]
+pub enum Bare<'a> {
+    Folder,
+    /// The folder that all is in: nobody knows how old it is.
+    Root,
+    /// With where it leads.
+    Link(&'a [u8]),
+    Node,
+}
+
 /// A copy that is going on; it is done with [`Copying::finish`].
 pub struct Copying<'a> {
-    source: BorrowedFd<'a>,
+    /// `None`: what is copied comes piece by piece, without extended attributes.
+    source: Option<BorrowedFd<'a>>,
     root: BorrowedFd<'a>,
     dress: &'a Dress,
     /// Files of the source with several names, as long as their first copies are there.
@@ -131,9 +143,14 @@ pub struct Copying<'a> {
 
 impl<'a> Copying<'a> {
     pub fn new(source: BorrowedFd<'a>, root: BorrowedFd<'a>, dress: &'a Dress) -> Copying<'a> {
+        Copying { source: Some(source), ..Copying::piece_by_piece(root, dress) }
+    }
+
+    /// For [`Copying::opened`] and [`Copying::bare`] alone.
+    pub fn piece_by_piece(root: BorrowedFd<'a>, dress: &'a Dress) -> Copying<'a> {
         let buffer = vec![0; BUFFER].into_boxed_slice();
         let (linked, times) = (HashMap::new(), BTreeMap::new());
-        Copying { source, root, dress, linked, times, from: None, into: None, packing: None, buffer }
+        Copying { source: None, root, dress, linked, times, from: None, into: None, packing: None, buffer }
     }
 
     /// Has the copies packed into `archive`, too. Nothing may be in the writable layer that they go to.
@@ -157,7 +174,10 @@ impl<'a> Copying<'a> {
             rustix::fs::openat(&folder, name, flags, Mode::empty()).map_err(failed("open", from))
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.folder_entry(|| open(OFlags::DIRECTORY), &stat, to),
+            FileType::Directory => {
+                let known = !from.is_empty();
+                self.folder_entry(|| open(OFlags::DIRECTORY).map(Some), (&stat, known), to)
+            }
             FileType::RegularFile => {
                 let source = open(OFlags::empty())?;
                 let stat = rustix::fs::fstat(&source).map_err(failed("examine", from))?;
@@ -168,16 +188,29 @@ impl<'a> Copying<'a> {
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(&folder, name, Vec::new());
                 let link = link.map_err(failed("read the link", from))?;
-                let place = self.place(to)?;
-                let make = || rustix::fs::symlinkat(&link, &place.folder, place.name);
-                self.make("make the link", &place, make)?;
-                self.dress_node(&place, &stat, None)
+                self.bare(Bare::Link(link.as_bytes()), &stat, to)
             }
-            kind => {
-                let (place, mode) = (self.place(to)?, Mode::from_raw_mode(self.mode(&stat)));
+            _ => self.bare(Bare::Node, &stat, to),
+        }
+    }
+
+    /// Makes what has no bytes, as `stat` has it.
+    pub fn bare(&mut self, what: Bare<'_>, stat: &Stat, to: &[u8]) -> Result<(), CopyError> {
+        match what {
+            Bare::Folder => self.folder_entry(|| Ok(None), (stat, true), to),
+            Bare::Root => self.folder_entry(|| Ok(None), (stat, false), to),
+            Bare::Link(target) => {
+                let place = self.place(to)?;
+                let make = || rustix::fs::symlinkat(target, &place.folder, place.name);
+                self.make("make the link", &place, make)?;
+                self.dress_node(&place, stat, None)
+            }
+            Bare::Node => {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                let (place, mode) = (self.place(to)?, Mode::from_raw_mode(self.mode(stat)));
                 let make = || rustix::fs::mknodat(&place.folder, place.name, kind, mode, stat.st_rdev);
                 self.make("make", &place, make)?;
-                self.dress_node(&place, &stat, Some(mode))
+                self.dress_node(&place, stat, Some(mode))
             }
         }
     }
@@ -202,7 +235,9 @@ impl<'a> Copying<'a> {
             let mode = Mode::from_raw_mode(mode);
             rustix::fs::fchmod(&target, mode).map_err(failed("set the mode of", to))?;
         }
-        copy_attributes(source, target.as_fd()).map_err(failed("set the attributes of", to))?;
+        if self.source.is_some() {
+            copy_attributes(source, target.as_fd()).map_err(failed("set the attributes of", to))?;
+        }
         let times = self.times_of(stat);
         rustix::fs::futimens(&target, &times).map_err(failed("set the times of", to))?;
         self.remember(stat, &made, to);
@@ -212,7 +247,7 @@ impl<'a> Copying<'a> {
 
     /// Unpacks the archive `from` into the folder `to`. False: it is no archive.
     pub fn archive(&mut self, from: &[u8], to: &[u8]) -> Result<bool, CopyError> {
-        let source = self.source;
+        let source = self.source.ok_or_else(|| failed("open", from)(Errno::BADF))?;
         let open = |flags| {
             let flags = flags | OFlags::NOFOLLOW;
             open_inside(source, path(from), flags, Mode::empty()).map_err(failed("open", from))
@@ -222,15 +257,23 @@ impl<'a> Copying<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(false);
         }
-        let open = || open(OFlags::RDONLY | OFlags::NONBLOCK);
-        if !is_archive(&mut std::fs::File::from(open()?)) {
+        self.opened_archive(&open(OFlags::RDONLY | OFlags::NONBLOCK)?, from, to)
+    }
+
+    /// The same of a regular file that is open; `from` is its name, for errors.
+    pub fn opened_archive(&mut self, source: &OwnedFd, from: &[u8], to: &[u8]) -> Result<bool, CopyError> {
+        let begin = || -> Result<std::fs::File, Errno> {
+            rustix::fs::seek(source, SeekFrom::Start(0))?;
+            Ok(source.try_clone().map_err(|_| Errno::MFILE)?.into())
+        };
+        if !is_archive(&mut begin().map_err(failed("read", from))?) {
             return Ok(false);
         }
         self.packing = None;
         self.open_or_make(to)?;
         let owner = self.dress.owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
         let options = Unpack { owner, ..Unpack::default() };
-        let mut file = std::fs::File::from(open()?);
+        let mut file = begin().map_err(failed("read", from))?;
         let source = Source::Stream(&mut file);
         let count = AtomicU64::new(0);
         let unpacked = unpack(source, self.root, to, &options, &Limits::default(), &count);
@@ -308,11 +351,11 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// A folder that was there stays as it is.
+    /// A folder that was there stays as it is. One whose age nobody knows is as old as the one above it.
     fn folder_entry(
         &mut self,
-        open: impl FnOnce() -> Result<OwnedFd, CopyError>,
-        stat: &Stat,
+        open: impl FnOnce() -> Result<Option<OwnedFd>, CopyError>,
+        (stat, known): (&Stat, bool),
         to: &[u8],
     ) -> Result<(), CopyError> {
         let existed = self.is_folder(to);
@@ -322,8 +365,13 @@ impl<'a> Copying<'a> {
         }
         let mode = Mode::from_raw_mode(self.mode(stat));
         rustix::fs::fchmod(&folder, mode).map_err(failed("set the mode of", to))?;
-        copy_attributes(open()?.as_fd(), folder.as_fd()).map_err(failed("set the attributes of", to))?;
-        self.times.insert(to.to_vec(), self.times_of(stat));
+        if let Some(source) = open()? {
+            let copied = copy_attributes(source.as_fd(), folder.as_fd());
+            copied.map_err(failed("set the attributes of", to))?;
+        }
+        if known {
+            self.times.insert(to.to_vec(), self.times_of(stat));
+        }
         self.packed(to, &Made::Folder);
         Ok(())
     }
@@ -343,7 +391,8 @@ impl<'a> Copying<'a> {
         };
         let open = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
-            open_inside(self.source, path(folder), flags, Mode::empty()).map_err(failed("open", from))
+            let source = self.source.ok_or_else(|| failed("open", from)(Errno::BADF))?;
+            open_inside(source, path(folder), flags, Mode::empty()).map_err(failed("open", from))
         };
         Ok((kept(&mut self.from, folder, open)?, name))
     }

@@ -65,6 +65,10 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             | Role::Mounts { .. }
             | Role::Source
             | Role::SourceFolder
+            | Role::Listing { .. }
+            | Role::Files
+            | Role::Digests
+            | Role::Learned
             | Role::Relay
             | Role::Service => {}
         }

@@ -92,6 +92,28 @@ pub enum Files<'a> {
     Folder(BorrowedFd<'a>),
     /// Of layers.
     Layers(&'a Source),
+    /// Of a list.
+    Listed(Listed<'a>),
+}
+
+/// A context that is known by its list.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed<'a> {
+    /// Sealed ([`hull_context::listing`]).
+    pub list: BorrowedFd<'a>,
+    /// Where its files are asked for ([`hull_context::files`]): a new socket for each work.
+    pub files: BorrowedFd<'a>,
+    /// What is known of their digests ([`hull_context::Digests`]).
+    pub digests: BorrowedFd<'a>,
+    /// The number of the build.
+    pub build: u64,
+}
+
+impl<'a> Listed<'a> {
+    fn add(self, roles: &mut Vec<Role>, fds: &mut Vec<BorrowedFd<'a>>) {
+        roles.extend([Role::Listing { build: self.build }, Role::Files, Role::Digests]);
+        fds.extend([self.list, self.files, self.digests]);
+    }
 }
 
 /// A connection to the spawner; never blocks after it was made. Its descriptor becomes readable
@@ -286,6 +308,7 @@ impl Client {
                 roles.push(Role::Source);
                 fds.push(layers.as_fd());
             }
+            Files::Listed(listed) => listed.add(&mut roles, &mut fds),
         }
         let (role, fd) = match view {
             View::Folder(folder) => (Role::Folder, folder),
@@ -298,6 +321,24 @@ impl Client {
         roles.push(role);
         fds.push(fd);
         protocol::send(&self.socket, &ToSpawner::Worker { work: Work::Copy(copy), roles }, &fds)?;
+        Ok(Job { socket: ours })
+    }
+
+    /// Has a worker, whose root is the empty `folder`, say the digest of what is selected in a list, and write
+    /// what is known then into `learned`.
+    pub fn fingerprint(
+        &self,
+        selection: protocol::Selection,
+        listed: Listed<'_>,
+        learned: BorrowedFd<'_>,
+        folder: BorrowedFd<'_>,
+    ) -> Result<Job, Error> {
+        let (ours, theirs) = control()?;
+        let mut roles = vec![Role::Control, Role::Learned, Role::Folder];
+        let mut fds = vec![theirs.as_fd(), learned, folder];
+        listed.add(&mut roles, &mut fds);
+        let work = Work::Fingerprint(selection);
+        protocol::send(&self.socket, &ToSpawner::Worker { work, roles }, &fds)?;
         Ok(Job { socket: ours })
     }
 

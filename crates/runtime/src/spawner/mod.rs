@@ -32,7 +32,7 @@ use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::process::{Pid, Resource, Rlimit};
 
-pub use client::{Client, Error, Files, Job, Launch, View, filter_document};
+pub use client::{Client, Error, Files, Job, Launch, Listed, View, filter_document};
 
 use crate::cgroup::Hierarchies;
 use crate::container::users;

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use hull_context::{Folder, Ignore, Inside, Kind, Matched, SelectError, fingerprint as digest_of, select};
+use hull_context::{
+    Folder, Ignore, Inside, Kind, ListingError, Matched, SelectError, Tree, fingerprint as digest_of, select,
+};
 use hull_image::layer::{self, Archive, CopyError, Copying, Dress, ModeChange};
 use hull_oci::{Digest, Hasher};
 use hull_sys::root::open_inside;
@@ -26,6 +28,18 @@ pub(super) enum Error {
     Mode { text: String },
     #[error("read {path:?}")]
     Read { path: String, source: io::Error },
+    #[error(transparent)]
+    List(#[from] ListingError),
+    #[error("read what came with the work")]
+    Document(#[from] hull_sys::Error),
+    #[error("{path:?} has changed while the build read it: build again, or name it in .dockerignore")]
+    Changed { path: String },
+    #[error("the client gives no more files")]
+    Client { source: io::Error },
+    #[error("read or write the table of the files' digests")]
+    Table { source: io::Error },
+    #[error("the work came without what it needs")]
+    Given,
 }
 
 impl Error {
@@ -33,7 +47,11 @@ impl Error {
         match self {
             Error::Copy(CopyError::Entry { .. })
             | Error::Select(SelectError::Walk(_))
-            | Error::Read { .. } => super::failed(self),
+            | Error::Read { .. }
+            | Error::Document(_)
+            | Error::Client { .. }
+            | Error::Table { .. }
+            | Error::Given => super::failed(self),
             // The Dockerfile or the context is to blame.
             _ => Outcome::Unfit { message: super::told(self) },
         }
@@ -46,7 +64,7 @@ fn below(path: &str) -> &[u8] {
 }
 
 /// `name` in the folder `base`.
-fn join(base: &[u8], name: &Path) -> Vec<u8> {
+pub(super) fn join(base: &[u8], name: &Path) -> Vec<u8> {
     let name = name.as_os_str().as_bytes();
     match (base, name) {
         (b"", name) => name.to_vec(),
@@ -55,10 +73,46 @@ fn join(base: &[u8], name: &Path) -> Vec<u8> {
     }
 }
 
-fn chosen(tree: &Folder<'_>, selection: &Selection) -> Result<Vec<Matched>, SelectError> {
+pub(super) fn chosen(tree: &dyn Tree, selection: &Selection) -> Result<Vec<Matched>, SelectError> {
     let everything = ["*".to_owned()];
     let patterns = if selection.patterns.is_empty() { &everything } else { &selection.patterns[..] };
     select(tree, patterns, &selection.exclude, selection.parents)
+}
+
+pub(super) fn dress(copy: &Copy) -> Result<Dress, Error> {
+    let parse = |text: &String| ModeChange::parse(text).ok_or_else(|| Error::Mode { text: text.clone() });
+    let mode = copy.mode.as_ref().map(parse).transpose()?;
+    Ok(Dress { owner: copy.owner, mode, newest: copy.newest })
+}
+
+/// Where each thing that is meant goes.
+pub(super) struct Targets<'a> {
+    copy: &'a Copy,
+    /// The destination.
+    pub(super) to: &'a [u8],
+    into: bool,
+}
+
+impl<'a> Targets<'a> {
+    pub(super) fn new(copy: &'a Copy, matched: &[Matched], copying: &Copying<'_>) -> Targets<'a> {
+        let to = below(&copy.destination);
+        let into = copy.several
+            || matched.len() > 1
+            || copy.selection.parents
+            || copy.destination.ends_with('/')
+            || copying.is_folder(to);
+        Targets { copy, to, into }
+    }
+
+    pub(super) fn of(&self, one: &Matched) -> Vec<u8> {
+        let is_folder = one.entry.kind == Kind::Folder;
+        if is_folder || self.into { join(self.to, &one.name) } else { self.to.to_vec() }
+    }
+
+    /// Whether it is unpacked if it is an archive.
+    pub(super) fn unpacks(&self, one: &Matched) -> bool {
+        self.copy.unpack && one.entry.kind != Kind::Folder
+    }
 }
 
 pub(super) fn copy(
@@ -67,27 +121,19 @@ pub(super) fn copy(
     copy: &Copy,
     archive: Option<&mut Archive<'_>>,
 ) -> Result<(), Error> {
-    let parse = |text: &String| ModeChange::parse(text).ok_or_else(|| Error::Mode { text: text.clone() });
-    let mode = copy.mode.as_ref().map(parse).transpose()?;
-    let dress = Dress { owner: copy.owner, mode, newest: copy.newest };
+    let dress = dress(copy)?;
     let matched = chosen(&Folder::new(source.as_fd(), Ignore::default()), &copy.selection)?;
     let mut copying = Copying::new(source.as_fd(), root.as_fd(), &dress);
     if let Some(archive) = archive {
         copying.pack(archive);
     }
-    let to = below(&copy.destination);
-    let into = copy.several
-        || matched.len() > 1
-        || copy.selection.parents
-        || copy.destination.ends_with('/')
-        || copying.is_folder(to);
+    let targets = Targets::new(copy, &matched, &copying);
     for one in &matched {
         let from = one.entry.path.as_os_str().as_bytes();
-        let is_folder = one.entry.kind == Kind::Folder;
-        if copy.unpack && !is_folder && copying.archive(from, to)? {
+        if targets.unpacks(one) && copying.archive(from, targets.to)? {
             continue;
         }
-        let target = if is_folder || into { join(to, &one.name) } else { to.to_vec() };
+        let target = targets.of(one);
         copying.entry(from, &target)?;
         for entry in &one.below {
             copying.entry(&join(from, &entry.path), &join(&target, &entry.path))?;

@@ -8,7 +8,8 @@
 //!   what it copies from, are dead, and nothing executes;
 //! - it is born in a pid namespace of its own, where there is nobody to signal or trace;
 //! - it has no network, no System V objects, and no descriptor but the archive, the folder (and the
-//!   image's folder that it fills it with), the control socket and /dev/null;
+//!   image's folder that it fills it with, or the list of a context and the socket that gives its files),
+//!   the control socket and /dev/null;
 //! - of the capabilities only those remain that give files their owners, modes, device numbers and
 //!   attributes. CAP_SYS_ADMIN is among them, because `trusted.overlay.*` attributes need it; what
 //!   else that capability allows is cut off by
@@ -19,6 +20,7 @@
 //! It says what has become of it, the [`Outcome`], and ends. The spawner kills it when its requester goes.
 
 mod build;
+mod listed;
 mod place;
 mod view;
 
@@ -55,7 +57,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 
 /// Everything a worker calls: files below its root, memory, one thread for digests.
 #[rustfmt::skip]
-const CALLS: [&str; 93] = [
+const CALLS: [&str; 95] = [
     // Files.
     "chmod", "chown", "close", "copy_file_range", "dup", "fadvise64", "fallocate", "fchmod",
     "fchmodat", "fchmodat2", "fchown", "fchownat", "fcntl", "fgetxattr", "flistxattr", "fsetxattr",
@@ -65,8 +67,8 @@ const CALLS: [&str; 93] = [
     "pread64", "preadv", "pwrite64", "pwritev", "read", "readlink", "readlinkat", "readv", "sendfile", "splice", "rename",
     "renameat", "renameat2", "rmdir", "stat", "statx", "symlink", "symlinkat", "syncfs", "unlink", "unlinkat",
     "utimensat", "write", "writev",
-    // The answer.
-    "sendmsg",
+    // The answer, and files of a context.
+    "recvmsg", "sendmsg", "sendto",
     // Memory and the thread.
     "brk", "exit", "getegid", "geteuid", "getgid", "getuid", "restart_syscall", "exit_group", "futex", "get_robust_list", "getcwd", "getpid",
     "getrandom", "gettid", "madvise", "mmap", "mprotect", "mremap", "munmap", "rseq",
@@ -77,6 +79,7 @@ const CALLS: [&str; 93] = [
 /// The whole life of a worker, in a fresh fork of the spawner; gives the exit code.
 pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
     let (mut control, mut archive, mut view, mut source) = (None, None, None, None);
+    let mut list = listed::Given::default();
     for (role, fd) in given {
         match role {
             Role::Control => control = Some(fd),
@@ -89,7 +92,7 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
                 view = Some(View::Running { process: fd, below, inside });
             }
             Role::Document => view = Some(View::Stopped { tree: fd }),
-            _ => {}
+            role => list.take(role, fd),
         }
     }
     let Some(control) = control else {
@@ -101,6 +104,7 @@ pub(crate) fn run(work: Work, given: Vec<(Role, OwnedFd)>) -> i32 {
         (Err(error), _) => failed(&error),
         (Ok(source), Some(view)) => match enter_view(view) {
             Ok(root) if matches!(work, Work::Fill | Work::Repair) => fill(&work, source, &root),
+            Ok(root) if list.is_there() => build_from_list(&work, list, &root, archive.map(File::from)),
             Ok(root) if matches!(work, Work::Copy(_)) => build(&work, source, &root, archive.map(File::from)),
             Ok(root) => perform(&work, archive, &root, &control),
             Err(JailError::Ended) => Outcome::Ended,
@@ -211,7 +215,7 @@ fn build(work: &Work, source: Option<tree::Part>, root: &OwnedFd, archive: Optio
             packed(archive, |archive| build::folder(root, path, *owner, *newest, archive))
         }
         (Work::Fingerprint(selection), _) => {
-            build::fingerprint(root, selection).map(|digest| Outcome::Fingerprint { digest })
+            build::fingerprint(root, selection).map(|digest| Outcome::Fingerprint { digest, read: 0 })
         }
         (Work::Clamp { newest }, _) => {
             return layer::clamp(root.as_fd(), *newest)
@@ -236,6 +240,19 @@ fn packed(
         }
         None => Outcome::Made,
     })
+}
+
+/// A step of a build whose files a client has.
+fn build_from_list(work: &Work, given: listed::Given, root: &OwnedFd, archive: Option<File>) -> Outcome {
+    let done = given.open().and_then(|(mut listed, learned)| match (work, learned) {
+        (Work::Copy(copy), _) => packed(archive, |archive| listed.copy(root, copy, archive)),
+        (Work::Fingerprint(selection), Some(learned)) => {
+            let (digest, read) = listed.fingerprint(selection, &learned)?;
+            Ok(Outcome::Fingerprint { digest, read })
+        }
+        _ => Err(build::Error::Given),
+    });
+    done.unwrap_or_else(|error| error.outcome())
 }
 
 fn profile() -> Seccomp {

@@ -21,6 +21,7 @@ use hull_engine::Error;
 use hull_engine::builds::{self, Build, Context, Given, Import, Layout, Secret, Unbuilt};
 use hull_oci::Reference;
 use rustix::fs::FileType;
+use rustix::net::SocketType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -64,6 +65,7 @@ async fn serve(server: Arc<Server>, socket: Socket, ahead: Bytes) -> io::Result<
         Socket::Unix(stream) => client::Stream::Unix(stream),
         Socket::Tcp(stream) => client::Stream::Tcp(stream),
     };
+    let user = user(&stream);
     let (sender, mut receiver) = link::halves::<Told, Heard>(stream, &ahead);
     let begin = match receiver.next().await? {
         Some((Heard::Begin(begin), _)) => *begin,
@@ -71,7 +73,7 @@ async fn serve(server: Arc<Server>, socket: Socket, ahead: Bytes) -> io::Result<
         None => return Ok(()),
     };
     let (say, said) = mpsc::unbounded_channel();
-    let questions = Arc::new(Questions::new(say.clone()));
+    let questions = Arc::new(Questions::new(say.clone(), user));
     {
         let building = async {
             let told = make(&server, begin, &questions, (&sender, &say)).await;
@@ -120,6 +122,10 @@ async fn listen(receiver: &mut link::Receiver<Heard>, questions: &Questions) -> 
                 Some(descriptor) => (question, Part::Descriptor(descriptor)),
                 None => return Err(unexpected("a descriptor is missing")),
             },
+            Heard::Listing { question } => match (beside.pop(), beside.pop()) {
+                (Some(folder), Some(list)) => (question, Part::Listing { list, folder }),
+                _ => return Err(unexpected("a descriptor is missing")),
+            },
         };
         // Who has asked may not want to know any more.
         let to = questions.waiting().answers.get(&question).cloned();
@@ -164,8 +170,7 @@ async fn make(
             fetched.map_err(request::refused)?
         }
     };
-    let dockerfile =
-        context.dockerfile(&name).await.map_err(|error| request::refused(Failure::from(error)))?;
+    let dockerfile = dockerfile(&context, questions, &name).await.map_err(request::refused)?;
     let text = String::from_utf8_lossy(&dockerfile).into_owned();
     let mut given = Given { client, ..limits.into() };
     let got = get(server, questions, &mut given, others).await;
@@ -279,7 +284,20 @@ async fn send(
     written
 }
 
-/// A context, as an archive.
+/// The Dockerfile: the client's, as the files of a list are, or one of the files.
+async fn dockerfile(context: &Context, questions: &Arc<Questions>, name: &str) -> Result<Vec<u8>, Failure> {
+    if !context.is_listed() {
+        return Ok(context.dockerfile(name).await?);
+    }
+    let bytes = questions.ask(Question::Dockerfile).await.whole(builds::DOCKERFILE_LIMIT).await;
+    let bytes = bytes.map_err(|why| Failure::invalid(format!("{name}: {why}")))?;
+    match bytes.is_empty() {
+        true => Err(Failure::invalid(format!("the Dockerfile ({name}) cannot be empty"))),
+        false => Ok(bytes),
+    }
+}
+
+/// A context, as a list or as an archive.
 async fn receive(server: &Server, questions: &Arc<Questions>, name: &str) -> Result<Context, Failure> {
     let unread = |why: String| Failure::invalid(format!("the context cannot be read: {why}"));
     let mut answer = questions.ask(Question::Context(name.to_owned())).await;
@@ -287,6 +305,11 @@ async fn receive(server: &Server, questions: &Arc<Questions>, name: &str) -> Res
         Part::Descriptor(pipe) if is(&pipe, FileType::Fifo) => {
             // The worker reads what the client writes; nobody is between them.
             return server.engine.build_context(pipe).await.map_err(|error| unread(chain(&error)));
+        }
+        Part::Listing { list, folder } => {
+            let Some(user) = questions.user else { return Err(unread(OTHER.to_owned())) };
+            let context = server.engine.listed_context(name.to_owned(), list, folder, user).await;
+            return Ok(context?);
         }
         Part::Bytes(bytes) => bytes,
         Part::End => Bytes::new(),
@@ -312,8 +335,16 @@ async fn feed(first: Bytes, mut answer: Coming, mut write: pipe::Sender) -> Resu
             Part::Bytes(bytes) => piece = bytes,
             Part::End => return Ok(()),
             Part::Refused(why) => return Err(why),
-            Part::Descriptor(_) => return Err(OTHER.to_owned()),
+            Part::Descriptor(_) | Part::Listing { .. } => return Err(OTHER.to_owned()),
         }
+    }
+}
+
+/// Who is at the other end, on this host.
+fn user(stream: &client::Stream) -> Option<u32> {
+    match stream {
+        client::Stream::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+        client::Stream::Tcp(_) => None,
     }
 }
 
@@ -327,6 +358,8 @@ struct Questions {
     say: mpsc::UnboundedSender<Say>,
     places: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
+    /// Who is asked, on this host.
+    user: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -340,6 +373,10 @@ struct Waiting {
 enum Part {
     Bytes(Bytes),
     Descriptor(OwnedFd),
+    Listing {
+        list: OwnedFd,
+        folder: OwnedFd,
+    },
     End,
     /// There is none.
     Refused(String),
@@ -354,8 +391,8 @@ struct Coming {
 }
 
 impl Questions {
-    fn new(say: mpsc::UnboundedSender<Say>) -> Questions {
-        Questions { say, places: Arc::new(Semaphore::new(QUESTIONS)), waiting: Mutex::default() }
+    fn new(say: mpsc::UnboundedSender<Say>, user: Option<u32>) -> Questions {
+        Questions { say, places: Arc::new(Semaphore::new(QUESTIONS)), waiting: Mutex::default(), user }
     }
 
     /// What panics under the lock leaves a table that is whole.
@@ -396,7 +433,7 @@ impl Coming {
                 Part::Bytes(bytes) => whole.extend_from_slice(&bytes),
                 Part::End => return Ok(whole),
                 Part::Refused(why) => return Err(why),
-                Part::Descriptor(_) => return Err(OTHER.to_owned()),
+                Part::Descriptor(_) | Part::Listing { .. } => return Err(OTHER.to_owned()),
             }
         }
     }
@@ -438,17 +475,27 @@ impl builds::Client for Client {
             }
             let failed = |why: &str| Error::Invalid(format!("agent {id}: {why}"));
             match self.questions.ask(Question::Agent(id.to_owned())).await.next().await {
-                Part::Descriptor(descriptor) if is_stream(&descriptor) => Ok(Some(descriptor)),
+                Part::Descriptor(descriptor) if is_a(&descriptor, SocketType::STREAM) => Ok(Some(descriptor)),
                 Part::Refused(why) => Err(failed(&why)),
-                Part::Descriptor(_) | Part::Bytes(_) | Part::End => Err(failed(OTHER)),
+                _ => Err(failed(OTHER)),
+            }
+        })
+    }
+
+    fn files<'a>(&'a self, context: &'a str) -> builds::Answer<'a, OwnedFd> {
+        Box::pin(async move {
+            let failed = |why: &str| Error::Invalid(format!("the context's files: {why}"));
+            match self.questions.ask(Question::Files(context.to_owned())).await.next().await {
+                Part::Descriptor(socket) if is_a(&socket, SocketType::SEQPACKET) => Ok(socket),
+                Part::Refused(why) => Err(failed(&why)),
+                _ => Err(failed(OTHER)),
             }
         })
     }
 }
 
-fn is_stream(descriptor: &OwnedFd) -> bool {
-    let kind = rustix::net::sockopt::socket_type(descriptor);
-    kind.is_ok_and(|kind| kind == rustix::net::SocketType::STREAM)
+fn is_a(descriptor: &OwnedFd, wanted: SocketType) -> bool {
+    rustix::net::sockopt::socket_type(descriptor).is_ok_and(|kind| kind == wanted)
 }
 
 /// As it goes over the connection.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::super::{Build, Context, copy, failure};
+use super::super::{Build, Context, Kept, copy, failure};
 use super::git;
 use super::repository::is_repository;
 use hull_builder::Failure;
@@ -22,7 +22,7 @@ impl Build {
         if is_repository(address) {
             let repository = git::meant(address, None, false)?;
             let site = self.repository_files(&repository).await?;
-            return Ok((Context(site), false));
+            return Ok((Context(Kept::Folder(site)), false));
         }
         let site = self.address_file(address, None, false).await.map_err(failure)?;
         let name = self.address_name(address).map_err(failure)?;
@@ -44,6 +44,6 @@ impl Build {
         let dockerfile = site.rootfs.upper.join("Dockerfile");
         std::fs::rename(&path, &dockerfile).map_err(failed)?;
         self.forget_file(address).await;
-        Ok((Context(Arc::clone(&site)), true))
+        Ok((Context(Kept::Folder(Arc::clone(&site))), true))
     }
 }

@@ -86,7 +86,8 @@ impl Build {
             }
         };
         let kind = Kind::File { size: 0 };
-        let entry = Entry { path: name.clone().into(), kind, mode: MODE, modified: (0, 0) };
+        let path = name.clone().into();
+        let entry = Entry { path, kind, mode: MODE, modified: (0, 0), changed: (0, 0), inode: 0 };
         let matched = [Matched { entry, name: name.into(), below: Vec::new() }];
         let inside =
             |_: &Entry, _: &Path| Ok(Inside { contents: Some(digest.clone()), attributes: Vec::new() });

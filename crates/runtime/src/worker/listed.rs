@@ -1,0 +1,381 @@
+//! A context that is known by its list: its files are asked for when their bytes are needed.
+//!
+//! Neither the list nor what the client gives for a number is believed: a file counts as what it is when it
+//! is read, and a copy counts only if it has the bytes that the step's digest is of.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, mpsc};
+
+use hull_context::files::{Files, Missing};
+use hull_context::{
+    DIGESTS_MAX, Digests, Entry, Inside, Kind, LISTING_MAX, Listing, Matched, Remembered, Stamp, fingerprint,
+};
+use hull_image::layer::{Archive, Bare, Copying};
+use hull_oci::{Digest, Hasher};
+use hull_sys::memfd;
+use hull_sys::root::open_inside;
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::retry_on_intr;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::build::{Error, Targets, chosen, dress, join};
+use crate::protocol::{Copy, Role, Selection};
+
+/// Bytes read at once.
+const BLOCK: usize = 128 << 10;
+/// Files that wait to be read.
+const WAITING: usize = 64;
+/// Most that are read at a time.
+const READERS: usize = 4;
+
+/// What came with the work.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    list: Option<(OwnedFd, u64)>,
+    files: Option<OwnedFd>,
+    digests: Option<OwnedFd>,
+    learned: Option<OwnedFd>,
+}
+
+impl Given {
+    pub(super) fn take(&mut self, role: Role, fd: OwnedFd) {
+        match role {
+            Role::Listing { build } => self.list = Some((fd, build)),
+            Role::Files => self.files = Some(fd),
+            Role::Digests => self.digests = Some(fd),
+            Role::Learned => self.learned = Some(fd),
+            _ => {}
+        }
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.list.is_some()
+    }
+
+    /// Reads the list, and where to write what is learned is given back.
+    pub(super) fn open(self) -> Result<(Listed, Option<OwnedFd>), Error> {
+        let (Some((list, build)), Some(files), Some(digests)) = (self.list, self.files, self.digests) else {
+            return Err(Error::Given);
+        };
+        let listing = Listing::decode(&memfd::read_sealed(list, LISTING_MAX)?)?;
+        let digests = Digests::decode(&whole(&digests).map_err(|source| Error::Table { source })?);
+        Ok((Listed { listing, files: Files::new(files), digests, build }, self.learned))
+    }
+}
+
+pub(super) struct Listed {
+    listing: Listing,
+    files: Files,
+    digests: Digests,
+    build: u64,
+}
+
+impl Listed {
+    /// The digest of what is selected, and how many files were read for it.
+    pub(super) fn fingerprint(
+        &mut self,
+        selection: &Selection,
+        learned: &OwnedFd,
+    ) -> Result<(Digest, u64), Error> {
+        let matched = chosen(&self.listing, selection)?;
+        let unknown: Vec<u32> = self.unknown(&matched).into_iter().collect();
+        for (path, remembered) in self.read(&unknown)? {
+            self.digests.put(path, remembered);
+        }
+        let digest = fingerprint(&matched, |_, path| {
+            let known = self.digests.promised(path, self.build);
+            let contents = known.map(|known| known.digest.clone());
+            Ok::<_, Error>(Inside { contents, attributes: Vec::new() })
+        })?;
+        let listing = &self.listing;
+        self.digests.retain(|path| listing.find(path).is_some());
+        write(learned, &self.digests.encode())?;
+        Ok((digest, unknown.len() as u64))
+    }
+
+    /// The numbers of those files whose digest nobody knows.
+    fn unknown(&mut self, matched: &[Matched]) -> BTreeSet<u32> {
+        let mut unknown = BTreeSet::new();
+        let all = matched.iter().flat_map(|one| {
+            let below = one.below.iter().map(|entry| one.entry.path.join(&entry.path));
+            std::iter::once(one.entry.path.clone()).chain(below)
+        });
+        for path in all {
+            let Some((number, entry)) = self.listing.find(&path) else { continue };
+            if let Some(stamp) = entry.stamp()
+                && self.digests.promise(&path, stamp, self.build).is_none()
+            {
+                unknown.insert(number);
+            }
+        }
+        unknown
+    }
+
+    /// Reads files, several at a time.
+    fn read(&self, numbers: &[u32]) -> Result<Vec<(PathBuf, Remembered)>, Error> {
+        let (listing, build) = (&self.listing, self.build);
+        let (give, take) = mpsc::sync_channel::<(&Entry, OwnedFd)>(WAITING);
+        let take = Mutex::new(take);
+        let readers = std::thread::available_parallelism().map_or(1, |count| count.get().min(READERS));
+        let reader = || -> Result<Vec<(PathBuf, Remembered)>, Error> {
+            let (mut all, mut block) = (Vec::new(), vec![0; BLOCK]);
+            loop {
+                let next = take.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok((entry, file)) = next else { return Ok(all) };
+                all.push((entry.path.clone(), digest(entry, &file, build, &mut block)?));
+            }
+        };
+        std::thread::scope(|scope| {
+            let reading: Vec<_> = (0..readers.min(numbers.len())).map(|_| scope.spawn(reader)).collect();
+            let given = self.files.each(numbers, |place, file| {
+                let entry = listing.entry_of(numbers[place]).ok_or(Error::Given)?;
+                let file = file.map_err(|missing| gone(entry, missing))?;
+                // The readers end early only after an error, which is told below.
+                give.send((entry, file)).map_err(|_| Error::Given)
+            });
+            drop(give);
+            let mut all = Vec::new();
+            for reader in reading {
+                all.extend(reader.join().map_err(|_| Error::Given)??);
+            }
+            given.map(|()| all)
+        })
+    }
+
+    /// Copies what is selected: files in the order in which they are asked for, and what is none between them.
+    pub(super) fn copy(
+        &self,
+        root: &OwnedFd,
+        copy: &Copy,
+        archive: Option<&mut Archive<'_>>,
+    ) -> Result<(), Error> {
+        let dress = dress(copy)?;
+        let matched = chosen(&self.listing, &copy.selection)?;
+        let mut copying = Copying::piece_by_piece(root.as_fd(), &dress);
+        if let Some(archive) = archive {
+            copying.pack(archive);
+        }
+        let targets = Targets::new(copy, &matched, &copying);
+        let ways = ways(&matched, &targets);
+        let files: Vec<(usize, u32)> = ways
+            .iter()
+            .enumerate()
+            .filter(|(_, way)| matches!(way.entry.kind, Kind::File { .. }))
+            .filter_map(|(at, way)| Some((at, self.listing.find(&way.entry.path)?.0)))
+            .collect();
+        let numbers: Vec<u32> = files.iter().map(|(_, number)| *number).collect();
+        let template = rustix::fs::fstat(root).map_err(|errno| unread(Path::new("/"), errno.into()))?;
+        let (mut done, mut block) = (0, vec![0; BLOCK]);
+        self.files.each(&numbers, |place, file| {
+            let (at, _) = files[place];
+            ways[done..at].iter().try_for_each(|way| way.make(&mut copying, template))?;
+            done = at + 1;
+            let file = file.map_err(|missing| gone(&ways[at].entry, missing))?;
+            if ways[at].unpacks && self.unpack(&mut copying, (&ways[at], &file), targets.to, &mut block)? {
+                return Ok(());
+            }
+            self.write(&mut copying, (&ways[at], &file), root, &mut block)
+        })?;
+        ways[done..].iter().try_for_each(|way| way.make(&mut copying, template))?;
+        Ok(copying.finish()?)
+    }
+
+    /// Copies one file. Its bytes are those that the step's digest is of, or it fails.
+    fn write(
+        &self,
+        copying: &mut Copying<'_>,
+        (way, file): (&Way, &OwnedFd),
+        root: &OwnedFd,
+        block: &mut [u8],
+    ) -> Result<(), Error> {
+        let entry = &way.entry;
+        let before = stamp(entry, file)?;
+        let promised = self.digests.promised(&entry.path, self.build);
+        let mut stat = rustix::fs::fstat(file).map_err(|errno| unread(&entry.path, errno.into()))?;
+        // What was added since then is cut off: a log that grows is no other file.
+        let size = promised.map_or(before.size, |promised| promised.stamp.size);
+        stat.st_size = i64::try_from(size).unwrap_or(i64::MAX);
+        stat.st_nlink = 1;
+        dress_as(entry, &mut stat);
+        copying.opened(file.as_fd(), &stat, &way.to)?;
+        let Some(promised) = promised else { return Ok(()) };
+        if promised.stamp == before && promised.is_settled() && stamp(entry, file)? == before {
+            return Ok(());
+        }
+        // Of the copy, which nobody changes any more.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
+        let copy = open_inside(root, Path::new(OsStr::from_bytes(&way.to)), flags, Mode::empty());
+        let copy = copy.map_err(|errno| unread(&entry.path, errno.into()))?;
+        check(entry, &copy, promised, block)
+    }
+
+    /// Unpacks a file if it is an archive.
+    fn unpack(
+        &self,
+        copying: &mut Copying<'_>,
+        (way, file): (&Way, &OwnedFd),
+        to: &[u8],
+        block: &mut [u8],
+    ) -> Result<bool, Error> {
+        let before = stamp(&way.entry, file)?;
+        if !copying.opened_archive(file, way.entry.path.as_os_str().as_bytes(), to)? {
+            return Ok(false);
+        }
+        match self.digests.promised(&way.entry.path, self.build) {
+            Some(promised)
+                if !(promised.stamp == before
+                    && promised.is_settled()
+                    && stamp(&way.entry, file)? == before) =>
+            {
+                check(&way.entry, file, promised, block).map(|()| true)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+fn check(entry: &Entry, file: &OwnedFd, promised: &Remembered, block: &mut [u8]) -> Result<(), Error> {
+    let hashed = hash(file, promised.stamp.size, block).map_err(|source| unread(&entry.path, source))?;
+    match hashed == (promised.digest.clone(), promised.stamp.size) {
+        true => Ok(()),
+        false => Err(Error::Changed { path: entry.path.display().to_string() }),
+    }
+}
+
+/// One thing of the list, and where it goes.
+struct Way {
+    entry: Entry,
+    to: Vec<u8>,
+    /// It may be an archive.
+    unpacks: bool,
+}
+
+fn ways(matched: &[Matched], targets: &Targets<'_>) -> Vec<Way> {
+    let mut ways = Vec::new();
+    for one in matched {
+        let (to, unpacks) = (targets.of(one), targets.unpacks(one));
+        let below = one.below.iter().map(|entry| Way {
+            entry: Entry { path: one.entry.path.join(&entry.path), ..entry.clone() },
+            to: join(&to, &entry.path),
+            unpacks: false,
+        });
+        let below: Vec<Way> = below.collect();
+        ways.push(Way { entry: one.entry.clone(), to, unpacks });
+        ways.extend(below);
+    }
+    ways
+}
+
+impl Way {
+    /// What is no file.
+    fn make(&self, copying: &mut Copying<'_>, mut stat: Stat) -> Result<(), Error> {
+        let Way { entry, to, .. } = self;
+        let (kind, device) = match entry.kind {
+            Kind::Folder => (FileType::Directory, 0),
+            Kind::Link(_) => (FileType::Symlink, 0),
+            Kind::Fifo => (FileType::Fifo, 0),
+            Kind::CharacterDevice(major, minor) => {
+                (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
+            }
+            Kind::BlockDevice(major, minor) => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+            Kind::File { .. } => return Ok(()),
+        };
+        stat.st_mode = kind.as_raw_mode();
+        (stat.st_nlink, stat.st_rdev) = (1, device);
+        dress_as(entry, &mut stat);
+        // Overlay takes it for a mark of its own.
+        if kind == FileType::CharacterDevice && device == 0 {
+            return Ok(());
+        }
+        let what = match &entry.kind {
+            Kind::Folder if entry.path.as_os_str().is_empty() => Bare::Root,
+            Kind::Folder => Bare::Folder,
+            Kind::Link(target) => Bare::Link(target.as_os_str().as_bytes()),
+            _ => Bare::Node,
+        };
+        Ok(copying.bare(what, &stat, to)?)
+    }
+}
+
+/// Mode and time are those that were listed.
+fn dress_as(entry: &Entry, stat: &mut Stat) {
+    stat.st_mode = (stat.st_mode & !0o7777) | entry.mode;
+    stat.st_mtime = entry.modified.0;
+    stat.st_mtime_nsec = entry.modified.1.into();
+}
+
+fn unread(path: &Path, source: std::io::Error) -> Error {
+    Error::Read { path: path.display().to_string(), source }
+}
+
+/// Why a file did not come.
+fn gone(entry: &Entry, missing: Missing) -> Error {
+    match missing {
+        Missing::Refused(errno) => unread(&entry.path, errno.into()),
+        Missing::Broken(errno) => Error::Client { source: errno.into() },
+    }
+}
+
+/// The stamp of what is given for a file.
+///
+/// # Errors
+/// It is no regular file: opening was the client's, reading would be ours.
+fn stamp(entry: &Entry, file: &OwnedFd) -> Result<Stamp, Error> {
+    let stat = rustix::fs::fstat(file).map_err(|errno| unread(&entry.path, errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::Changed { path: entry.path.display().to_string() });
+    }
+    let nanoseconds = |nanoseconds: u64| u32::try_from(nanoseconds).unwrap_or(0);
+    Ok(Stamp {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        inode: stat.st_ino,
+        modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+        changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+    })
+}
+
+/// Reads a file.
+fn digest(entry: &Entry, file: &OwnedFd, build: u64, block: &mut [u8]) -> Result<Remembered, Error> {
+    let before = stamp(entry, file)?;
+    let (digest, size) = hash(file, before.size, block).map_err(|source| unread(&entry.path, source))?;
+    let after = stamp(entry, file)?;
+    // One that is being written is never taken for known.
+    let read = if before == after { clock_gettime(ClockId::Realtime).tv_sec } else { i64::MIN };
+    Ok(Remembered { stamp: Stamp { size, ..after }, digest, read, build })
+}
+
+/// The digest of the first `size` bytes, or of all if there are less, and how many they were.
+fn hash(file: &OwnedFd, size: u64, block: &mut [u8]) -> std::io::Result<(Digest, u64)> {
+    let (mut hasher, mut at) = (Hasher::sha256(), 0);
+    while at < size {
+        let most = usize::try_from(size - at).unwrap_or(usize::MAX).min(block.len());
+        let count = retry_on_intr(|| rustix::io::pread(file, &mut block[..most], at))?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&block[..count]);
+        at += count as u64;
+    }
+    Ok((hasher.finish(), at))
+}
+
+/// The daemon's own file, which nobody writes any more. Others read it by the same descriptor.
+fn whole(table: &OwnedFd) -> std::io::Result<Vec<u8>> {
+    let size = u64::try_from(rustix::fs::fstat(table)?.st_size).unwrap_or(0).min(DIGESTS_MAX);
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    File::from(table.try_clone()?).read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Into a file in memory.
+fn write(learned: &OwnedFd, bytes: &[u8]) -> Result<(), Error> {
+    let write = || File::from(learned.try_clone()?).write_all(bytes);
+    write().map_err(|source| Error::Table { source })
+}
