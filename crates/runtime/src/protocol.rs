@@ -244,6 +244,8 @@ pub struct Copy {
     /// It is a folder in any case: more than one file comes.
     pub several: bool,
     pub owner: Option<(u32, u32)>,
+    /// The files keep their own, and the root becomes like the folder whose content comes.
+    pub keep_owners: bool,
     /// As in chmod(1).
     pub mode: Option<String>,
     /// Archives are unpacked.

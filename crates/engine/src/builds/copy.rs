@@ -171,6 +171,7 @@ impl Build {
                 mode: copy.mode.clone(),
                 unpack,
                 newest: copy.newest,
+                ..protocol::Copy::default()
             };
             let found = self.find(source, several || copy.destination.ends_with('/')).await?;
             if only {

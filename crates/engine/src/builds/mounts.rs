@@ -220,7 +220,8 @@ impl Build {
     /// Copies what is at `path` of the source into a folder.
     async fn seed(&self, root: OwnedFd, source: Source, path: String) -> Result<()> {
         let selection = plain(Selection { patterns: vec![path], ..Selection::default() });
-        let copy = protocol::Copy { selection, destination: "/".to_owned(), ..protocol::Copy::default() };
+        let destination = "/".to_owned();
+        let copy = protocol::Copy { selection, destination, keep_owners: true, ..protocol::Copy::default() };
         let (spawner, view) = (&self.0.services.spawner, View::Folder(root.as_fd()));
         let working = match self.find(source, false).await? {
             Found::Folder { fd, .. } => spawner.copy(copy, Files::Folder(fd.as_fd()), None, view).await,

@@ -12,15 +12,17 @@ use super::builds::{build, context, said, text};
 use super::executables;
 
 /// An agent of the test's own with one key, made for it; it ends with the test.
-struct Agent {
+pub(super) struct Agent {
     process: Child,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
+    /// The public half, as a line of `authorized_keys`.
+    pub(super) public: String,
     /// How `ssh-add -l` shows the key.
     fingerprint: String,
 }
 
 impl Agent {
-    fn start(folder: &Path) -> Agent {
+    pub(super) fn start(folder: &Path) -> Agent {
         let (key, socket) = (folder.join("key"), folder.join("agent.sock"));
         let words = ["-q", "-t", "ed25519", "-N", "", "-C", "made by a test", "-f", text(&key)];
         printed(Command::new("ssh-keygen").args(words));
@@ -35,8 +37,9 @@ impl Agent {
         printed(Command::new("ssh-add").args(["-q", text(&key)]).env("SSH_AUTH_SOCK", &socket));
         // Nobody but the agent has it from here on.
         fs::remove_file(&key).unwrap();
+        let public = fs::read_to_string(key.with_extension("pub")).unwrap();
         let shown = printed(Command::new("ssh-keygen").args(["-lf", text(&key.with_extension("pub"))]));
-        Agent { process, socket, fingerprint: shown.trim().to_owned() }
+        Agent { process, socket, public, fingerprint: shown.trim().to_owned() }
     }
 }
 
@@ -47,7 +50,7 @@ impl Drop for Agent {
     }
 }
 
-fn printed(command: &mut Command) -> String {
+pub(super) fn printed(command: &mut Command) -> String {
     hull_testkit::run(command, b"").ok().to_owned()
 }
 

@@ -1,14 +1,105 @@
-//! What RUN is shown beside its file system, by whole builds: cache mounts as people see them.
+//! What RUN is shown beside its file system, by whole builds: to users that are others outside, and cache
+//! mounts as people see them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use hull_testkit::{Host, patience};
+use hull_testkit::{Baseline, Host, Options, patience};
 use serde_json::{Value, json};
 
-use super::builds::{CLIENTS, build, command, context, text};
-use super::host;
+use super::build_lent::Agent;
+use super::builds::{CLIENTS, build, command, context, said, text};
+use super::{executables, host};
+
+const REMAPPED: &str = r#"
+FROM busybox AS made
+RUN mkdir /out && echo of-a-stage >/out/file && chown 5:6 /out/file
+FROM busybox
+RUN read inside outside rest </proc/self/uid_map && [ $inside = 0 ] && [ $outside != 0 ]
+RUN --mount=type=bind,target=/ctx echo "bind $(stat -c %u:%g /ctx/file) $(cat /ctx/file)" && ! touch /ctx/new
+RUN --mount=type=bind,target=/ctx,rw echo changed >/ctx/file && touch /ctx/new && chown 3:4 /ctx/new && \
+    echo "written $(stat -c %u:%g /ctx/new) $(cat /ctx/file)"
+RUN --mount=type=bind,from=made,source=/out,target=/made,rw chown 9:9 /made/file && touch /made/x && \
+    echo "stage $(stat -c %u:%g /made/file /made/x | tr '\n' ' ')"
+RUN --mount=type=cache,target=/cache,uid=33,gid=34,mode=0750 echo "cache $(stat -c '%a %u:%g' /cache)" && \
+    echo kept >/cache/file && chown 8:9 /cache/file
+RUN --mount=type=cache,target=/cache,uid=33,gid=34,mode=0750 \
+    echo "again $(stat -c %u:%g /cache/file) $(cat /cache/file)"
+RUN --mount=type=cache,id=seeded,target=/seeded,from=made,source=/out \
+    echo "seeded $(stat -c %u:%g /seeded/file)" && echo x >>/seeded/file
+RUN --mount=type=tmpfs,target=/t,size=1m echo "tmpfs $(stat -c %u:%g /t)" && touch /t/x && \
+    ! head -c 2000000 /dev/zero >/t/y 2>/dev/null
+COPY --chown=11:12 file /copied
+RUN echo "copied $(stat -c %u:%g /copied)" && chown 13:14 /copied && mkdir /mine && chown 33:34 /mine
+USER 33:34
+RUN --mount=type=cache,target=/cache,uid=33,gid=34,mode=0750 touch /cache/own /mine/own && \
+    echo "user $(stat -c %u:%g /cache/own /mine/own | tr '\n' ' ')"
+"#;
+
+const LENT: &str = r#"
+FROM busybox
+RUN --mount=type=secret,id=s,uid=5,gid=6,mode=0440 \
+    echo "secret $(stat -c '%a %u:%g' /run/secrets/s) $(wc -c </run/secrets/s)"
+RUN --mount=type=secret,id=s,env=S echo "variable ${#S}"
+RUN --mount=type=ssh,uid=7,gid=8,mode=0660 echo "agent $(stat -c '%a %u:%g' $SSH_AUTH_SOCK)"
+USER 5:6
+RUN --mount=type=secret,id=s,uid=5 --mount=type=ssh,uid=5 wc -c </run/secrets/s && [ -w $SSH_AUTH_SOCK ] && \
+    echo "both are mine"
+"#;
+
+#[test]
+fn mounts_of_steps_are_theirs_where_users_are_others_outside() {
+    let daemon = vec!["--userns-remap=default".to_owned()];
+    let host = Host::start(executables(), Options { daemon, ..Options::default() });
+    host.busybox();
+    let folder = context(&host, "remapped", &[("Dockerfile", REMAPPED), ("file", "of-the-context")]);
+    host.hull(&["run", "--rm", "busybox", "true"]).ok();
+    let before = Baseline::of(&host);
+    for official in CLIENTS {
+        let built = build(&host, official, &["--no-cache", "-t", "remapped", text(&folder)]);
+        let shown = said(&built);
+        for line in [
+            "bind 0:0 of-the-context",
+            "written 3:4 changed",
+            "stage 9:9 0:0 ",
+            "cache 750 33:34",
+            "again 8:9 kept",
+            "seeded 5:6",
+            "tmpfs 0:0",
+            "copied 11:12",
+            "user 33:34 33:34 ",
+        ] {
+            assert!(shown.contains(&format!("{line}\n")), "{line:?}: {shown}");
+        }
+        let looks =
+            "stat -c %u:%g /copied /mine /mine/own; ls -d /cache /ctx /made /t /seeded 2>/dev/null; id -u";
+        let seen = host.hull(&["run", "--rm", "--network", "none", "remapped", "sh", "-c", looks]);
+        assert_eq!(seen.ok(), "13:14\n33:34\n33:34\n33", "{seen}");
+        host.hull(&["rmi", "remapped"]).ok();
+        // What is on the disk has the ids that are inside: layers and caches are everybody's.
+        let owners: Vec<(u32, u32)> = fs::read_dir(host.data_root().join("caches"))
+            .unwrap()
+            .map(|entry| fs::metadata(entry.unwrap().path().join("files")).unwrap())
+            .map(|of| (of.uid(), of.gid()))
+            .collect();
+        assert!(owners.contains(&(33, 34)) && owners.len() == 2, "{owners:?}");
+        host.hull(&["builder", "prune", "-af"]).ok();
+        host.hull(&["image", "prune", "-f"]).ok();
+        before.returns(&host);
+    }
+    let agent = Agent::start(host.folder());
+    let (folder, secret) = (context(&host, "lent", &[("Dockerfile", LENT)]), host.folder().join("secret"));
+    fs::write(&secret, "eight of").unwrap();
+    let (of_file, of_agent) =
+        (format!("id=s,src={}", secret.display()), format!("default={}", agent.socket.display()));
+    let words = ["--secret", &of_file, "--ssh", &of_agent, text(&folder)];
+    let shown = said(&build(&host, false, &words));
+    for line in ["secret 440 5:6 8", "variable 8", "agent 660 7:8", "both are mine"] {
+        assert!(shown.contains(&format!("{line}\n")), "{line:?}: {shown}");
+    }
+}
 
 /// The cache mounts that the builder tells of, by name, and whether a step uses each.
 fn mounts(host: &Host) -> Vec<(String, bool)> {

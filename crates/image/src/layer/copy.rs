@@ -48,6 +48,9 @@ const UNKNOWN: Timestamps = Timestamps {
 pub struct Dress {
     /// Everything's; `None` is root, but for what comes out of an archive.
     pub owner: Option<(u32, u32)>,
+    /// Whatever is copied keeps the owner that it has, and the root becomes like a folder that is copied onto
+    /// it; `owner` is that of folders that are made on the way.
+    pub keep_owners: bool,
     pub mode: Option<ModeChange>,
     /// Nothing is newer (seconds since the epoch).
     pub newest: Option<i64>,
@@ -228,8 +231,8 @@ impl<'a> Copying<'a> {
         let target = self.make("create the file", &place, make)?;
         self.bytes(source, &target, stat).map_err(failed("copy", to))?;
         let made = rustix::fs::fstat(&target).map_err(failed("examine", to))?;
-        if (made.st_uid, made.st_gid) != self.dress.owner.unwrap_or((0, 0)) {
-            self.own(&target).map_err(failed("set the owner of", to))?;
+        if (made.st_uid, made.st_gid) != self.owner(Some(stat)) {
+            self.own(&target, Some(stat)).map_err(failed("set the owner of", to))?;
         }
         if made.st_mode & 0o7777 != mode {
             let mode = Mode::from_raw_mode(mode);
@@ -319,7 +322,7 @@ impl<'a> Copying<'a> {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let folder = rustix::fs::openat(&parent, name, flags, Mode::empty());
                 let folder = folder.map_err(failed("open the folder", to))?;
-                self.own(&folder).map_err(failed("set the owner of", to))?;
+                self.own(&folder, None).map_err(failed("set the owner of", to))?;
                 rustix::fs::fchmod(&folder, Mode::from_raw_mode(0o755))
                     .map_err(failed("set the mode of", to))?;
                 self.times.insert(to.to_vec(), times);
@@ -360,10 +363,13 @@ impl<'a> Copying<'a> {
     ) -> Result<(), CopyError> {
         let existed = self.is_folder(to);
         let folder = self.open_or_make(to)?;
-        if existed {
+        if existed && !(self.dress.keep_owners && to.is_empty()) {
             return Ok(());
         }
         let mode = Mode::from_raw_mode(self.mode(stat));
+        if self.dress.keep_owners {
+            self.own(&folder, Some(stat)).map_err(failed("set the owner of", to))?;
+        }
         rustix::fs::fchmod(&folder, mode).map_err(failed("set the mode of", to))?;
         if let Some(source) = open()? {
             let copied = copy_attributes(source.as_fd(), folder.as_fd());
@@ -503,22 +509,25 @@ impl<'a> Copying<'a> {
         self.dress.mode.as_ref().map_or(mode, |change| change.apply(mode, is_folder))
     }
 
-    fn owner(&self) -> (Option<Uid>, Option<Gid>) {
-        let (user, group) = self.dress.owner.unwrap_or((0, 0));
-        (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
+    /// Of a copy of what `of` tells; of what is no copy without.
+    fn owner(&self, of: Option<&Stat>) -> (u32, u32) {
+        let kept = of.filter(|_| self.dress.keep_owners).map(|of| (of.st_uid, of.st_gid));
+        kept.or(self.dress.owner).unwrap_or((0, 0))
     }
 
     /// Before the mode: a change of owner takes bits of it away (chown(2)).
-    fn own(&self, target: &OwnedFd) -> Result<(), Errno> {
-        let (user, group) = self.owner();
-        rustix::fs::fchown(target, user, group)
+    fn own(&self, target: &OwnedFd, of: Option<&Stat>) -> Result<(), Errno> {
+        let (user, group) = self.owner(of);
+        rustix::fs::fchown(target, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
     }
 
     /// What cannot be opened; links have no mode.
     fn dress_node(&mut self, place: &Place<'_>, stat: &Stat, mode: Option<Mode>) -> Result<(), CopyError> {
         let Place { folder, name, path } = place;
-        let ((user, group), flags) = (self.owner(), AtFlags::SYMLINK_NOFOLLOW);
-        rustix::fs::chownat(folder, *name, user, group, flags).map_err(failed("set the owner of", path))?;
+        let ((user, group), flags) = (self.owner(Some(stat)), AtFlags::SYMLINK_NOFOLLOW);
+        let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+        rustix::fs::chownat(folder, *name, owner.0, owner.1, flags)
+            .map_err(failed("set the owner of", path))?;
         if let Some(mode) = mode {
             let set = rustix::fs::chmodat(folder, *name, mode, AtFlags::empty());
             set.map_err(failed("set the mode of", path))?;

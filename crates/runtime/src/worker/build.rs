@@ -82,7 +82,8 @@ pub(super) fn chosen(tree: &dyn Tree, selection: &Selection) -> Result<Vec<Match
 pub(super) fn dress(copy: &Copy) -> Result<Dress, Error> {
     let parse = |text: &String| ModeChange::parse(text).ok_or_else(|| Error::Mode { text: text.clone() });
     let mode = copy.mode.as_ref().map(parse).transpose()?;
-    Ok(Dress { owner: copy.owner, mode, newest: copy.newest })
+    let (owner, keep_owners, newest) = (copy.owner, copy.keep_owners, copy.newest);
+    Ok(Dress { owner, keep_owners, mode, newest })
 }
 
 /// Where each thing that is meant goes.
@@ -149,7 +150,7 @@ pub(super) fn folder(
     newest: Option<i64>,
     archive: Option<&mut Archive<'_>>,
 ) -> Result<(), Error> {
-    let dress = Dress { owner: Some(owner), mode: None, newest };
+    let dress = Dress { owner: Some(owner), newest, ..Dress::default() };
     let mut copying = Copying::new(root.as_fd(), root.as_fd(), &dress);
     if let Some(archive) = archive {
         copying.pack(archive);

@@ -17,7 +17,7 @@ use hull_context::files::{Files, Missing};
 use hull_context::{
     DIGESTS_MAX, Digests, Entry, Inside, Kind, LISTING_MAX, Listing, Matched, Remembered, Stamp, fingerprint,
 };
-use hull_image::layer::{Archive, Bare, Copying};
+use hull_image::layer::{Archive, Bare, Copying, Dress};
 use hull_oci::{Digest, Hasher};
 use hull_sys::memfd;
 use hull_sys::root::open_inside;
@@ -156,7 +156,8 @@ impl Listed {
         copy: &Copy,
         archive: Option<&mut Archive<'_>>,
     ) -> Result<(), Error> {
-        let dress = dress(copy)?;
+        // Whose files they are is the client's affair.
+        let dress = Dress { keep_owners: false, ..dress(copy)? };
         let matched = chosen(&self.listing, &copy.selection)?;
         let mut copying = Copying::piece_by_piece(root.as_fd(), &dress);
         if let Some(archive) = archive {

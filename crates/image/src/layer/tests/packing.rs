@@ -135,7 +135,7 @@ fn everything_that_linux_knows_is_packed_on_the_way() {
         Site::empty().check(source.path(), &Dress::default(), &everything(source.path(), into));
     }
     let mode = ModeChange::parse("u=rwX,go=rX,o+t");
-    let dress = Dress { owner: Some((70_000, 3_000_000)), mode, newest: Some(50) };
+    let dress = Dress { owner: Some((70_000, 3_000_000)), mode, newest: Some(50), ..Dress::default() };
     assert!(dress.mode.is_some());
     Site::empty().check(source.path(), &dress, &everything(source.path(), "dressed"));
 }
