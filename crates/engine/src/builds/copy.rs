@@ -357,7 +357,12 @@ impl Build {
             if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
                 return Err(Error::Invalid(format!("{name:?} cannot be the name of a file")));
             }
-            write(&site.rootfs.upper.join(name), bytes, 0o644)?;
+            let path = site.rootfs.upper.join(name);
+            write(&path, bytes, 0o644)?;
+            // The Dockerfile says nothing of its time: the same text is the same file.
+            let file = std::fs::File::open(&path);
+            let aged = file.and_then(|file| file.set_modified(std::time::UNIX_EPOCH));
+            aged.map_err(|source| Error::Io { call: "utimens", path, source })?;
         }
         Ok(Found::Folder { fd: open(&site.rootfs.upper)?, site: Arc::new(site) })
     }

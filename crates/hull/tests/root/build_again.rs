@@ -95,3 +95,33 @@ fn with_a_date_the_same_build_gives_the_same_image() {
     let other = build(&hosts[0], false, &["-q", "--build-arg", "SOURCE_DATE_EPOCH=1600000001", &folder]);
     assert_ne!(other.ok(), ids[0]);
 }
+
+const UNDATED: &str = r#"
+FROM busybox
+COPY dir c /new/place/
+COPY --chown=5:6 --chmod=755 link /other
+ADD packed.tar /unpacked/
+COPY <<EOF /from/the/file
+inline
+EOF
+WORKDIR /w/o/r/k
+COPY --link dir /linked/
+"#;
+
+/// RUN writes with the clock of its host; all else has the files' times, or none of its own. The official
+/// client sends whole seconds of them.
+#[test]
+fn without_a_date_the_same_files_give_the_same_layers() {
+    let hosts = hosts();
+    let mut layers = Vec::new();
+    for host in &hosts {
+        let folder = furnish(host, UNDATED, "2021-01-01T00:00:00Z");
+        for official in CLIENTS {
+            let id = build(host, official, &["--no-cache", "-q", &folder]).ok().to_owned();
+            let made = host.hull(&["inspect", "-f", "{{json .RootFS.Layers}}", &id]);
+            layers.push(made.ok().to_owned());
+        }
+    }
+    assert_eq!(layers[0].matches("sha256:").count(), 7, "{}", layers[0]);
+    assert!(layers.iter().all(|all| *all == layers[0]), "{layers:#?}");
+}
