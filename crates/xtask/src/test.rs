@@ -24,6 +24,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "git", package: "git" },
     Program { name: "openssl", package: "openssl" },
     Program { name: "ssh-agent", package: "openssh-client" },
+    // A server of ssh whose package starts none.
+    Program { name: "dropbear", package: "dropbear-bin" },
 ];
 
 /// Everything: installs what is missing, checks the style, runs all tests. With arguments only the

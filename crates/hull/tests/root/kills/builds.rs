@@ -1,4 +1,4 @@
-//! The daemon is killed while an image is built: nothing is left of it but what is
+//! Daemon, spawner and shims are killed while an image is built: nothing is left of it but what is
 //! remembered, and the same build then goes on from there.
 
 use hull_testkit::{Baseline, Finished, Host};
@@ -25,6 +25,19 @@ pub(super) const DAEMON: [(&str, Option<bool>, usize); 13] = [
     // What was done before the last one's end, too.
     ("engine.images.synced", None, 0),
     ("engine.build.remembered", None, STEPS),
+];
+
+/// Where a shim or the spawner dies, and how the client ends.
+const OTHERS: [(&str, i32); 9] = [
+    ("spawner.launch.before-fork", 1),
+    ("spawner.launch.after-fork", 0),
+    ("shim.start.before", 137),
+    ("shim.start.after", 137),
+    ("shim.started", 137),
+    ("shim.exit.reaped", 137),
+    ("shim.exit.before-record", 137),
+    ("shim.exit.before-announce", 0),
+    ("shim.exit.announced", 0),
 ];
 
 /// A build of four steps.
@@ -69,6 +82,30 @@ fn the_daemon_may_be_killed_while_an_image_is_built() {
         house.clear("");
         stored.returns(&house.host, point);
         before.returns(&house.host);
+    }
+    house.end();
+}
+
+#[test]
+fn shims_and_the_spawner_may_be_killed_while_an_image_is_built() {
+    let mut house = House::new();
+    furnish(&house.host);
+    let stored = Stored::of(&house.host);
+    let mut before = Baseline::of(&house.host);
+    for (point, code) in OTHERS {
+        covered(point, Act::Build, "");
+        let finished = house.die_at(point, Act::Build);
+        assert_eq!(finished.code, code, "{point}: {finished}");
+        house.shows(point, "");
+        again(&house.host, point, 0);
+        house.clear("");
+        stored.returns(&house.host, point);
+        if point.starts_with("spawner.") {
+            // Another one has not as many descriptors as the first.
+            before = Baseline::of(&house.host);
+        } else {
+            before.returns(&house.host);
+        }
     }
     house.end();
 }
