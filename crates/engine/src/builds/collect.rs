@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hull_oci::Digest;
 
@@ -125,7 +126,7 @@ pub(crate) async fn forget(services: &Arc<Services>, wanted: &Forget) -> Result<
 }
 
 /// Forgets what is over the limit.
-async fn collect(services: &Arc<Services>) {
+async fn keep_limits(services: &Arc<Services>) {
     if !services.config.build_cache.enabled {
         return;
     }
@@ -150,16 +151,31 @@ async fn collect(services: &Arc<Services>) {
     }
 }
 
-/// Dropped, it has the memory looked after: a build holds one beside what it holds of layers, and longer.
+/// Dropped, it has the memory looked after, and what a build has made that was not stored: nothing may lead
+/// to that. A build holds one beside what it holds of layers, and longer.
 #[derive(Debug)]
-pub(super) struct Afterwards(pub(super) Arc<Services>);
+pub(super) struct Afterwards {
+    services: Arc<Services>,
+    stored: Arc<AtomicBool>,
+}
+
+impl Afterwards {
+    pub(super) fn new(services: &Arc<Services>, stored: &Arc<AtomicBool>) -> Afterwards {
+        Afterwards { services: Arc::clone(services), stored: Arc::clone(stored) }
+    }
+}
 
 impl Drop for Afterwards {
     fn drop(&mut self) {
         // Without a runtime the daemon is on its way out.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let services = Arc::clone(&self.0);
-            runtime.spawn(async move { collect(&services).await });
+            let (services, stored) = (Arc::clone(&self.services), self.stored.load(Ordering::Relaxed));
+            runtime.spawn(async move {
+                keep_limits(&services).await;
+                if !stored && let Err(error) = services.images.collect().await {
+                    tracing::warn!(%error, "what a build has left stays until the next start");
+                }
+            });
         }
     }
 }

@@ -214,7 +214,7 @@ impl Imports {
         let sizes = async {
             let folder: Option<OwnedFd> =
                 origin.folder.as_ref().map(|site| copy::open(&site.rootfs.upper)).transpose()?;
-            build.0.services.images.take_layers(&build.0.lease, folder, layers).await
+            build.0.services.images.take_layers(&build.0.hold, folder, layers).await
         };
         match sizes.await {
             Ok(Some(sizes)) => {

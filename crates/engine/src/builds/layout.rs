@@ -34,7 +34,7 @@ impl Build {
         };
         let (folder, image) = self.0.services.blocking(find).await?;
         let images = &self.0.services.images;
-        let sizes = images.take_layers(&self.0.lease, Some(folder), image.layers).await?;
+        let sizes = images.take_layers(&self.0.hold, Some(folder), image.layers).await?;
         let missing = || Error::NoSuchImage(image.id.to_string());
         let ids = image.config.rootfs.diff_ids.iter().cloned();
         let layers = ids.zip(sizes.ok_or_else(missing)?).map(|(diff_id, size)| Layer { diff_id, size });

@@ -36,6 +36,7 @@ mod site;
 mod stubs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
@@ -43,14 +44,13 @@ use hull_builder::progress::{Output, Report};
 use hull_builder::solve::Running;
 use hull_builder::{BuildError, Built, Cache, Executor, Failure, Known, Layer, Request};
 use hull_image::content::Ingest;
-use hull_image::lease::Lease;
 use hull_oci::image::Config;
 use hull_oci::{Digest, Reference};
 use tokio::sync::watch;
 
 use crate::containers::services::Services;
 use crate::containers::settings::{NetworkMode, Security};
-use crate::images::{Image, Packed, Part};
+use crate::images::{Hold, Image, Packed, Part};
 use crate::store::Rows;
 use crate::{Class, Error, Result, chain};
 
@@ -144,17 +144,18 @@ struct Inner {
     /// What was done elsewhere, if there is anything.
     imports: OnceLock<exchange::Imports>,
     /// On every layer that it has seen.
-    lease: Arc<Lease>,
-    /// Goes after the lease.
-    _afterwards: collect::Afterwards,
+    hold: Arc<Hold>,
+    /// An image has what was made.
+    stored: Arc<AtomicBool>,
 }
 
 impl Build {
     pub(crate) fn new(services: &Arc<Services>, given: Given) -> Build {
-        let lease = Arc::new(services.images.lease());
-        let _afterwards = collect::Afterwards(Arc::clone(services));
+        let stored = Arc::new(AtomicBool::new(false));
+        let afterwards = collect::Afterwards::new(services, &stored);
+        let hold = services.images.hold_until(afterwards);
         let (services, remote) = (Arc::clone(services), remote::Remote::default());
-        Build(Arc::new(Inner { services, given, remote, imports: OnceLock::new(), lease, _afterwards }))
+        Build(Arc::new(Inner { services, given, remote, imports: OnceLock::new(), hold, stored }))
     }
 
     /// Builds, makes an image of that, and names it. Dropped, it ends all that it does.
@@ -189,6 +190,7 @@ impl Build {
     pub async fn store(&self, built: &Built, names: Vec<Reference>) -> Result<Finished> {
         let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
         let image = self.add(self.document(built)?, names.clone(), None).await?;
+        self.0.stored.store(true, Ordering::Relaxed);
         Ok(Finished { id: image.id.clone(), names })
     }
 
@@ -208,7 +210,7 @@ impl Build {
         names: Vec<Reference>,
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
-        self.0.services.images.add_built(&self.0.lease, document, names, parent).await
+        self.0.services.images.add_built(&self.0.hold, document, names, parent).await
     }
 
     /// The image's configuration, as it is stored.
@@ -223,11 +225,11 @@ impl Build {
 
     /// What this daemon knows under a key, if its layers are there.
     async fn remembered(&self, key: &Digest) -> Option<Known> {
-        let Inner { services, lease, .. } = &*self.0;
+        let Inner { services, hold, .. } = &*self.0;
         let known = services.builds.memory.get(key)?;
         let layers = diff_ids(&known.stack.layers());
         // Held first, found then: so it stays.
-        if !services.images.hold_layers(lease, &layers).await.unwrap_or(false) {
+        if !services.images.hold_layers(hold, &layers).await.unwrap_or(false) {
             services.store.queue(vec![services.builds.memory.forget(key)]);
             return None;
         }
@@ -261,7 +263,7 @@ impl Build {
         below: &[Digest],
         archive: Option<(Ingest, Packed)>,
     ) -> Result<Option<Layer>> {
-        let kept = self.0.services.images.keep_layer(&self.0.lease, &site.id, below, archive).await?;
+        let kept = self.0.services.images.keep_layer(&self.0.hold, &site.id, below, archive).await?;
         Ok(kept.map(|Part { diff_id, size }| Layer { diff_id, size }))
     }
 }
@@ -331,7 +333,7 @@ impl Executor for Build {
             )));
         }
         let ids = image.config.rootfs.diff_ids.clone();
-        if !images.hold_layers(&self.0.lease, &ids).await.map_err(failure)? {
+        if !images.hold_layers(&self.0.hold, &ids).await.map_err(failure)? {
             return Err(failure(Error::NoSuchImage(wanted.reference.familiar())));
         }
         let sizes = image.layer_sizes.iter().copied().chain(std::iter::repeat(0));

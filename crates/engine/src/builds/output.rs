@@ -37,7 +37,7 @@ impl Build {
     }
 
     async fn write_images(&self, images: Vec<(Vec<u8>, Vec<Reference>)>, out: OwnedFd) -> Result<()> {
-        self.0.services.images.write_built(&self.0.lease, images, out).await
+        self.0.services.images.write_built(&self.0.hold, images, out).await
     }
 
     /// A worker reads them, jailed in the file system that it reads.

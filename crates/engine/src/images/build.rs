@@ -25,22 +25,31 @@ pub struct Part {
     pub size: u64,
 }
 
+/// A hold on layers, for somebody who makes several one after the other.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    lease: Lease,
+    /// Goes after it.
+    _then: Box<dyn std::any::Any + Send + Sync>,
+}
+
 impl Images {
-    /// A hold on layers, for somebody who makes several one after the other.
-    pub(crate) fn lease(&self) -> Lease {
-        self.0.leases.take()
+    /// `then` is dropped when whoever has a part of the hold has given it up, work that goes on behind a
+    /// dropped future as well.
+    pub(crate) fn hold_until(&self, then: impl std::any::Any + Send + Sync) -> Arc<Hold> {
+        Arc::new(Hold { lease: self.0.leases.take(), _then: Box::new(then) })
     }
 
-    /// Has the lease hold the layers with these diff ids (lowest first), and waits until their files are
+    /// Holds the layers with these diff ids (lowest first), and waits until their files are
     /// unpacked. False: they are not all here.
-    pub(crate) async fn hold_layers(&self, lease: &Arc<Lease>, layers: &[Digest]) -> Result<bool> {
-        let (inner, lease, layers) = (Arc::clone(&self.0), Arc::clone(lease), layers.to_vec());
+    pub(crate) async fn hold_layers(&self, hold: &Arc<Hold>, layers: &[Digest]) -> Result<bool> {
+        let (inner, hold, layers) = (Arc::clone(&self.0), Arc::clone(hold), layers.to_vec());
         blocking(move || {
             let chain = hull_oci::image::chain_ids(&layers);
             let Some(top) = chain.last() else { return Ok(true) };
             // In this order: what is still here now is seen as held by every later collection, which
             // keeps what is below it, too.
-            lease.hold(Held::Layer(top.clone()));
+            hold.lease.hold(Held::Layer(top.clone()));
             if inner.known_layer(top)?.is_none() {
                 return Ok(false);
             }
@@ -62,26 +71,26 @@ impl Images {
     /// Nobody may have it mounted, and nobody has it afterwards.
     pub(crate) async fn keep_layer(
         &self,
-        lease: &Arc<Lease>,
+        hold: &Arc<Hold>,
         key: &str,
         below: &[Digest],
         archive: Option<(Ingest, Packed)>,
     ) -> Result<Option<Part>> {
-        let (lease, key, below) = (Arc::clone(lease), key.to_owned(), below.to_vec());
-        self.store(move |inner| inner.keep_layer(&lease, &key, &below, archive)).await
+        let (hold, key, below) = (Arc::clone(hold), key.to_owned(), below.to_vec());
+        self.store(move |inner| inner.keep_layer(&hold.lease, &key, &below, archive)).await
     }
 
-    /// Has the lease hold the layers with these diff ids (lowest first), waits until their files are
+    /// Holds the layers with these diff ids (lowest first), waits until their files are
     /// unpacked, and gives the sizes of these (bytes). Those that are not here are taken from the unpacked archive of
     /// images in `folder`, where each must be what it is said to be; `None`: there is no such folder.
     pub(crate) async fn take_layers(
         &self,
-        lease: &Arc<Lease>,
+        hold: &Arc<Hold>,
         folder: Option<OwnedFd>,
         layers: Vec<ArchivedLayer>,
     ) -> Result<Option<Vec<u64>>> {
-        let lease = Arc::clone(lease);
-        self.store(move |inner| inner.take_layers(&lease, folder.as_ref(), &layers)).await
+        let hold = Arc::clone(hold);
+        self.store(move |inner| inner.take_layers(&hold.lease, folder.as_ref(), &layers)).await
     }
 
     /// An image's configuration as it is stored.
@@ -93,17 +102,17 @@ impl Images {
     /// Makes an image of a configuration, whose `rootfs` names layers that are here, and names it.
     pub(crate) async fn add_built(
         &self,
-        lease: &Arc<Lease>,
+        hold: &Arc<Hold>,
         document: Vec<u8>,
         names: Vec<Reference>,
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
-        let lease = Arc::clone(lease);
+        let hold = Arc::clone(hold);
         self.store(move |inner| {
             let stored = inner.stored(&document)?;
             let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
             hull_runtime::failpoint!("engine.build.storing");
-            let image = inner.add_image(&lease, &document, &stored, parent, &names)?;
+            let image = inner.add_image(&hold.lease, &document, &stored, parent, &names)?;
             hull_runtime::failpoint!("engine.build.stored");
             names.iter().for_each(|name| inner.publish("tag", &image.id, &name.familiar()));
             Ok(image)
@@ -112,19 +121,19 @@ impl Images {
     }
 
     /// Writes the archive of images that are not kept, as [`Images::save`] does of those that are. Their
-    /// configurations are stored for as long as the lease lives.
+    /// configurations are stored for as long as the hold lives.
     pub(crate) async fn write_built(
         &self,
-        lease: &Arc<Lease>,
+        hold: &Arc<Hold>,
         images: Vec<(Vec<u8>, Vec<Reference>)>,
         out: OwnedFd,
     ) -> Result<()> {
-        let (inner, lease) = (Arc::clone(&self.0), Arc::clone(lease));
+        let (inner, hold) = (Arc::clone(&self.0), Arc::clone(hold));
         blocking(move || {
             let saved = |(document, names): (Vec<u8>, Vec<Reference>)| {
                 let layers = inner.stored(&document)?.into_iter().map(|layer| layer.descriptor).collect();
                 let id = Digest::sha256(&document);
-                lease.hold(Held::Blob(id.clone()));
+                hold.lease.hold(Held::Blob(id.clone()));
                 inner.content.put(&document).map_err(failed)?;
                 let names = names.into_iter().map(Reference::with_default_tag).collect();
                 Ok(SavedImage { id, names, layers })

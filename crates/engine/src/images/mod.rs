@@ -53,6 +53,7 @@ use crate::events::{Events, Kind};
 use crate::store::{Change, Rows, Store};
 use crate::{Error, Result};
 
+pub(crate) use build::Hold;
 pub use build::Part;
 pub use commit::Commit;
 pub use import::Import;

@@ -7,6 +7,7 @@ mod broken;
 mod build_again;
 mod build_cache;
 mod build_checks;
+mod build_ends;
 mod build_exchange;
 mod build_language;
 mod build_lent;
