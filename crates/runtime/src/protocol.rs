@@ -200,6 +200,8 @@ pub enum Work {
     /// Unpack only files, folders and links, without owners and modes. When they are there that is said,
     /// and then the digests of large files.
     ApplyFiles,
+    /// Unpack it as dpkg(1) unpacks the files of a package: links to folders stay.
+    ApplyPackage,
     /// Undo its compression alone, into one file.
     ApplyStream,
     /// Pack the folder, an overlay upper one, into the archive as an image layer.

@@ -155,7 +155,7 @@ impl Sink {
                 let folder = File::open(path).map_err(|error| failed(path, &error))?;
                 let (source, pipe) = std::io::pipe()?;
                 let work = tokio::task::spawn_blocking(move || {
-                    let options = Unpack { keep_kinds: true, owner: Owner::Caller, rename: None };
+                    let options = Unpack { keep_kinds: true, owner: Owner::Caller, ..Unpack::default() };
                     let source = layer::Source::Pipe(source.as_fd());
                     let count = AtomicU64::new(0);
                     layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)

@@ -263,6 +263,7 @@ fn place(path: &str, source: &PathStat, to: &str, called: Option<String>) -> Res
         owner: Owner::Caller,
         // All entries begin with the source's name, but those of `/` and of a path that ends in `/.`.
         rename: name.map(|name| Rename { first: split(path).1, to: name }),
+        ..Unpack::default()
     };
     let folder = File::open(&plan.folder)
         .map_err(|error| fail(format!("open {}: {}", plan.folder, reason(&error))))?;

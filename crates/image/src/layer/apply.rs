@@ -94,6 +94,9 @@ fn noun(folder: bool) -> &'static str {
 pub struct Unpack {
     /// A folder never takes the place of anything else, nor anything else that of a folder.
     pub keep_kinds: bool,
+    /// Where the tree has a link to a folder, a folder of the archive is that one, as dpkg(1) takes it:
+    /// the link stays as it is, and the folder too.
+    pub keep_links: bool,
     pub owner: Owner,
     pub rename: Option<Rename>,
 }
@@ -486,6 +489,10 @@ impl<'a> Extraction<'a> {
             }
             let stat = rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW).map_err(&error)?;
             self.keep_kind(name, is_folder(&stat), true)?;
+            let keep_links = self.in_use.is_some_and(|options| options.keep_links);
+            if keep_links && is_link(&stat) && self.parents.open(name, &Missing::Fail).is_ok() {
+                return Ok(());
+            }
             if !is_folder(&stat) {
                 // A whiteout of the same layer hides what lower layers have here.
                 opaque = self.mode == Mode::Layer && is_whiteout(&stat);
@@ -694,6 +701,10 @@ impl<'a> Extraction<'a> {
 
 fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+fn is_link(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
 }
 
 /// A file that something is mounted on, to be written anew: it can have no successor.

@@ -308,8 +308,13 @@ fn perform(work: &Work, archive: Option<OwnedFd>, root: &OwnedFd, control: &Owne
         }
         (Work::Unpack { path, keep_kinds, owner }, Some(archive)) => {
             let owner = owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
-            let options = layer::Unpack { keep_kinds: *keep_kinds, owner, rename: None };
+            let options = layer::Unpack { keep_kinds: *keep_kinds, owner, ..layer::Unpack::default() };
             let unpacked = place::unpack(root, path, &options, &archive);
+            unpacked.map_or_else(|error| error.outcome(), |()| Outcome::Unpacked)
+        }
+        (Work::ApplyPackage, Some(archive)) => {
+            let options = layer::Unpack { keep_links: true, ..layer::Unpack::default() };
+            let unpacked = place::unpack(root, "/", &options, &archive);
             unpacked.map_or_else(|error| error.outcome(), |()| Outcome::Unpacked)
         }
         (Work::Commit, Some(mut archive)) => match layer::diff(root.as_fd(), &mut archive) {

@@ -197,3 +197,57 @@ fn whoever_stops_reading_a_pipe_ends_the_packing() {
     let DiffError::Write(tar::WriteError::Write(error)) = error else { panic!("{error:?}") };
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
 }
+
+#[test]
+fn a_packages_folder_is_the_one_that_a_link_of_the_tree_leads_to() {
+    use tar::{Entry, Kind};
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("root");
+    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+    std::fs::create_dir(scratch.path().join("bin")).unwrap();
+    std::fs::write(root.join("file"), "").unwrap();
+    for (link, target) in
+        [("bin", "usr/bin"), ("sbin", "/usr/bin"), ("lib", "usr/none"), ("out", "../../bin"), ("odd", "file")]
+    {
+        std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+    }
+    let mut archive = Vec::new();
+    let mut writer = tar::Writer::new(&mut archive);
+    let file = |name: &str| Entry::new(name.as_bytes(), Kind::File { size: 1, extents: None });
+    for folder in ["bin", "sbin", "lib", "out", "odd"] {
+        writer.file(&Entry { mode: 0o700, ..Entry::new(folder.as_bytes(), Kind::Directory) }, b"").unwrap();
+        writer.file(&file(&format!("{folder}/{folder}")), b"x").unwrap();
+    }
+    writer.finish().unwrap();
+    let options = Unpack { keep_links: true, ..Unpack::default() };
+    unpack(
+        Source::Stream(&mut &archive[..]),
+        open(&root).as_fd(),
+        b"",
+        &options,
+        &Limits::default(),
+        &AtomicU64::new(0),
+    )
+    .unwrap();
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // Above the tree's root is its root.
+    assert_eq!(names(&root.join("usr/bin")), ["bin", "out", "sbin"]);
+    assert!(["bin", "out", "sbin"].iter().all(|link| root.join(link).is_symlink()));
+    // Links to nothing and to no folder become folders.
+    for folder in ["lib", "odd"] {
+        assert!(!root.join(folder).is_symlink(), "{folder}");
+        assert_eq!(names(&root.join(folder)), [folder]);
+    }
+    assert_eq!(names(&scratch.path().join("bin")), [""; 0]);
+    // The link's folder keeps its mode.
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(root.join("usr/bin")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o7777, 0o755);
+}
