@@ -134,3 +134,23 @@ fn names() {
     let resolv = b"nameserver fe80::1%lo\noptions ndots:2\n";
     drive("fuzz_query", &[QUERY, POINTER, REPLY, resolv], time(), hull_network::dns::fuzz::fuzz_query);
 }
+
+#[test]
+fn package_archives() {
+    let stanza = b"Package: a\nVersion: 1:2~b-3\nArchitecture: all\nEssential: yes\nFilename: pool/a.deb\nSize: 1\n\
+        SHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nPre-Depends: b (>= 1) | c:any\n\
+        Provides: d (= 1)\n\n";
+    let both =
+        [&stanza[..], &String::from_utf8_lossy(stanza).replace("age: a", "age: b").into_bytes()].concat();
+    drive("fuzz_packages", &[stanza, &both], time(), hull_debian::fuzz::fuzz_packages);
+    let release = include_bytes!("../../debian/testdata/rsa.asc");
+    let keys = include_bytes!("../../debian/testdata/keys.gpg");
+    let sources = b"deb [signed-by=/k.gpg] http://h/d wood main\nTypes: deb\nURIs: http://h\nSuites: wood\nComponents: main\n";
+    let plain = b"Suite: a\nDate: Sat, 11 Jul 2026 10:16:37 UTC\nSHA256:\n \
+        e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 0 main/binary-amd64/Packages\n";
+    drive("fuzz_release", &[release, keys, sources, plain], time(), hull_debian::fuzz::fuzz_release);
+    let member =
+        |name: &str, size: usize| format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 644);
+    let deb = ["!<arch>\n", &member("debian-binary", 4), "2.0\n", &member("data.tar.xz", 2), "xy"].concat();
+    drive("fuzz_deb", &[deb.as_bytes()], time(), hull_debian::fuzz::fuzz_deb);
+}

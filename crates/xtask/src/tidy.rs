@@ -22,12 +22,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("template", &[]),
     ("context", &["oci"]),
+    ("debian", &["oci"]),
     ("fetch", &[]),
     ("image", &["oci", "sys"]),
     ("runtime", &["oci", "sys", "context", "image"]),
     ("network", &["sys"]),
     ("builder", &["oci", "context", "image"]),
-    ("engine", &["oci", "sys", "template", "context", "image", "runtime", "network", "builder", "fetch"]),
+    (
+        "engine",
+        &["oci", "sys", "template", "context", "image", "runtime", "network", "builder", "debian", "fetch"],
+    ),
     ("api", &["oci"]),
     ("cli", &["api", "template", "context", "oci", "image"]),
     (
