@@ -175,6 +175,25 @@ pub struct Captured {
     pub size: u64,
 }
 
+/// `POST /hull/v1/images/bootstrap`: make an image of a distribution's package archive. The answer tells what goes
+/// on as a build's does, the image's id at last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct BootstrapRequest {
+    /// The name the image gets.
+    pub name: String,
+    /// Empty: the name's tag.
+    pub suite: String,
+    /// `essential`, `minbase`, `important` or `standard`; empty is `minbase`.
+    pub variant: String,
+    /// Packages besides.
+    pub include: Vec<String>,
+    /// The archive's address; empty: the host's own.
+    pub mirror: String,
+    /// A keyring of OpenPGP, binary or in ASCII; empty: the host's own.
+    pub keyring: Vec<u8>,
+}
+
 /// The answer to `POST /commit`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -179,6 +179,7 @@ static IMAGE: Group = Group {
     name: "image",
     summary: "Manage images",
     commands: &[
+        ("bootstrap", &[], &image::bootstrap::BOOTSTRAP),
         ("build", &[], &build::BUILD),
         ("capture", &[], &names::CAPTURE),
         ("history", &[], &names::HISTORY),

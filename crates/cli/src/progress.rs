@@ -24,6 +24,15 @@ struct Message {
     #[serde(rename = "errorDetail")]
     detail: Option<Detail>,
     error: Option<String>,
+    aux: Option<Aux>,
+}
+
+/// What is not for people.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Aux {
+    #[serde(rename = "ID")]
+    id: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -39,6 +48,8 @@ pub(crate) struct Progress {
     /// Ids with a line of their own, from the top.
     lines: Vec<String>,
     pending: Vec<u8>,
+    /// Of the image that all this was for, once it is told.
+    pub(crate) id: String,
 }
 
 impl Progress {
@@ -48,6 +59,7 @@ impl Progress {
             terminal: rustix::termios::isatty(rustix::stdio::stdout()),
             lines: Vec::new(),
             pending: Vec::new(),
+            id: String::new(),
         }
     }
 
@@ -95,6 +107,9 @@ impl Progress {
             }
             return Err(fail(reason));
         }
+        if let Some(aux) = message.aux {
+            self.id = aux.id;
+        }
         if let Some(stream) = message.stream {
             text.push_str(&stream);
             return Ok(());
@@ -134,7 +149,7 @@ mod tests {
     use super::*;
 
     fn plain() -> Progress {
-        Progress { quiet: true, terminal: false, lines: Vec::new(), pending: Vec::new() }
+        Progress { quiet: true, terminal: false, lines: Vec::new(), pending: Vec::new(), id: String::new() }
     }
 
     #[test]

@@ -179,6 +179,90 @@ pub(crate) fn docker_client(folder: &Path) -> Result<PathBuf> {
     bail!("no official docker client: neither on PATH nor in the packages docker-cli and docker.io")
 }
 
+/// What apt has of the distribution's own archive, as files in `folder`: the suite that this machine is of, its
+/// signed Release file, its index, and the packages of a small system. Fetched once.
+///
+/// ```text
+/// folder/{suite,distribution,architecture}   one word each
+/// folder/{InRelease,Packages}
+/// folder/archives/NAME_VERSION_ARCHITECTURE.deb
+/// ```
+pub(crate) fn archive(folder: &Path) -> Result<PathBuf> {
+    let whole = folder.join("whole");
+    if whole.is_file() {
+        return Ok(folder.to_owned());
+    }
+    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let value = |name: &str| {
+        let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_owned())
+            .with_context(|| format!("/etc/os-release has no {name}"))
+    };
+    let (suite, distribution) = (value("VERSION_CODENAME")?, value("ID")?);
+    for below in ["lists/partial", "archives/partial"] {
+        fs::create_dir_all(folder.join(below)).with_context(|| format!("create {}", folder.display()))?;
+    }
+    let address = own_address(&suite)?;
+    let source = folder.join("sources.list");
+    fs::write(&source, format!("deb {address} {suite} main\n")).context("write sources.list")?;
+    fs::write(folder.join("status"), "").context("write status")?;
+    let set = |name: &str, path: &str| format!("-o{name}={}", folder.join(path).display());
+    // A machine of its own, on which nothing is installed: the real one keeps its lists.
+    let options = [
+        set("Dir::Etc::sourcelist", "sources.list"),
+        "-oDir::Etc::sourceparts=-".to_owned(),
+        set("Dir::State::lists", "lists"),
+        set("Dir::State::status", "status"),
+        set("Dir::State::extended_states", "extended"),
+        set("Dir::Cache", ""),
+        "-oAcquire::GzipIndexes=false".to_owned(),
+        "-oAcquire::Languages=none".to_owned(),
+        "-oAPT::Sandbox::User=root".to_owned(),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    println!("fetching the packages of a small system of {suite}");
+    apt(&[&options[..], &["update", "-qq"]].concat())?;
+    let system = ["?essential", "?priority(required)", "apt", "hello"];
+    let install = ["install", "-y", "-qq", "--no-install-recommends", "--download-only"];
+    apt(&[&options[..], &install, &system].concat())?;
+    for (ending, name) in [("_InRelease", "InRelease"), ("_Packages", "Packages")] {
+        let lists = fs::read_dir(folder.join("lists"))?.flatten().map(|entry| entry.path());
+        let found = lists.into_iter().find(|path| path.to_string_lossy().ends_with(ending));
+        let found = found.with_context(|| format!("apt has fetched no {name}"))?;
+        fs::rename(&found, folder.join(name)).with_context(|| format!("rename {}", found.display()))?;
+    }
+    let architecture = Command::new("dpkg").arg("--print-architecture").output().context("run dpkg")?.stdout;
+    for (name, text) in [
+        ("suite", suite.as_bytes()),
+        ("distribution", distribution.as_bytes()),
+        ("architecture", &architecture),
+    ] {
+        fs::write(folder.join(name), text).with_context(|| format!("write {name}"))?;
+    }
+    fs::write(&whole, "").context("write whole")?;
+    Ok(folder.to_owned())
+}
+
+/// Where apt gets the suite from.
+fn own_address(suite: &str) -> Result<String> {
+    let ask = || -> Result<String> {
+        let format = "$(REPO_URI) $(RELEASE)";
+        let targets = ["indextargets", "--format", format, "Created-By: Packages", "Component: main"];
+        let output = Command::new("apt-get").args(targets).output().context("run apt-get indextargets")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let found = |lines: &str| {
+        let words = lines.lines().filter_map(|line| line.split_once(' '));
+        words.into_iter().find(|(_, release)| *release == suite).map(|(address, _)| address.to_owned())
+    };
+    if let Some(address) = found(&ask()?) {
+        return Ok(address);
+    }
+    // Before the first update apt knows of nothing.
+    apt(&["update", "-qq"])?;
+    found(&ask()?).with_context(|| format!("apt has no source of {suite}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,12 +34,14 @@ pub(crate) fn all(arguments: &[String]) -> Result<()> {
     machine::must_run_containers()?;
     machine::install(PROGRAMS)?;
     let docker = machine::docker_client(&build::target_folder().join("tools/docker"))?;
+    let archive = machine::archive(&build::target_folder().join("tools/archive"))?;
     tidy::run()?;
     executables()?;
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast", "--features", FAILPOINTS])
-        .env("HULL_TEST_DOCKER", docker);
+        .env("HULL_TEST_DOCKER", docker)
+        .env("HULL_TEST_ARCHIVE", archive);
     match arguments {
         [] => command.args(["--lib", "--bins", "--tests"]),
         filter => command.args(["--test", "root", "--test", "kernel", "--"]).args(filter),

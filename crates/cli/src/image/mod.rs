@@ -1,6 +1,7 @@
 //! The commands about images.
 
 pub(crate) mod archive;
+pub(crate) mod bootstrap;
 pub(crate) mod list;
 pub(crate) mod names;
 pub(crate) mod pull;

@@ -6,6 +6,7 @@
 
 mod absent;
 mod archives;
+mod bootstrap;
 mod build;
 mod build_cache;
 mod capture;
@@ -130,6 +131,7 @@ async fn route(call: Call, path: &[&str]) -> Handled {
             _ => Err(Failure::no_page()),
         },
         ["hull", "v1", "build"] if method == Method::POST => Ok(build::session::build(&call)),
+        ["hull", "v1", "images", "bootstrap"] if method == Method::POST => bootstrap::bootstrap(call).await,
         ["hull", "v1", "images", "capture"] if method == Method::POST => capture::capture(call).await,
         ["hull", "v1", "containers", key, "archive", verb @ ("read" | "write")]
             if method == Method::POST && call.slot.is_local() =>

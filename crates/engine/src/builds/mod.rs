@@ -10,6 +10,7 @@
 //! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes; a context's files come from the client ([`listed`]) |
 //! | FROM | the images' room |
 //! | ADD of what other hosts have | [`remote`] |
+//! | a distribution's base, with no Dockerfile at all | [`bootstrap`] |
 //!
 //! What was done elsewhere comes and goes by [`exchange`].
 //!
@@ -18,6 +19,7 @@
 
 mod agent;
 mod books;
+mod bootstrap;
 mod cache;
 mod caches;
 mod client;
@@ -55,6 +57,7 @@ use crate::store::Rows;
 use crate::{Class, Error, Result, chain};
 
 pub use books::{Cached, Filters, Forget, Kind, Room};
+pub use bootstrap::{Bootstrap, Variant};
 pub(crate) use cache::{Memory, kept};
 pub use caches::CacheMount;
 pub(crate) use caches::Caches;

@@ -137,6 +137,15 @@ impl Build {
         Ok(all)
     }
 
+    /// One folder that is kept, to read, and nothing else.
+    pub(super) async fn kept(&self, site: &Site, taken: Taken, target: &str) -> Result<Mounts> {
+        let mut all = Mounts::default();
+        all.bind(target.to_owned(), true, true, &taken.files);
+        all.caches.push(taken);
+        self.places(&mut all, site, &[]).await?;
+        Ok(all)
+    }
+
     async fn places(&self, all: &mut Mounts, site: &Site, below: &[Layer]) -> Result<()> {
         let mut layers = self.lower(&diff_ids(below));
         layers.push(files::init_layer(&self.0.services.config.data_root));

@@ -2,6 +2,7 @@
 //! `hull-runtime` executable beside this test's folder (`cargo build -p hull-runtime`); fails, and
 //! never skips, without them.
 
+mod bootstrap;
 mod build_attacks;
 mod build_mounts;
 mod build_rights;

@@ -3,6 +3,7 @@
 
 mod asked;
 mod behind;
+mod bootstrap;
 mod broken;
 mod build_again;
 mod build_cache;

@@ -41,7 +41,7 @@ type Named = (String, Option<Digest>);
 
 impl Remote {
     /// Made when it is first needed: so it trusts whom the host trusts by then.
-    async fn client(&self) -> Result<&Client> {
+    pub(super) async fn client(&self) -> Result<&Client> {
         let make = || async { Client::new(hull_fetch::Options::default()).map_err(failed) };
         self.client.get_or_try_init(make).await
     }
