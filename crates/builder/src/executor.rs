@@ -63,6 +63,9 @@ pub enum Failure {
     /// The Dockerfile, the context or an image is to blame.
     #[error("{0}")]
     Invalid(String),
+    /// A file of a context is not any more what it was when it was looked at.
+    #[error("{0}")]
+    Changed(String),
     /// No such image, stage, context or file.
     #[error("{0}")]
     Missing(String),

@@ -1,8 +1,9 @@
 //! What is remembered of a context's files: the digest of each, as long as the file stays as it was.
 //!
-//! A file whose [`Stamp`] is the same has the same bytes. That is not so for one that was changed only just
-//! before it was read: the clock of file systems stands still for some milliseconds, so a second change may
-//! leave no trace. Such a digest counts for the build alone that has read the bytes.
+//! A file whose [`Stamp`] is the same has the same bytes, if it was not changed shortly before it was read: the
+//! clock of file systems stands still for some milliseconds, and a process that has a file mapped may write for
+//! half a minute after the times were set (mmap(2), NOTES). Such a digest is not *settled*: it counts for the
+//! build alone that has read the bytes. Who reads says so.
 //!
 //! A build goes by one digest of a file from its beginning to its end. What it went by is marked with its
 //! number: a copy that brings other bytes must not be kept under that digest.
@@ -16,26 +17,16 @@ use crate::listing::{ListingError, Reader, Stamp, Writer};
 
 const MAGIC: &[u8] = b"hull-digests-1\n";
 /// Bytes of a table, at most.
-pub const DIGESTS_MAX: u64 = 512 << 20;
-/// A file that was changed this many seconds before it was read, or later, may change without a trace.
-const YOUNG: i64 = 2;
-
+pub const DIGESTS_MAX: u64 = 128 << 20;
 /// Of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     pub stamp: Stamp,
     pub digest: Digest,
-    /// When the bytes were read (seconds since the epoch).
-    pub read: i64,
+    /// While the stamp stays, so do the bytes.
+    pub settled: bool,
     /// The last build that went by it.
     pub build: u64,
-}
-
-impl Remembered {
-    /// Whether the stamp alone tells that nothing has changed.
-    pub fn is_settled(&self) -> bool {
-        self.stamp.changed.0.saturating_add(YOUNG) < self.read
-    }
 }
 
 /// By path.
@@ -50,13 +41,13 @@ impl Digests {
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer(MAGIC.to_vec());
-        for (path, Remembered { stamp, digest, read, build }) in &self.0 {
+        for (path, Remembered { stamp, digest, settled, build }) in &self.0 {
             out.path(path);
             out.number(stamp.size);
             out.number(stamp.inode);
             out.time(stamp.modified);
             out.time(stamp.changed);
-            out.number(read.cast_unsigned());
+            out.number(u64::from(*settled));
             out.number(*build);
             out.path(Path::new(&digest.to_string()));
         }
@@ -71,7 +62,7 @@ impl Digests {
     /// What `build` goes by, if anything is known of a file with this stamp.
     pub fn promise(&mut self, path: &Path, stamp: Stamp, build: u64) -> Option<&Digest> {
         let known = self.0.get_mut(path)?;
-        if known.build != build && !(known.stamp == stamp && known.is_settled()) {
+        if known.build != build && !(known.stamp == stamp && known.settled) {
             return None;
         }
         known.build = build;
@@ -95,11 +86,11 @@ fn table(bytes: &[u8]) -> Result<Digests, ListingError> {
         let path = reader.path()?.to_owned();
         let (size, inode) = (reader.number()?, reader.number()?);
         let (modified, changed) = (reader.time()?, reader.time()?);
-        let (read, build) = (reader.number()?.cast_signed(), reader.number()?);
+        let (settled, build) = (reader.number()? == 1, reader.number()?);
         let digest = reader.path()?.to_str().and_then(|text| Digest::parse(text).ok());
         let digest = digest.ok_or(ListingError::Short)?;
         let stamp = Stamp { size, inode, modified, changed };
-        all.insert(path, Remembered { stamp, digest, read, build });
+        all.insert(path, Remembered { stamp, digest, settled, build });
     }
     Ok(Digests(all))
 }
@@ -110,8 +101,8 @@ mod tests {
 
     const STAMP: Stamp = Stamp { size: 1, inode: 2, modified: (3, 4), changed: (100, 6) };
 
-    fn remembered(read: i64, build: u64) -> Remembered {
-        Remembered { stamp: STAMP, digest: Digest::sha256(b"x"), read, build }
+    fn remembered(settled: bool, build: u64) -> Remembered {
+        Remembered { stamp: STAMP, digest: Digest::sha256(b"x"), settled, build }
     }
 
     fn of(one: Remembered) -> Digests {
@@ -122,8 +113,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut digests = of(remembered(-5, u64::MAX));
-        digests.put("b/c".into(), remembered(1 << 40, 0));
+        let mut digests = of(remembered(false, u64::MAX));
+        digests.put("b/c".into(), remembered(true, 0));
         assert_eq!(Digests::decode(&digests.encode()), digests);
         let bytes = digests.encode();
         assert_eq!(Digests::decode(&bytes[..bytes.len() - 1]), Digests::default());
@@ -141,29 +132,28 @@ mod tests {
             |stamp| stamp.changed.1 += 1,
         ];
         let digest = Digest::sha256(b"x");
-        assert_eq!(of(remembered(200, 1)).promise(a, STAMP, 2), Some(&digest));
-        assert_eq!(of(remembered(200, 1)).promise(Path::new("b"), STAMP, 2), None);
+        assert_eq!(of(remembered(true, 1)).promise(a, STAMP, 2), Some(&digest));
+        assert_eq!(of(remembered(true, 1)).promise(Path::new("b"), STAMP, 2), None);
         for change in changes {
             let mut stamp = STAMP;
             change(&mut stamp);
-            assert_eq!(of(remembered(200, 1)).promise(a, stamp, 2), None);
+            assert_eq!(of(remembered(true, 1)).promise(a, stamp, 2), None);
             // The build that has read it goes by what it has read.
-            assert_eq!(of(remembered(200, 1)).promise(a, stamp, 1), Some(&digest));
+            assert_eq!(of(remembered(true, 1)).promise(a, stamp, 1), Some(&digest));
         }
     }
 
     #[test]
-    fn a_young_file_counts_for_one_build() {
+    fn a_digest_that_is_not_settled_counts_for_one_build() {
         let a = Path::new("a");
-        assert_eq!(of(remembered(102, 1)).promise(a, STAMP, 2), None);
-        assert!(of(remembered(102, 1)).promise(a, STAMP, 1).is_some());
-        assert!(of(remembered(103, 1)).promise(a, STAMP, 2).is_some());
+        assert_eq!(of(remembered(false, 1)).promise(a, STAMP, 2), None);
+        assert!(of(remembered(false, 1)).promise(a, STAMP, 1).is_some());
     }
 
     #[test]
     fn a_promise_is_of_the_build_that_goes_by_it() {
         let a = Path::new("a");
-        let mut digests = of(remembered(200, 1));
+        let mut digests = of(remembered(true, 1));
         assert!(digests.promised(a, 2).is_none());
         digests.promise(a, STAMP, 2);
         assert!(digests.promised(a, 2).is_some() && digests.promised(a, 1).is_none());

@@ -14,6 +14,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -24,8 +25,10 @@ use rustix::net::{
 
 /// Files of one message.
 pub const BATCH: usize = 32;
-/// Batches that are under way.
-const AHEAD: usize = 6;
+/// Batches that are under way. All descriptors that a user has under way are limited (`RLIMIT_NOFILE`, unix(7)).
+const AHEAD: usize = 3;
+/// How long a user's other descriptors are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The two ends; the first is the asker's.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -66,8 +69,24 @@ pub fn serve(
         if !beside.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&beside)) {
             return Err(Errno::PROTO);
         }
-        let told = [IoSlice::new(&told)];
-        retry_on_intr(|| rustix::net::sendmsg(socket, &told, &mut ancillary, SendFlags::NOSIGNAL))?;
+        send(socket, &told, &mut ancillary)?;
+    }
+}
+
+/// Where a user has too many descriptors under way, others take theirs soon: the kernel tells of it to nobody.
+fn send(
+    socket: BorrowedFd<'_>,
+    told: &[u8],
+    beside: &mut SendAncillaryBuffer<'_, '_, '_>,
+) -> Result<(), Errno> {
+    let until = Instant::now() + PATIENCE;
+    let told = [IoSlice::new(told)];
+    loop {
+        match rustix::net::sendmsg(socket, &told, beside, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            Err(Errno::TOOMANYREFS) if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            sent => return sent.map(drop),
+        }
     }
 }
 

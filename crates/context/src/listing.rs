@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use crate::walk::{Entry, Kind, Tree, WalkError};
 
 const MAGIC: &[u8] = b"hull-context-1\n";
-/// Bytes of a list, at most.
-pub const LISTING_MAX: u64 = 256 << 20;
+/// Bytes of a list, at most: some half a million entries. Its reader's memory has a limit.
+pub const LISTING_MAX: u64 = 64 << 20;
 /// Bytes of a path and of a link's target (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
 

@@ -40,6 +40,10 @@ pub struct Config {
     pub build_cache: Limit,
     /// What builds may allow their Dockerfiles to ask for.
     pub build_entitlements: BTreeSet<Entitlement>,
+    /// How long ago a file of a build's folder must have been changed for its digest to be remembered (seconds): longer
+    /// than the kernel lets a process write to a mapped file before it sets the times again (30 and 5 seconds,
+    /// `dirty_expire_centisecs`, `dirty_writeback_centisecs`).
+    pub settled_after: i64,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -63,6 +67,7 @@ impl Default for Config {
             userns_remap: String::new(),
             build_cache: Limit::default(),
             build_entitlements: BTreeSet::from([Entitlement::NetworkHost]),
+            settled_after: 40,
             stop_timeout: 10,
         }
     }

@@ -136,6 +136,23 @@ fn names() {
 }
 
 #[test]
+fn contexts() {
+    let ignore = b"*.md\n!keep/**/[a-c]?.md\n# no\n/a/b\n";
+    drive("fuzz_ignore", &[ignore], time(), hull_context::fuzz::fuzz_ignore);
+    let entry = |path: &str, kind| {
+        let (modified, changed) = ((1, 2), (3, 4));
+        hull_context::Entry { path: path.into(), kind, mode: 0o755, modified, changed, inode: 5 }
+    };
+    let entries = [
+        entry("d", hull_context::Kind::Folder),
+        entry("d/a", hull_context::Kind::File { size: 1 }),
+        entry("l", hull_context::Kind::Link("d/a".into())),
+    ];
+    let list = hull_context::listing::encode(&entries);
+    drive("fuzz_listing", &[&list], time(), hull_context::fuzz::fuzz_listing);
+}
+
+#[test]
 fn package_archives() {
     let stanza = b"Package: a\nVersion: 1:2~b-3\nArchitecture: all\nEssential: yes\nFilename: pool/a.deb\nSize: 1\n\
         SHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nPre-Depends: b (>= 1) | c:any\n\

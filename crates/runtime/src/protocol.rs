@@ -171,8 +171,9 @@ pub(crate) enum Role {
     /// The folder that a worker copies from.
     SourceFolder,
     /// The list of a context's files ([`hull_context::listing`]) that a worker copies from, or says the digest
-    /// of, for the build of this number.
-    Listing { build: u64 },
+    /// of, for the build of this number. A digest is remembered of files that were changed more than `settled`
+    /// seconds ago.
+    Listing { build: u64, settled: i64 },
     /// The socket at which a worker asks for them ([`hull_context::files`]).
     Files,
     /// A table of [`hull_context::Digests`].
@@ -406,6 +407,10 @@ pub enum Outcome {
         /// Files that were read because their digests were not known.
         #[serde(default)]
         read: u64,
+    },
+    /// A listed file is not any more what it was when it was looked at; in one line.
+    Changed {
+        message: String,
     },
     /// What is at the place is no folder.
     NoFolder,

@@ -11,6 +11,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hull_context::{Entry, Folder, Ignore, Kind, LISTING_MAX, Tree as _, files, listing, walk};
 use hull_image::tar::{self, Time, Writer};
@@ -23,7 +25,10 @@ use crate::create::reason;
 /// What is to be sent, found and checked.
 pub(super) struct Context {
     root: File,
-    entries: Vec<Entry>,
+    /// As they were at the last look.
+    entries: Mutex<Arc<Vec<Entry>>>,
+    /// They have been told to somebody.
+    told: AtomicBool,
     /// The Dockerfile, if it is ignored: only an archive has it.
     hidden: Option<Entry>,
     /// The Dockerfile's name in the archive.
@@ -39,6 +44,10 @@ const BUFFER: usize = 128 << 10;
 const DOCKERFILE: &str = "Dockerfile";
 /// Bytes of a Dockerfile or ignore file that are read at most.
 const LIMIT: u64 = 16 << 20;
+
+fn fresh(entries: Vec<Entry>) -> Mutex<Arc<Vec<Entry>>> {
+    Mutex::new(Arc::new(entries))
+}
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -94,7 +103,15 @@ impl Context {
             true => None,
             false => Folder::new(root.as_fd(), Ignore::default()).entry(Path::new(&dockerfile))?,
         };
-        Ok(Context { root, entries, hidden, dockerfile, extra, ignore: text })
+        Ok(Context {
+            root,
+            entries: fresh(entries),
+            told: AtomicBool::default(),
+            hidden,
+            dockerfile,
+            extra,
+            ignore: text,
+        })
     }
 
     /// One of other files (`--build-context`), without those that its own ignore file names.
@@ -104,12 +121,24 @@ impl Context {
         let root =
             File::open(folder).map_err(|error| failed(format!("open {folder}: {}", reason(&error))))?;
         let entries = walk(&Folder::new(root.as_fd(), ignore))?;
-        Ok(Context { root, entries, hidden: None, dockerfile: String::new(), extra: None, ignore: text })
+        let (entries, told) = (fresh(entries), AtomicBool::default());
+        let (hidden, dockerfile, extra) = (None, String::new(), None);
+        Ok(Context { root, entries, told, hidden, dockerfile, extra, ignore: text })
     }
 
-    /// The list of what is there, sealed, and the folder; `None` where it is too long for a list.
+    fn entries(&self) -> Arc<Vec<Entry>> {
+        Arc::clone(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The list of what is there, sealed, and the folder; `None` where it is too long for a list. Who asks once
+    /// more wants to know what has changed.
     pub(super) fn list(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-        let bytes = listing::encode(&self.entries);
+        if self.told.swap(true, Ordering::Relaxed) {
+            let ignore = Ignore::parse(&self.ignore).map_err(io::Error::other)?;
+            let now = walk(&Folder::new(self.root.as_fd(), ignore)).map_err(io::Error::other)?;
+            *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        }
+        let bytes = listing::encode(&self.entries());
         if bytes.len() as u64 > LISTING_MAX {
             return Ok(None);
         }
@@ -126,8 +155,9 @@ impl Context {
 
     /// Opens the listed files that are asked for, until nobody asks any more.
     pub(super) fn serve(&self, socket: &OwnedFd) {
+        let entries = self.entries();
         let open = |number: u32| {
-            let entry = self.entries.get(number as usize).ok_or(Errno::NOENT)?;
+            let entry = entries.get(number as usize).ok_or(Errno::NOENT)?;
             match entry.kind {
                 Kind::File { .. } => files::open(self.root.as_fd(), &entry.path),
                 _ => Err(Errno::INVAL),
@@ -153,7 +183,7 @@ impl Context {
         let mut out = BufWriter::with_capacity(BUFFER, File::from(out));
         let mut writer = Writer::new(&mut out);
         let mut buffer = vec![0; BUFFER];
-        for entry in self.entries.iter().chain(&self.hidden) {
+        for entry in self.entries().iter().chain(&self.hidden) {
             self.put(&mut writer, entry, &mut buffer)?;
         }
         if let Some(bytes) = &self.extra {

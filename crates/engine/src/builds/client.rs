@@ -31,6 +31,11 @@ pub trait Client: fmt::Debug + Send + Sync + 'static {
     /// not offered.
     fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<OwnedFd>>;
 
+    /// The list of this context as it is now ([`hull_context::listing`]).
+    fn list<'a>(&'a self, context: &'a str) -> Answer<'a, OwnedFd> {
+        Box::pin(async move { Err(Error::Invalid(format!("nobody lists the context {context:?}"))) })
+    }
+
     /// The asker's end of a socket at which the files of this context are asked for
     /// ([`hull_context::files`]), a new one each time.
     fn files<'a>(&'a self, context: &'a str) -> Answer<'a, OwnedFd> {

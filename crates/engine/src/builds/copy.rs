@@ -410,6 +410,7 @@ pub(super) async fn ended(working: Working) -> std::result::Result<Outcome, Fail
     working.gone().await;
     match outcome {
         Outcome::Unfit { message } => Err(Failure::Invalid(message)),
+        Outcome::Changed { message } => Err(Failure::Changed(message)),
         Outcome::Failed { message } => Err(Failure::Host(message)),
         outcome => Ok(outcome),
     }

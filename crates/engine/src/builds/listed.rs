@@ -14,7 +14,7 @@
 //! ```text
 //! <data root>/contexts/      0700
 //!   KEY                      hull_context::Digests; KEY: the digest of user, device and inode
-//!   KEY.new                  one in the making; swept at start
+//!   KEY-RANDOM.new           one in the making; swept at start
 //! ```
 //!
 //! Nothing relies on a table: without it the files are read once more.
@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use hull_builder::Failure;
 use hull_builder::executor::Selection;
+use hull_builder::progress::Report;
+use hull_builder::{Failure, Progress};
 use hull_oci::Digest;
 use hull_runtime::protocol::{self, Outcome};
 use hull_runtime::spawner::{Files, View};
@@ -80,8 +81,14 @@ impl Tables {
             let mut all = Vec::new();
             for entry in std::fs::read_dir(&self.folder)? {
                 let entry = entry?;
-                let about = entry.metadata()?;
-                all.push((entry.path(), about.len(), about.modified()?));
+                match entry.metadata() {
+                    // It has got its name, or was removed, meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    about => {
+                        let about = about?;
+                        all.push((entry.path(), about.len(), about.modified()?));
+                    }
+                }
             }
             all.sort_by_key(|(_, _, used)| std::cmp::Reverse(*used));
             Ok(all)
@@ -111,7 +118,9 @@ impl Tables {
 
     /// Keeps a table. Blocks.
     fn keep(&self, key: &str, table: &OwnedFd) -> Result<()> {
-        let new = self.folder.join(format!("{key}.new"));
+        // Two builds of one folder may end at the same time.
+        let chance = u64::from_ne_bytes(create::random::<8>());
+        let new = self.folder.join(format!("{key}-{chance:016x}.new"));
         let write = || -> io::Result<()> {
             // Workers may be reading by the same descriptor: its position is nobody's.
             let (from, mut to) = (File::from(table.try_clone()?), File::create(&new)?);
@@ -127,7 +136,10 @@ impl Tables {
             }
             std::fs::rename(&new, self.folder.join(key))
         };
-        write().map_err(self.failed("write"))?;
+        write().map_err(|error| {
+            let _ = std::fs::remove_file(&new);
+            self.failed("write")(error)
+        })?;
         let mut bytes = 0;
         for (place, (path, size, _)) in self.list()?.into_iter().enumerate() {
             bytes += size;
@@ -150,18 +162,31 @@ fn memory() -> Result<OwnedFd> {
 pub(super) struct Listed {
     /// As the client is asked for its files.
     name: String,
-    list: OwnedFd,
     /// Of the table.
     key: String,
-    /// What marks the digests that this build goes by.
-    build: u64,
+    look: Mutex<Look>,
     /// One reads at a time: what it has read, the others know then.
     turn: tokio::sync::Mutex<()>,
     digests: Mutex<Arc<OwnedFd>>,
     /// An empty folder: the root of those that only read.
     empty: Site,
+}
+
+/// A context as it was at a time.
+#[derive(Debug, Clone)]
+struct Look {
+    list: Arc<OwnedFd>,
+    /// What marks the digests that the build goes by.
+    number: u64,
     /// All of it, for those that need a folder.
-    whole: OnceCell<Arc<Site>>,
+    whole: Arc<OnceCell<Arc<Site>>>,
+}
+
+impl Look {
+    fn new(list: OwnedFd) -> Look {
+        let number = u64::from_ne_bytes(create::random::<8>());
+        Look { list: Arc::new(list), number, whole: Arc::default() }
+    }
 }
 
 impl Context {
@@ -173,30 +198,36 @@ impl Context {
         (list, folder): (OwnedFd, OwnedFd),
         user: u32,
     ) -> Result<Context> {
-        let wrong = |what: &str| Error::Invalid(format!("the context cannot be read: {what}"));
-        let about = rustix::fs::fstat(&folder).map_err(|errno| wrong(&errno.to_string()))?;
-        if FileType::from_raw_mode(about.st_mode) != FileType::Directory {
-            return Err(wrong("it is no folder"));
-        }
-        let known = format!("{user} {} {}", about.st_dev, about.st_ino);
-        let key = Digest::sha256(known.as_bytes()).hex().to_owned();
-        let (shared, wanted) = (Arc::clone(services), key.clone());
-        let digests = services.blocking(move || shared.builds.tables.find(&wanted)).await?;
+        let shared = Arc::clone(services);
+        let find = move || {
+            let wrong = |what: &str| Error::Invalid(format!("the context cannot be read: {what}"));
+            // Of a file system that does not answer it does not come back.
+            let about = rustix::fs::fstat(&folder).map_err(|errno| wrong(&errno.to_string()))?;
+            if FileType::from_raw_mode(about.st_mode) != FileType::Directory {
+                return Err(wrong("it is no folder"));
+            }
+            let known = format!("{user} {} {}", about.st_dev, about.st_ino);
+            let key = Digest::sha256(known.as_bytes()).hex().to_owned();
+            Ok((shared.builds.tables.find(&key)?, key))
+        };
+        let (digests, key) = services.blocking(find).await?;
         let empty = Site::make(services, &[]).await?;
         Ok(Context(Kept::Listed(Arc::new(Listed {
             name,
-            list,
             key,
-            build: u64::from_ne_bytes(create::random::<8>()),
+            look: Mutex::new(Look::new(list)),
             turn: tokio::sync::Mutex::default(),
             digests: Mutex::new(Arc::new(digests)),
             empty,
-            whole: OnceCell::new(),
         }))))
     }
 }
 
 impl Listed {
+    fn look(&self) -> Look {
+        self.look.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn digests(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.digests.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -214,7 +245,8 @@ impl Build {
         let files = self.0.given.client.files(&listed.name).await.map_err(failure)?;
         let (learned, digests) = (Arc::new(memory().map_err(failure)?), listed.digests());
         let folder = open(&listed.empty.rootfs.upper).map_err(failure)?;
-        let given = shown(listed, &files, &digests);
+        let look = listed.look();
+        let given = self.shown(&look, &files, &digests);
         let working = services
             .spawner
             .fingerprint(plain(selection), given, learned.as_fd(), folder.as_fd())
@@ -246,7 +278,8 @@ impl Build {
     ) -> Result<crate::containers::spawner::Working> {
         let files = self.0.given.client.files(&listed.name).await?;
         let digests = listed.digests();
-        let source = Files::Listed(shown(listed, &files, &digests));
+        let look = listed.look();
+        let source = Files::Listed(self.shown(&look, &files, &digests));
         self.0.services.spawner.copy(copy, source, archive, view).await
     }
 
@@ -263,7 +296,8 @@ impl Build {
 
     /// All files, as a folder.
     pub(super) async fn listed_folder(&self, listed: &Listed) -> std::result::Result<Arc<Site>, Failure> {
-        let whole = listed.whole.get_or_try_init(|| async {
+        let look = listed.look();
+        let whole = look.whole.get_or_try_init(|| async {
             let site = Site::make(&self.0.services, &[]).await.map_err(failure)?;
             let folder = open(&site.rootfs.upper).map_err(failure)?;
             let selection = Selection { patterns: vec![".".to_owned()], ..Selection::default() };
@@ -281,18 +315,33 @@ impl Build {
         });
         whole.await.cloned()
     }
-}
 
-fn shown<'a>(
-    listed: &'a Listed,
-    files: &'a OwnedFd,
-    digests: &'a OwnedFd,
-) -> hull_runtime::spawner::Listed<'a> {
-    hull_runtime::spawner::Listed {
-        list: listed.list.as_fd(),
-        files: files.as_fd(),
-        digests: digests.as_fd(),
-        build: listed.build,
+    fn shown<'a>(
+        &self,
+        look: &'a Look,
+        files: &'a OwnedFd,
+        digests: &'a OwnedFd,
+    ) -> hull_runtime::spawner::Listed<'a> {
+        hull_runtime::spawner::Listed {
+            list: look.list.as_fd(),
+            files: files.as_fd(),
+            digests: digests.as_fd(),
+            build: look.number,
+            settled: self.0.services.config.settled_after,
+        }
+    }
+
+    /// Gets new lists of all contexts: files have changed since the last.
+    pub(super) async fn look_again(&self, report: &Report) -> Result<()> {
+        let message = "files have changed while the build went on: it looks at them again".to_owned();
+        report(Progress::Warning { message, page: String::new(), line: 0 });
+        for context in self.0.given.contexts.values() {
+            if let Kept::Listed(listed) = &context.0 {
+                let list = self.0.given.client.list(&listed.name).await?;
+                *listed.look.lock().unwrap_or_else(PoisonError::into_inner) = Look::new(list);
+            }
+        }
+        Ok(())
     }
 }
 

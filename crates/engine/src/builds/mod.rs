@@ -44,6 +44,7 @@ use std::sync::{Arc, OnceLock};
 use hull_builder::executor::{Base, Copy, Folder, Network, Run, Selection, Source, Wanted};
 use hull_builder::progress::{Output, Report};
 use hull_builder::solve::Running;
+use hull_builder::solve::StepError;
 use hull_builder::{BuildError, Built, Cache, Executor, Failure, Known, Layer, Request};
 use hull_image::content::Ingest;
 use hull_oci::image::Config;
@@ -181,7 +182,16 @@ impl Build {
         self.0.given.allowed.iter().try_for_each(|entitlement| self.grant(*entitlement))?;
         self.import(&report).await;
         let running = &self.0.services.builds.running;
-        let built = hull_builder::build(request, self, self, running, report).await?;
+        let mut looks = 1;
+        let built = loop {
+            match hull_builder::build(request, self, self, running, Arc::clone(&report)).await {
+                Err(BuildError::Step(step)) if looks < LOOKS && is_of_changed_files(&step) => {
+                    looks += 1;
+                    self.look_again(&report).await?;
+                }
+                built => break built?,
+            }
+        };
         if built.config.history.is_empty() {
             let text = "No image was generated. Is your Dockerfile empty?";
             return Err(Unbuilt::Store(Error::Invalid(text.to_owned())));
@@ -269,6 +279,13 @@ impl Build {
         let kept = self.0.services.images.keep_layer(&self.0.hold, &site.id, below, archive).await?;
         Ok(kept.map(|Part { diff_id, size }| Layer { diff_id, size }))
     }
+}
+
+/// How often a build looks at files that change while it goes on. What it has done is not done again.
+const LOOKS: u32 = 4;
+
+fn is_of_changed_files(step: &StepError) -> bool {
+    matches!(step.failure, Failure::Changed(_))
 }
 
 /// What a build has come to.

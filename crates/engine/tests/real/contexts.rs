@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hull_builder::executor::{Copy, Selection, Source};
+use hull_builder::executor::{Copy, Selection, Source, Unpack};
 use hull_builder::{Executor, Failure, Layer};
 use hull_context::{Entry, Folder, Ignore, Kind, files, listing, walk};
 use hull_engine::builds::{Answer, Build, Client, Forget, Given, Secret};
@@ -310,14 +310,14 @@ async fn a_copy_has_the_bytes_that_its_digest_is_of() {
     assert_eq!(says(&case.build, &at, "cat /log").await, "of log");
     fs::write(folder.join("file"), "OF file").unwrap();
     let failed = case.copy(&["."], "/src").await;
-    assert!(matches!(&failed, Err(Failure::Invalid(why)) if why.contains("has changed")), "{failed:?}");
+    assert!(matches!(&failed, Err(Failure::Changed(why)) if why.contains("has changed")), "{failed:?}");
     // Also where size and times are as they were.
     let still = folder.join("still");
     let modified = fs::metadata(&still).unwrap().modified().unwrap();
     fs::write(&still, "OF still").unwrap();
     File::open(&still).unwrap().set_modified(modified).unwrap();
     let failed = case.copy(&["still"], "/still").await;
-    assert!(matches!(&failed, Err(Failure::Invalid(why)) if why.contains("has changed")), "{failed:?}");
+    assert!(matches!(&failed, Err(Failure::Changed(why)) if why.contains("has changed")), "{failed:?}");
     drop(case);
     host.finish().await;
 }
@@ -340,7 +340,15 @@ async fn a_file_that_is_rewritten_all_the_time_is_never_kept_under_a_wrong_diges
         }
         all
     };
+    /// Ends the writer however the test ends.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let text =
@@ -363,14 +371,51 @@ async fn a_file_that_is_rewritten_all_the_time_is_never_kept_under_a_wrong_diges
                             let expected = if said == "even" { &digests[0] } else { &digests[1] };
                             assert_eq!(&digest, expected, "{said}");
                         }
-                        Err(Failure::Invalid(why)) => assert!(why.contains("has changed"), "{why}"),
+                        Err(Failure::Changed(_)) => {}
                         Err(other) => panic!("{other:?}"),
                     }
                 }
-                stop.store(true, Ordering::Relaxed);
             });
         });
     });
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_grows_is_unpacked_as_it_was() {
+    let host = Host::new().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let inner = written(scratch.path(), &["one"]);
+    tar(&inner, "-cf");
+    let folder = scratch.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    // Without its end, as tar(5) has it: whatever is appended would be read, too.
+    let whole = fs::read(inner.with_extension("tar")).unwrap();
+    let end = whole.chunks(512).position(|block| block.iter().all(|&byte| byte == 0)).unwrap() * 512;
+    let packed = folder.join("a.tar");
+    fs::write(&packed, &whole[..end]).unwrap();
+    let case = Case::of(&host, &folder).await;
+    case.digest(&["a.tar"]).await.unwrap();
+    fs::write(inner.join("two"), "2").unwrap();
+    tar(&inner, "-cf");
+    let more = fs::read(inner.with_extension("tar")).unwrap();
+    File::options().append(true).open(&packed).unwrap().write_all(&more).unwrap();
+    let add = |to: &str| Copy {
+        unpack: Unpack::Local,
+        ..copy(&case.below, Source::Context(String::new()), &["a.tar"], to)
+    };
+    let at = within(case.build.copy(add("/x"))).await.map(|layer| with(&case.below, layer)).unwrap();
+    assert_eq!(says(&case.build, &at, "ls /x").await, "one\n");
+    // The control: a build that looks now has both.
+    let now = Case::of(&host, &folder).await;
+    now.digest(&["a.tar"]).await.unwrap();
+    let at = within(now.build.copy(add("/x"))).await.map(|layer| with(&now.below, layer)).unwrap();
+    assert_eq!(says(&now.build, &at, "ls /x").await, "one\ntwo\n");
+    // Other bytes in its place are not unpacked under its name.
+    fs::write(&packed, &whole).unwrap();
+    let failed = within(now.build.copy(add("/x"))).await;
+    assert!(matches!(failed, Err(Failure::Changed(_))), "{failed:?}");
+    drop((case, now));
     host.finish().await;
 }
 

@@ -68,6 +68,7 @@ impl Host {
             cgroup_parent: self.cgroup.clone(),
             // These tests share the machine's own network namespace.
             network: Defaults::none(),
+            settled_after: 1,
             ..Config::default()
         }
     }

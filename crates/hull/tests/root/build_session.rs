@@ -65,6 +65,36 @@ fn other_files_and_images_have_names() {
     build(&host, "# check=error=true\nFROM busybox\nCOPY left /left\n", &[]).fails(1, "CopyIgnoredFile");
 }
 
+#[test]
+fn files_that_change_while_a_build_goes_on_are_looked_at_again() {
+    let host = host();
+    let dockerfile = "FROM busybox\n\
+                      RUN --mount=type=cache,id=signal,target=/c \
+                      touch /c/began; until [ -e /c/go ]; do sleep 0.05; done\n\
+                      COPY . /src\n\
+                      RUN [ \"$(cat /src/file)\" = \"as it is now\" ] && [ ! -e /src/gone ]\n";
+    let folder = context(&host, dockerfile);
+    for name in ["file", "gone"] {
+        fs::write(folder.join(name), "as it was").unwrap();
+    }
+    let caches = host.data_root().join("caches");
+    std::thread::scope(|scope| {
+        let building = scope.spawn(|| host.hull(&["build", folder.to_str().unwrap()]));
+        let began = || {
+            let caches = fs::read_dir(&caches).into_iter().flatten().flatten();
+            caches.map(|cache| cache.path().join("files")).find(|files| files.join("began").exists())
+        };
+        super::copy_attacks::until("the step", || began().is_some());
+        fs::write(folder.join("file"), "as it is now").unwrap();
+        fs::remove_file(folder.join("gone")).unwrap();
+        fs::write(began().unwrap().join("go"), "").unwrap();
+        let built = building.join().unwrap();
+        built.ok();
+        let said = format!("{}{}", built.stdout, built.stderr);
+        assert_eq!(said.matches("looks at them again").count(), 1, "{said}");
+    });
+}
+
 /// A connection that has been taken over for a build.
 fn taken_over(host: &Host) -> Connection {
     let mut connection = Connection::open(&host.socket());

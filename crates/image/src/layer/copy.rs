@@ -260,31 +260,27 @@ impl<'a> Copying<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(false);
         }
-        self.opened_archive(&open(OFlags::RDONLY | OFlags::NONBLOCK)?, from, to)
-    }
-
-    /// The same of a regular file that is open; `from` is its name, for errors.
-    pub fn opened_archive(&mut self, source: &OwnedFd, from: &[u8], to: &[u8]) -> Result<bool, CopyError> {
-        let begin = || -> Result<std::fs::File, Errno> {
-            rustix::fs::seek(source, SeekFrom::Start(0))?;
-            Ok(source.try_clone().map_err(|_| Errno::MFILE)?.into())
-        };
-        if !is_archive(&mut begin().map_err(failed("read", from))?) {
+        let open = || Ok(std::fs::File::from(open(OFlags::RDONLY | OFlags::NONBLOCK)?));
+        if !is_archive(&mut open()?) {
             return Ok(false);
         }
+        self.unpack(&mut open()?, from, to).map(|()| true)
+    }
+
+    /// Unpacks an archive into the folder `to`; `from` is its name, for errors.
+    pub fn unpack(&mut self, source: &mut dyn Read, from: &[u8], to: &[u8]) -> Result<(), CopyError> {
         self.packing = None;
         self.open_or_make(to)?;
         let owner = self.dress.owner.map_or(Owner::Named, |(user, group)| Owner::One(user, group));
         let options = Unpack { owner, ..Unpack::default() };
-        let mut file = begin().map_err(failed("read", from))?;
-        let source = Source::Stream(&mut file);
+        let source = Source::Stream(source);
         let count = AtomicU64::new(0);
         let unpacked = unpack(source, self.root, to, &options, &Limits::default(), &count);
         unpacked.map_err(|source| CopyError::Unpack { name: shown(from), source })?;
         // It may have replaced any of them.
         self.linked.clear();
         self.into = None;
-        Ok(true)
+        Ok(())
     }
 
     /// Has a folder at `to`, made with its parents if it is missing.
@@ -599,7 +595,7 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno
 }
 
 /// Whether the file is an archive, compressed or not: what begins with a header that can be read.
-fn is_archive(file: &mut dyn Read) -> bool {
+pub fn is_archive(file: &mut dyn Read) -> bool {
     let mut source = BufReader::with_capacity(BUFFER, file);
     let Ok(first) = source.fill_buf() else { return false };
     let compression = Compression::detect(first);

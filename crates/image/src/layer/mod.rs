@@ -52,7 +52,7 @@ pub use apply::{
 pub use behind::Behind;
 pub use changes::{Change, ChangeKind, ChangesError, changes};
 pub use clamp::clamp;
-pub use copy::{Attribute, Bare, CopyError, Copying, Dress, attributes};
+pub use copy::{Attribute, Bare, CopyError, Copying, Dress, attributes, is_archive};
 pub use diff::{DiffError, Diffed, diff, pack};
 pub use fill::{FillError, Filled, fill, publish, repair};
 pub use ids::Ids;

@@ -107,11 +107,17 @@ pub struct Listed<'a> {
     pub digests: BorrowedFd<'a>,
     /// The number of the build.
     pub build: u64,
+    /// How long ago a file must have been changed for its digest to be remembered (seconds).
+    pub settled: i64,
 }
 
 impl<'a> Listed<'a> {
     fn add(self, roles: &mut Vec<Role>, fds: &mut Vec<BorrowedFd<'a>>) {
-        roles.extend([Role::Listing { build: self.build }, Role::Files, Role::Digests]);
+        roles.extend([
+            Role::Listing { build: self.build, settled: self.settled },
+            Role::Files,
+            Role::Digests,
+        ]);
         fds.extend([self.list, self.files, self.digests]);
     }
 }

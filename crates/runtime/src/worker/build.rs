@@ -32,7 +32,7 @@ pub(super) enum Error {
     List(#[from] ListingError),
     #[error("read what came with the work")]
     Document(#[from] hull_sys::Error),
-    #[error("{path:?} has changed while the build read it: build again, or name it in .dockerignore")]
+    #[error("{path:?} has changed while the build went on: build again, or name it in .dockerignore")]
     Changed { path: String },
     #[error("the client gives no more files")]
     Client { source: io::Error },
@@ -52,6 +52,7 @@ impl Error {
             | Error::Client { .. }
             | Error::Table { .. }
             | Error::Given => super::failed(self),
+            Error::Changed { .. } => Outcome::Changed { message: super::told(self) },
             // The Dockerfile or the context is to blame.
             _ => Outcome::Unfit { message: super::told(self) },
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -17,12 +17,12 @@ use hull_context::files::{Files, Missing};
 use hull_context::{
     DIGESTS_MAX, Digests, Entry, Inside, Kind, LISTING_MAX, Listing, Matched, Remembered, Stamp, fingerprint,
 };
-use hull_image::layer::{Archive, Bare, Copying, Dress};
+use hull_image::layer::{Archive, Bare, Copying, Dress, is_archive};
 use hull_oci::{Digest, Hasher};
 use hull_sys::memfd;
 use hull_sys::root::open_inside;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::build::{Error, Targets, chosen, dress, join};
@@ -38,7 +38,7 @@ const READERS: usize = 4;
 /// What came with the work.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    list: Option<(OwnedFd, u64)>,
+    list: Option<(OwnedFd, u64, i64)>,
     files: Option<OwnedFd>,
     digests: Option<OwnedFd>,
     learned: Option<OwnedFd>,
@@ -47,7 +47,7 @@ pub(super) struct Given {
 impl Given {
     pub(super) fn take(&mut self, role: Role, fd: OwnedFd) {
         match role {
-            Role::Listing { build } => self.list = Some((fd, build)),
+            Role::Listing { build, settled } => self.list = Some((fd, build, settled)),
             Role::Files => self.files = Some(fd),
             Role::Digests => self.digests = Some(fd),
             Role::Learned => self.learned = Some(fd),
@@ -61,12 +61,14 @@ impl Given {
 
     /// Reads the list, and where to write what is learned is given back.
     pub(super) fn open(self) -> Result<(Listed, Option<OwnedFd>), Error> {
-        let (Some((list, build)), Some(files), Some(digests)) = (self.list, self.files, self.digests) else {
+        let (Some((list, build, settled)), Some(files), Some(digests)) =
+            (self.list, self.files, self.digests)
+        else {
             return Err(Error::Given);
         };
         let listing = Listing::decode(&memfd::read_sealed(list, LISTING_MAX)?)?;
         let digests = Digests::decode(&whole(&digests).map_err(|source| Error::Table { source })?);
-        Ok((Listed { listing, files: Files::new(files), digests, build }, self.learned))
+        Ok((Listed { listing, files: Files::new(files), digests, build, settled }, self.learned))
     }
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Listed {
     files: Files,
     digests: Digests,
     build: u64,
+    /// Seconds.
+    settled: i64,
 }
 
 impl Listed {
@@ -120,7 +124,7 @@ impl Listed {
 
     /// Reads files, several at a time.
     fn read(&self, numbers: &[u32]) -> Result<Vec<(PathBuf, Remembered)>, Error> {
-        let (listing, build) = (&self.listing, self.build);
+        let (listing, about) = (&self.listing, (self.build, self.settled));
         let (give, take) = mpsc::sync_channel::<(&Entry, OwnedFd)>(WAITING);
         let take = Mutex::new(take);
         let readers = std::thread::available_parallelism().map_or(1, |count| count.get().min(READERS));
@@ -129,7 +133,7 @@ impl Listed {
             loop {
                 let next = take.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok((entry, file)) = next else { return Ok(all) };
-                all.push((entry.path.clone(), digest(entry, &file, build, &mut block)?));
+                all.push((entry.path.clone(), digest(entry, &file, about, &mut block)?));
             }
         };
         std::thread::scope(|scope| {
@@ -207,7 +211,7 @@ impl Listed {
         dress_as(entry, &mut stat);
         copying.opened(file.as_fd(), &stat, &way.to)?;
         let Some(promised) = promised else { return Ok(()) };
-        if promised.stamp == before && promised.is_settled() && stamp(entry, file)? == before {
+        if promised.settled && promised.stamp == before && stamp(entry, file)? == before {
             return Ok(());
         }
         // Of the copy, which nobody changes any more.
@@ -225,18 +229,20 @@ impl Listed {
         to: &[u8],
         block: &mut [u8],
     ) -> Result<bool, Error> {
-        let before = stamp(&way.entry, file)?;
-        if !copying.opened_archive(file, way.entry.path.as_os_str().as_bytes(), to)? {
+        let entry = &way.entry;
+        let promised = self.digests.promised(&entry.path, self.build);
+        let size = stamp(entry, file)?.size;
+        let size = promised.map_or(size, |promised| promised.stamp.size);
+        let mut begin = Part::new(file, size);
+        if !is_archive(&mut begin) {
             return Ok(false);
         }
-        match self.digests.promised(&way.entry.path, self.build) {
-            Some(promised)
-                if !(promised.stamp == before
-                    && promised.is_settled()
-                    && stamp(&way.entry, file)? == before) =>
-            {
-                check(&way.entry, file, promised, block).map(|()| true)
-            }
+        let mut part = Part::new(file, size);
+        copying.unpack(&mut part, entry.path.as_os_str().as_bytes(), to)?;
+        // What is behind the archive's end belongs to the file, too.
+        while part.read(block).map_err(|source| unread(&entry.path, source))? > 0 {}
+        match promised {
+            Some(promised) if part.hashed() != (promised.digest.clone(), size) => Err(changed(entry)),
             _ => Ok(true),
         }
     }
@@ -246,7 +252,39 @@ fn check(entry: &Entry, file: &OwnedFd, promised: &Remembered, block: &mut [u8])
     let hashed = hash(file, promised.stamp.size, block).map_err(|source| unread(&entry.path, source))?;
     match hashed == (promised.digest.clone(), promised.stamp.size) {
         true => Ok(()),
-        false => Err(Error::Changed { path: entry.path.display().to_string() }),
+        false => Err(changed(entry)),
+    }
+}
+
+fn changed(entry: &Entry) -> Error {
+    Error::Changed { path: entry.path.display().to_string() }
+}
+
+/// The beginning of a file, hashed as it is read: what is made of it is made of these bytes.
+struct Part<'a> {
+    file: &'a OwnedFd,
+    at: u64,
+    size: u64,
+    hasher: Hasher,
+}
+
+impl Part<'_> {
+    fn new(file: &OwnedFd, size: u64) -> Part<'_> {
+        Part { file, at: 0, size, hasher: Hasher::sha256() }
+    }
+
+    fn hashed(self) -> (Digest, u64) {
+        (self.hasher.finish(), self.at)
+    }
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.size - self.at).unwrap_or(usize::MAX).min(into.len());
+        let count = retry_on_intr(|| rustix::io::pread(self.file, &mut into[..most], self.at))?;
+        self.hasher.update(&into[..count]);
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
@@ -319,6 +357,7 @@ fn unread(path: &Path, source: std::io::Error) -> Error {
 /// Why a file did not come.
 fn gone(entry: &Entry, missing: Missing) -> Error {
     match missing {
+        Missing::Refused(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => changed(entry),
         Missing::Refused(errno) => unread(&entry.path, errno.into()),
         Missing::Broken(errno) => Error::Client { source: errno.into() },
     }
@@ -331,7 +370,7 @@ fn gone(entry: &Entry, missing: Missing) -> Error {
 fn stamp(entry: &Entry, file: &OwnedFd) -> Result<Stamp, Error> {
     let stat = rustix::fs::fstat(file).map_err(|errno| unread(&entry.path, errno.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::Changed { path: entry.path.display().to_string() });
+        return Err(changed(entry));
     }
     let nanoseconds = |nanoseconds: u64| u32::try_from(nanoseconds).unwrap_or(0);
     Ok(Stamp {
@@ -342,29 +381,34 @@ fn stamp(entry: &Entry, file: &OwnedFd) -> Result<Stamp, Error> {
     })
 }
 
+/// Whether the file system sets a file's times whenever its bytes change. Those in memory alone do not where a
+/// process has them mapped, and of those of other hosts nobody knows.
+fn tells_of_changes(file: &OwnedFd) -> bool {
+    // ext4, xfs, btrfs, f2fs, zfs, and overlay, which has the times of what it stands on (statfs(2)).
+    const KNOWN: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x794c_7630];
+    rustix::fs::fstatfs(file).is_ok_and(|about| KNOWN.contains(&u64::try_from(about.f_type).unwrap_or(0)))
+}
+
 /// Reads a file.
-fn digest(entry: &Entry, file: &OwnedFd, build: u64, block: &mut [u8]) -> Result<Remembered, Error> {
+fn digest(
+    entry: &Entry,
+    file: &OwnedFd,
+    (build, settled): (u64, i64),
+    block: &mut [u8],
+) -> Result<Remembered, Error> {
     let before = stamp(entry, file)?;
     let (digest, size) = hash(file, before.size, block).map_err(|source| unread(&entry.path, source))?;
     let after = stamp(entry, file)?;
-    // One that is being written is never taken for known.
-    let read = if before == after { clock_gettime(ClockId::Realtime).tv_sec } else { i64::MIN };
-    Ok(Remembered { stamp: Stamp { size, ..after }, digest, read, build })
+    let old = clock_gettime(ClockId::Realtime).tv_sec.saturating_sub(settled);
+    let settled = before == after && after.changed.0 < old && tells_of_changes(file);
+    Ok(Remembered { stamp: Stamp { size, ..after }, digest, settled, build })
 }
 
 /// The digest of the first `size` bytes, or of all if there are less, and how many they were.
 fn hash(file: &OwnedFd, size: u64, block: &mut [u8]) -> std::io::Result<(Digest, u64)> {
-    let (mut hasher, mut at) = (Hasher::sha256(), 0);
-    while at < size {
-        let most = usize::try_from(size - at).unwrap_or(usize::MAX).min(block.len());
-        let count = retry_on_intr(|| rustix::io::pread(file, &mut block[..most], at))?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&block[..count]);
-        at += count as u64;
-    }
-    Ok((hasher.finish(), at))
+    let mut part = Part::new(file, size);
+    while part.read(block)? > 0 {}
+    Ok(part.hashed())
 }
 
 /// The daemon's own file, which nobody writes any more. Others read it by the same descriptor.

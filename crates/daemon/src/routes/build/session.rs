@@ -482,6 +482,17 @@ impl builds::Client for Client {
         })
     }
 
+    fn list<'a>(&'a self, context: &'a str) -> builds::Answer<'a, OwnedFd> {
+        Box::pin(async move {
+            let failed = |why: &str| Error::Invalid(format!("the context cannot be read: {why}"));
+            match self.questions.ask(Question::Context(context.to_owned())).await.next().await {
+                Part::Listing { list, .. } => Ok(list),
+                Part::Refused(why) => Err(failed(&why)),
+                _ => Err(failed(OTHER)),
+            }
+        })
+    }
+
     fn files<'a>(&'a self, context: &'a str) -> builds::Answer<'a, OwnedFd> {
         Box::pin(async move {
             let failed = |why: &str| Error::Invalid(format!("the context's files: {why}"));
