@@ -13,6 +13,14 @@ use pgp::types::{KeyDetails as _, Tag};
 use crate::Error;
 use crate::release::shown;
 
+/// Bytes and lines of a signed text: the time to read it grows with the square of them. The largest known
+/// have a few hundred thousand bytes.
+const BYTES: usize = 1 << 20;
+const LINES: usize = 20_000;
+/// Bytes of all its signatures together, and their number.
+const SIGNATURES: usize = 64 << 10;
+const COUNT: usize = 16;
+
 /// Keys whose signatures count.
 #[derive(Debug, Default)]
 pub struct Keyring(Vec<SignedPublicKey>);
@@ -40,9 +48,13 @@ impl Keyring {
 pub fn verify(message: &[u8], keyring: &Keyring, now: i64) -> Result<String, Error> {
     let unsigned = |why: String| Error::Unsigned { why };
     let text = std::str::from_utf8(message).map_err(|error| unsigned(error.to_string()))?;
+    bound(text).map_err(unsigned)?;
     let (message, _) =
         CleartextSignedMessage::from_string(text).map_err(|error| unsigned(error.to_string()))?;
     let text = message.signed_text();
+    if message.signatures().len() > COUNT {
+        return Err(unsigned(format!("it has more than {COUNT} signatures")));
+    }
     let mut reasons = Vec::new();
     for signature in message.signatures() {
         match check(signature, &text, keyring, now) {
@@ -58,6 +70,19 @@ pub fn verify(message: &[u8], keyring: &Keyring, now: i64) -> Result<String, Err
 
 type Checked = Result<(), String>;
 
+/// Refuses what would take long to read.
+fn bound(text: &str) -> Checked {
+    let begin = text.find("\n-----BEGIN PGP SIGNATURE-----").ok_or("it has no signature")?;
+    let (text, signatures) = text.split_at(begin);
+    if text.len() > BYTES || text.lines().count() > LINES {
+        return Err(format!("it is longer than {BYTES} bytes or {LINES} lines"));
+    }
+    if signatures.len() > SIGNATURES {
+        return Err(format!("its signatures are longer than {SIGNATURES} bytes"));
+    }
+    Ok(())
+}
+
 fn check(signature: &Signature, text: &str, keyring: &Keyring, now: i64) -> Checked {
     if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
         return Err("a signature is not over a document".to_owned());
@@ -65,6 +90,10 @@ fn check(signature: &Signature, text: &str, keyring: &Keyring, now: i64) -> Chec
     let digest = signature.hash_alg();
     if !digest.is_some_and(is_strong) {
         return Err(format!("a signature is over a digest that can be forged ({digest:?})"));
+    }
+    // Without a name each key would have to be tried.
+    if signature.issuer_fingerprint().is_empty() && signature.issuer_key_id().is_empty() {
+        return Err("a signature does not say whose it is".to_owned());
     }
     let mut found = None;
     for key in &keyring.0 {

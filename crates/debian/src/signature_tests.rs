@@ -66,6 +66,15 @@ fn nothing_stands_around_the_signed_text() {
 }
 
 #[test]
+fn what_takes_long_to_read_is_refused() {
+    let lines = |line: &str, count| ED25519.replacen("Suite: wood", &line.repeat(count), 1);
+    refused(&lines("x\n", LINES), KEYS, SIGNED, "it is longer than");
+    refused(&lines("x", BYTES), KEYS, SIGNED, "it is longer than");
+    let tail = format!("{ED25519}{}", "\n".repeat(SIGNATURES));
+    refused(&tail, KEYS, SIGNED, "its signatures are longer than");
+}
+
+#[test]
 fn strangers_are_not_believed() {
     let stranger = "e9fc025591c0d722745ba4bdf53f3279b3348035, which the keyring does not have";
     refused(STRANGER, KEYS, SIGNED, stranger);

@@ -17,6 +17,8 @@ use crate::snapshot::MAX_LAYERS;
 
 /// Images in one archive at most.
 const MAX_IMAGES: usize = 1000;
+/// Bytes of all images' configurations together, which are held in memory.
+const MAX_CONFIGS: usize = 64 << 20;
 /// Indexes within indexes at most.
 const MAX_DEPTH: usize = 4;
 
@@ -193,7 +195,7 @@ fn docker(folder: BorrowedFd<'_>, bytes: &[u8]) -> Result<Vec<ArchivedImage>> {
                 .map(|digest| Expected { digest, size: None });
             (path, expected)
         });
-        images.push(assemble(&item.config, id, bytes, names, layers.collect())?);
+        keep(&mut images, assemble(&item.config, id, bytes, names, layers.collect())?)?;
     }
     Ok(images)
 }
@@ -241,20 +243,29 @@ fn oci(folder: BorrowedFd<'_>, bytes: &[u8], platform: &Platform) -> Result<Vec<
         let names = names(descriptor)?;
         let Some(mut image) = follow(folder, descriptor, platform, MAX_DEPTH)? else { continue };
         image.names = names;
-        // An image with several names is listed once for each of them.
-        match images.iter_mut().find(|known| known.id == image.id) {
-            None => images.push(image),
-            Some(known) if known.layers == image.layers => {
-                for name in image.names {
-                    if !known.names.contains(&name) {
-                        known.names.push(name);
-                    }
-                }
-            }
-            Some(known) => return Err(ReadError::Ambiguous { id: known.id.clone() }),
-        }
+        keep(&mut images, image)?;
     }
     Ok(images)
+}
+
+/// Adds an image; one with several names can be listed once for each of them.
+fn keep(images: &mut Vec<ArchivedImage>, image: ArchivedImage) -> Result<()> {
+    match images.iter_mut().find(|known| known.id == image.id) {
+        None => {
+            let held: usize = images.iter().map(|known| known.config_bytes.len()).sum();
+            limit(held + image.config_bytes.len(), "bytes of configurations", MAX_CONFIGS)?;
+            images.push(image);
+        }
+        Some(known) if known.layers == image.layers => {
+            for name in image.names {
+                if !known.names.contains(&name) {
+                    known.names.push(name);
+                }
+            }
+        }
+        Some(known) => return Err(ReadError::Ambiguous { id: known.id.clone() }),
+    }
+    Ok(())
 }
 
 fn parse_index(path: &str, bytes: &[u8]) -> Result<Index> {
