@@ -40,6 +40,9 @@ pub(super) async fn bootstrap(mut call: Call) -> Handled {
 
 fn wanted(request: BootstrapRequest) -> Result<Bootstrap, Failure> {
     let name = reference(&request.name, "")?;
+    if name.digest.is_some() {
+        return Err(Failure::invalid("the image's name cannot contain a digest: name it without @"));
+    }
     let tag = name.tag.clone().filter(|tag| tag != DEFAULT_TAG);
     let suite = Some(request.suite).filter(|suite| !suite.is_empty()).or(tag);
     let unnamed =

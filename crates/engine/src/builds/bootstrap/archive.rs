@@ -37,11 +37,14 @@ impl Archive {
         for Trusted { source, keyring } in sources {
             let address = format!("{}/dists/{}/InRelease", source.address, source.suite);
             let bytes = fetcher.document(&address, RELEASE).await?;
-            let release = signature::verify(&bytes, &keyring, now)
-                .and_then(|text| Release::parse(&text))
-                .and_then(|release| release.check(&source.suite, now).map(|()| release));
-            let release = release.map_err(|error| wrong(&without_credentials(&address), &error))?;
-            archives.push(Archive { source, release });
+            let read = move || {
+                let release = signature::verify(&bytes, &keyring, now)
+                    .and_then(|text| Release::parse(&text))
+                    .and_then(|release| release.check(&source.suite, now).map(|()| release));
+                let release = release.map_err(|error| wrong(&without_credentials(&address), &error))?;
+                Ok(Archive { source, release })
+            };
+            archives.push(fetcher.blocking(read).await?);
         }
         Ok(archives)
     }
@@ -89,9 +92,12 @@ pub(super) async fn index(fetcher: &Fetcher, archives: &[Archive]) -> Result<Ind
             let mut file = BufReader::new(File::open(&path).map_err(io)?);
             let first = std::io::BufRead::fill_buf(&mut file).map_err(io)?;
             let compression = Compression::detect(first);
-            let unpacked = std::io::Read::take(compression.decoder(&mut file).map_err(io)?, INDEX);
-            let read = index.read(BufReader::new(unpacked), &architecture(), number);
+            let mut unpacked = std::io::Read::take(compression.decoder(&mut file).map_err(io)?, INDEX + 1);
+            let read = index.read(BufReader::new(&mut unpacked), &architecture(), number);
             read.map_err(|error| wrong(&format!("the index of {name}"), &error))?;
+            if unpacked.limit() == 0 {
+                return Err(Error::Invalid(format!("the index of {name} is longer than {INDEX} bytes")));
+            }
         }
         Ok(index)
     };
@@ -138,6 +144,8 @@ fn architecture() -> String {
     .to_owned()
 }
 
-fn without_credentials(address: &str) -> String {
-    hull_fetch::Address::parse(address).map_or_else(|_| address.to_owned(), |address| address.to_string())
+/// For people; of what is no address nothing is shown, for it can hold a password all the same.
+pub(super) fn without_credentials(address: &str) -> String {
+    hull_fetch::Address::parse(address)
+        .map_or_else(|_| "the archive".to_owned(), |address| address.to_string())
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use hull_debian::sources::{parse_list, parse_stanzas};
 use hull_debian::{Keyring, Source};
 
+use super::archive::without_credentials;
 use super::{Bootstrap, Keys, wrong};
 use crate::{Error, Result};
 
@@ -72,7 +73,7 @@ fn find(root: &Path, wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trust
         if keyring.is_empty() {
             return Err(Error::Invalid(format!(
                 "this host has no keys for {}: install the distribution's archive keyring, or name one with --keyring",
-                source.address
+                without_credentials(&source.address)
             )));
         }
         Ok(Trusted { source, keyring })
@@ -122,11 +123,19 @@ fn keyring(root: &Path, keys: &Keys) -> Result<Keyring> {
             [vec![below("etc/apt/trusted.gpg")], folder].concat()
         }
     };
+    // One that cannot be read takes nothing from the others, as with apt.
+    let mut failed = None;
     for path in paths {
-        let Some(bytes) = read(&path)? else { continue };
-        keyring.read(&bytes).map_err(|error| wrong(&path.to_string_lossy(), &error))?;
+        let added = read(&path).and_then(|bytes| match bytes {
+            Some(bytes) => keyring.read(&bytes).map_err(|error| wrong(&path.to_string_lossy(), &error)),
+            None => Ok(()),
+        });
+        failed = failed.or(added.err());
     }
-    Ok(keyring)
+    match failed {
+        Some(error) if keyring.is_empty() => Err(error),
+        _ => Ok(keyring),
+    }
 }
 
 /// Sorted, as apt reads them.
@@ -179,6 +188,22 @@ mod tests {
         let sources = find(root.path(), wanted, "some").map_err(|error| error.to_string())?;
         let shown = |trusted: &Trusted| format!("{} {}", trusted.source.address, trusted.source.suite);
         Ok(sources.iter().map(shown).collect())
+    }
+
+    #[test]
+    fn a_file_without_keys_takes_nothing_from_the_others_and_no_password_is_told() {
+        let list: &[u8] = b"deb http://me:secret@a wood main\n";
+        let files: [(&str, &[u8]); 3] = [
+            ("etc/apt/sources.list", list),
+            ("etc/apt/trusted.gpg", b""),
+            ("etc/apt/trusted.gpg.d/a.asc", b"no key"),
+        ];
+        let error = found(&host(&files), &wanted(None)).unwrap_err();
+        assert!(!error.contains("secret"), "{error}");
+        let root = host(&[&files[..], &[("etc/apt/trusted.gpg.d/b.asc", KEY)]].concat());
+        assert_eq!(found(&root, &wanted(None)).unwrap().len(), 1);
+        let error = found(&host(&files[..1]), &wanted(None)).unwrap_err();
+        assert!(error.contains("no keys for http://a") && !error.contains("secret"), "{error}");
     }
 
     #[test]
