@@ -95,19 +95,38 @@ fn check(signature: &Signature, text: &str, keyring: &Keyring, now: i64) -> Chec
     if signature.issuer_fingerprint().is_empty() && signature.issuer_key_id().is_empty() {
         return Err("a signature does not say whose it is".to_owned());
     }
-    let mut found = None;
+    let mut found = Vec::new();
     for key in &keyring.0 {
         if signature.verify(&key.primary_key, text.as_bytes()).is_ok() {
-            found = Some((key, None));
+            found.push((key, None));
         }
         let signed = |subkey: &&SignedPublicSubKey| signature.verify(&subkey.key, text.as_bytes()).is_ok();
         if let Some(subkey) = key.public_subkeys.iter().find(signed) {
-            found = Some((key, Some(subkey)));
+            found.push((key, Some(subkey)));
         }
     }
-    let Some((key, subkey)) = found else {
-        return Err(strange(signature, keyring));
-    };
+    // A key may be there several times, older and newer: what one copy revokes the others cannot restore.
+    let mut good = Err(strange(signature, keyring));
+    for (key, subkey) in found {
+        match counts(signature, (key, subkey), now) {
+            Err(why) if why.ends_with(REVOKED) => return Err(why),
+            Err(why) if good.is_err() => good = Err(why),
+            Err(_) => {}
+            Ok(()) => good = Ok(()),
+        }
+    }
+    good
+}
+
+/// How a reason ends that no other copy of a key outweighs.
+const REVOKED: &str = "was revoked";
+
+/// Whether a signature counts that this key has made.
+fn counts(
+    signature: &Signature,
+    (key, subkey): (&SignedPublicKey, Option<&SignedPublicSubKey>),
+    now: i64,
+) -> Checked {
     let name = key.primary_key.fingerprint();
     let created = signature.created().map_or(i64::MAX, |created| created.as_secs().into());
     let lifetime = signature.signature_expiration_time().map(|time| time.as_secs());
@@ -155,7 +174,7 @@ fn in_time(created: i64, lifetime: Option<u32>, now: i64) -> Checked {
 fn check_primary(key: &SignedPublicKey, signs: bool, now: i64) -> Checked {
     let (primary, details) = (&key.primary_key, &key.details);
     if details.revocation_signatures.iter().any(|signature| signature.verify_key(primary).is_ok()) {
-        return Err("was revoked".to_owned());
+        return Err(REVOKED.to_owned());
     }
     let of_users = details.users.iter().flat_map(|user| {
         let own = |signature: &&Signature| {
@@ -183,7 +202,7 @@ fn check_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, now: i64) ->
         .filter(bound)
         .partition(|signature| signature.typ() == Some(SignatureType::SubkeyRevocation));
     if !revoked.is_empty() {
-        return Err("was revoked".to_owned());
+        return Err(REVOKED.to_owned());
     }
     let word = newest(bound.into_iter()).ok_or("is nobody's")?;
     let agrees = |word: &Signature| {

@@ -101,6 +101,16 @@ fn what_was_revoked_does_not_count() {
 }
 
 #[test]
+fn a_key_that_is_revoked_in_one_of_its_copies_does_not_count() {
+    for copies in [[KEYS, REVOKED], [REVOKED, KEYS]] {
+        let mut keyring = Keyring::default();
+        copies.iter().for_each(|copy| keyring.read(copy).unwrap());
+        let refused = verify(ED25519.as_bytes(), &keyring, SIGNED).unwrap_err().to_string();
+        assert!(refused.contains("was revoked"), "{refused}");
+    }
+}
+
+#[test]
 fn digests_that_can_be_forged_do_not_count() {
     refused(SHA1, KEYS, SIGNED, "over a digest that can be forged");
 }

@@ -212,6 +212,7 @@ impl Context {
         };
         let (digests, key) = services.blocking(find).await?;
         let empty = Site::make(services, &[]).await?;
+        hull_runtime::failpoint!("engine.build.receiving");
         Ok(Context(Kept::Listed(Arc::new(Listed {
             name,
             key,
