@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client as Pool};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::Error;
 use crate::address::{Address, Credentials};
-use crate::connect::Connector;
+use crate::connect::{Connector, Served};
 
 /// What a client is patient with, and whom it trusts besides those whom the host does.
 #[derive(Debug, Clone)]
@@ -151,8 +151,7 @@ impl Client {
         let limit = self.options.idle;
         let late = |_| Error::Late { address: address.to_string(), what: "answered", limit };
         // The time that the connection may take has its own limit within.
-        let answered =
-            timeout(limit + self.options.connect, self.pool.request(request)).await.map_err(late)?;
+        let answered = timeout(limit + self.options.connect, self.send(request)).await.map_err(late)?;
         let answer = answered.map_err(|source| Error::Connect {
             address: address.to_string(),
             proxy: proxy.map(|proxy| proxy.uri().to_string()),
@@ -160,6 +159,26 @@ impl Client {
         })?;
         let (parts, body) = answer.into_parts();
         Ok(Answer { status: parts.status, headers: parts.headers, address: address.clone(), body, limit })
+    }
+
+    /// Sends a request until a connection answers it, or a new one fails. Each one
+    /// that was closed while it was kept is gone after its try, so that the tries end.
+    async fn send(
+        &self,
+        request: http::Request<Empty<Bytes>>,
+    ) -> Result<http::Response<Incoming>, legacy::Error> {
+        loop {
+            match self.pool.request(request.clone()).await {
+                Err(error)
+                    if request.method().is_idempotent()
+                        && error.connect_info().is_some_and(Served::before) => {}
+                Err(error) => return Err(error),
+                Ok(answer) => {
+                    Served::note(answer.extensions());
+                    return Ok(answer);
+                }
+            }
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use http::Uri;
 use http::uri::Scheme;
+use http::{Extensions, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -23,6 +24,26 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether a connection has answered a request already: its server may have closed it while the next one was
+/// on its way, which says nothing of that request (RFC 9112, 9.3.1 and 9.5).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Served(Arc<AtomicBool>);
+
+impl Served {
+    /// Notes that the connection has answered.
+    pub(crate) fn note(extensions: &Extensions) {
+        if let Some(Served(served)) = extensions.get() {
+            served.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn before(connection: &Connected) -> bool {
+        let mut extensions = Extensions::new();
+        connection.get_extras(&mut extensions);
+        extensions.get().is_some_and(|Served(served)| served.load(Ordering::Relaxed))
+    }
+}
 
 /// Makes connections, without TLS.
 #[derive(Debug, Clone)]
@@ -79,7 +100,7 @@ pub(crate) struct Stream {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new().proxy(self.asks_proxy)
+        Connected::new().proxy(self.asks_proxy).extra(Served::default())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests to servers of the test's own, on the loopback interface, which answer as no good server would.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -91,6 +91,56 @@ async fn credentials_go_to_their_own_host_alone() {
     assert_eq!(heads.len(), 2);
     assert!(heads.iter().all(|head| !head.contains("authorization")), "{heads:?}");
     assert!(heads[1].contains("accept: x/y"), "{heads:?}");
+}
+
+/// Reads the head of a request, if one comes.
+fn head(stream: &mut TcpStream) -> Option<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        (stream.read(&mut byte).ok()? == 1).then(|| head.push(byte[0]))?;
+    }
+    String::from_utf8(head).ok()
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_its_server_closes_is_no_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    // Three connections at once, so that three are kept; each is closed by the request that finds it kept. With
+    // the request unread the close is a reset.
+    let kept = std::thread::spawn(move || {
+        let mut streams: Vec<_> = (0..3).map(|_| listener.accept().unwrap().0).collect();
+        for stream in &mut streams {
+            head(stream).unwrap();
+        }
+        for stream in &mut streams {
+            stream.write_all(&page("kept")).unwrap();
+        }
+        let closing = streams
+            .into_iter()
+            .map(|mut stream| std::thread::spawn(move || stream.read(&mut [0; 4]).unwrap()));
+        let closing: Vec<_> = closing.collect();
+        let mut stream = listener.accept().unwrap().0;
+        let asked = head(&mut stream).unwrap();
+        stream.write_all(&page("new")).unwrap();
+        // What fails on its first request has failed.
+        drop(listener.accept().unwrap());
+        (asked, closing.into_iter().map(|closed| closed.join().unwrap()).collect::<Vec<_>>())
+    });
+    let client = Client::new(options()).unwrap();
+    let ask =
+        |path: &str| client.ask(Request::get(Address::parse(&format!("http://{server}/{path}")).unwrap()));
+    let (a, b, c) = tokio::join!(ask("a"), ask("b"), ask("c"));
+    for answer in [a, b, c] {
+        assert_eq!(text(answer).await, "kept");
+    }
+    assert_eq!(text(ask("again").await).await, "new");
+    let failed = Client::new(options()).unwrap();
+    let failed = failed.ask(Request::get(Address::parse(&format!("http://{server}/")).unwrap())).await;
+    assert!(matches!(failed, Err(Error::Connect { .. })), "{failed:?}");
+    let (asked, closed) = tokio::task::spawn_blocking(|| kept.join().unwrap()).await.unwrap();
+    assert!(asked.starts_with("GET /again "), "{asked}");
+    assert_eq!(closed, [4, 4, 4]);
 }
 
 #[tokio::test]
