@@ -67,7 +67,10 @@ impl Address {
     }
 
     /// Where a redirect leads (RFC 3986, section 5.2).
-    pub(crate) fn join(&self, location: &str) -> Result<Address, Error> {
+    ///
+    /// # Errors
+    /// As [`Address::parse`].
+    pub fn join(&self, location: &str) -> Result<Address, Error> {
         let location = location.trim().split('#').next().unwrap_or_default();
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let root = format!("{scheme}://{}", self.uri.authority().map_or("", |authority| authority.as_str()));
@@ -92,15 +95,23 @@ impl Address {
     }
 
     /// Whether credentials for the one may go to the other: same scheme, host and port.
-    pub(crate) fn same_origin(&self, other: &Address) -> bool {
-        let port = |uri: &Uri| uri.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 });
-        let host = |uri: &Uri| uri.host().unwrap_or_default().to_ascii_lowercase();
+    pub fn same_origin(&self, other: &Address) -> bool {
         self.uri.scheme() == other.uri.scheme()
-            && host(&self.uri) == host(&other.uri)
-            && port(&self.uri) == port(&other.uri)
+            && self.host().eq_ignore_ascii_case(other.host())
+            && self.port() == other.port()
     }
 
-    pub(crate) fn is_https(&self) -> bool {
+    /// The host, in brackets where it is an address of IPv6.
+    pub fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default()
+    }
+
+    /// The one it names, else its scheme's.
+    pub fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
+    }
+
+    pub fn is_https(&self) -> bool {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 }

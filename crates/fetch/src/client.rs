@@ -1,38 +1,48 @@
 //! Requests and their answers.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client as Pool};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::Error;
 use crate::address::{Address, Credentials};
-use crate::connect::{Connector, Served};
+use crate::body::{Body, Sending, Taken};
+use crate::connect::{Connector, Secured, Served};
+use crate::near::Place;
+use crate::tls::{self, Tls};
 
 /// What a client is patient with, and whom it trusts besides those whom the host does.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// For a connection to be there.
     pub connect: Duration,
-    /// For an answer to begin, and for each further piece of it.
+    /// For an answer to begin, for each further piece of it, and for each piece of what is sent.
     pub idle: Duration,
     /// Most redirects, one after the other.
     pub redirects: usize,
     /// Certificates of authorities, in DER.
     pub roots: Vec<Vec<u8>>,
+    /// What holds for single servers besides: by host (lower case) and port, `registry.example:443`.
+    pub hosts: BTreeMap<String, Tls>,
+    /// Where servers may be, whatever their addresses say; `None`: anywhere. Of what a proxy reaches only the proxy
+    /// knows where it is.
+    pub places: Option<Vec<Place>>,
     /// `None`: those of the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, in either
     /// case, as curl reads them).
     pub proxies: Option<Proxies>,
@@ -50,11 +60,19 @@ pub struct Proxies {
 impl Default for Options {
     fn default() -> Options {
         let (connect, idle) = (Duration::from_secs(30), Duration::from_secs(60));
-        Options { connect, idle, redirects: 10, roots: Vec::new(), proxies: None }
+        Options {
+            connect,
+            idle,
+            redirects: 10,
+            roots: Vec::new(),
+            hosts: BTreeMap::new(),
+            places: None,
+            proxies: None,
+        }
     }
 }
 
-/// A request without a body.
+/// A request, but for its body.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: Method,
@@ -72,7 +90,7 @@ impl Request {
 /// Keeps connections for the next request to the same host. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<Connector>, Empty<Bytes>>,
+    pool: Pool<Secured, Sending>,
     proxies: Arc<Matcher>,
     options: Options,
 }
@@ -82,7 +100,8 @@ impl Client {
     /// environment names.
     ///
     /// # Errors
-    /// [`Error::Roots`]. A host without any certificate is none: only https fails there.
+    /// [`Error::Roots`]. A host without any certificate is none: only https fails there. [`Error::Tls`] for a
+    /// certificate or key of [`Options::hosts`] that is none.
     pub fn new(options: Options) -> Result<Client, Error> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -95,20 +114,37 @@ impl Client {
             }
         };
         let proxies = Arc::new(proxies);
-        let connector = Connector { http, proxies: Arc::clone(&proxies) };
-        let connector = HttpsConnector::from((connector, trust(&options.roots)?));
+        let places = options.places.as_deref().map(Arc::from);
+        let connector = Connector { http, proxies: Arc::clone(&proxies), places };
+        let roots = tls::roots(&options.roots)?;
+        let own = options.hosts.iter().map(|(host, tls)| {
+            let config = tls::config(host, roots.clone(), tls)?;
+            Ok((host.clone(), HttpsConnector::from((connector.clone(), config))))
+        });
+        let own = Arc::new(own.collect::<Result<_, Error>>()?);
+        let usual = tls::config("any server", roots, &Tls::default())?;
+        let connector = Secured { usual: HttpsConnector::from((connector, usual)), own };
         let mut pool = Pool::builder(TokioExecutor::new());
         pool.pool_timer(TokioTimer::new()).pool_idle_timeout(options.idle);
         Ok(Client { pool: pool.build(connector), proxies, options })
     }
 
-    /// Asks, and follows where the answer leads. Any other status is an answer, too.
+    /// Asks without a body, and follows where the answer leads. Any other status is an answer, too.
     pub async fn ask(&self, request: Request) -> Result<Answer, Error> {
+        self.send(request, Body::Empty).await
+    }
+
+    /// The same with a body, which goes nowhere but to the address' own server.
+    ///
+    /// # Errors
+    /// [`Error::Body`] where a redirect asks for more than that, or for a [`Body::Stream`] once more.
+    pub async fn send(&self, request: Request, mut body: Body) -> Result<Answer, Error> {
         let Request { method, mut address, mut headers } = request;
         let first = address.clone();
         for _ in 0..=self.options.redirects {
-            let answer = self.once(&method, &address, &headers).await?;
-            if !redirects(answer.status) || !matches!(method, Method::GET | Method::HEAD) {
+            let again = body.again();
+            let answer = self.once(&method, &address, &headers, body).await?;
+            if !leads_on(&method, answer.status) {
                 return Ok(answer);
             }
             let location = answer.headers.get(LOCATION).and_then(|location| location.to_str().ok());
@@ -117,8 +153,10 @@ impl Client {
             if address.is_https() && !next.is_https() {
                 return Err(Error::Downgrade { from: address.to_string(), to: next.to_string() });
             }
-            let credentials = address.credentials.take();
             let same = address.same_origin(&next);
+            let stays = || Error::Body { from: address.to_string(), to: next.to_string() };
+            body = again.filter(|body| same || body.is_empty()).ok_or_else(stays)?;
+            let credentials = address.credentials.take();
             if !same {
                 headers.remove(AUTHORIZATION);
             }
@@ -129,16 +167,22 @@ impl Client {
         Err(Error::Redirects { address: first.to_string(), most: self.options.redirects })
     }
 
-    async fn once(&self, method: &Method, address: &Address, headers: &HeaderMap) -> Result<Answer, Error> {
-        let mut request = http::Request::new(Empty::new());
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = address.uri.clone();
-        *request.headers_mut() = headers.clone();
-        let headers = request.headers_mut();
+    async fn once(
+        &self,
+        method: &Method,
+        address: &Address,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Answer, Error> {
+        let mut headers = headers.clone();
         headers.remove(HOST);
         headers
             .entry(USER_AGENT)
             .or_insert(HeaderValue::from_static(concat!("hull/", env!("CARGO_PKG_VERSION"))));
+        if body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(method) {
+            // RFC 9110, 8.6: some servers want to hear of a body that there is none.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if let Some(credentials) = &address.credentials {
             headers.entry(AUTHORIZATION).or_insert(basic(credentials));
         }
@@ -149,9 +193,19 @@ impl Client {
             headers.insert(PROXY_AUTHORIZATION, credentials.clone());
         }
         let limit = self.options.idle;
-        let late = |_| Error::Late { address: address.to_string(), what: "answered", limit };
-        // The time that the connection may take has its own limit within.
-        let answered = timeout(limit + self.options.connect, self.send(request)).await.map_err(late)?;
+        let taken = Taken::default();
+        let mut answered = pin!(self.transmit(method, address, &headers, body, &taken));
+        let answered = loop {
+            let before = taken.count();
+            // The time that the connection may take has its own limit within.
+            match timeout(limit + self.options.connect, &mut answered).await {
+                Ok(answered) => break answered,
+                Err(_) if taken.count() > before => {}
+                Err(_) => {
+                    return Err(Error::Late { address: address.to_string(), what: "answered", limit });
+                }
+            }
+        };
         let answer = answered.map_err(|source| Error::Connect {
             address: address.to_string(),
             proxy: proxy.map(|proxy| proxy.uri().to_string()),
@@ -163,17 +217,24 @@ impl Client {
 
     /// Sends a request until a connection answers it, or a new one fails. Each one
     /// that was closed while it was kept is gone after its try, so that the tries end.
-    async fn send(
+    async fn transmit(
         &self,
-        request: http::Request<Empty<Bytes>>,
+        method: &Method,
+        address: &Address,
+        headers: &HeaderMap,
+        mut body: Body,
+        taken: &Taken,
     ) -> Result<http::Response<Incoming>, legacy::Error> {
         loop {
-            match self.pool.request(request.clone()).await {
-                Err(error)
-                    if request.method().is_idempotent()
-                        && error.connect_info().is_some_and(Served::before) => {}
-                Err(error) => return Err(error),
-                Ok(answer) => {
+            let again = body.again().filter(|_| method.is_idempotent());
+            let mut request = http::Request::new(Sending::new(body, taken));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = address.uri.clone();
+            *request.headers_mut() = headers.clone();
+            match (self.pool.request(request).await, again) {
+                (Err(error), Some(again)) if error.connect_info().is_some_and(Served::before) => body = again,
+                (Err(error), _) => return Err(error),
+                (Ok(answer), _) => {
                     Served::note(answer.extensions());
                     return Ok(answer);
                 }
@@ -182,8 +243,14 @@ impl Client {
     }
 }
 
-fn redirects(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+/// Whether an answer sends the same request somewhere else (RFC 9110, 15.4). The older three may make a GET of
+/// what is none, so of these they are answers.
+fn leads_on(method: &Method, status: StatusCode) -> bool {
+    match status.as_u16() {
+        307 | 308 => true,
+        301..=303 => matches!(*method, Method::GET | Method::HEAD),
+        _ => false,
+    }
 }
 
 /// RFC 7617.
@@ -192,42 +259,10 @@ fn basic(Credentials(text): &Credentials) -> HeaderValue {
     if !bytes.contains(&b':') {
         bytes.push(b':');
     }
-    let text = format!("Basic {}", base64(&bytes));
+    let text = format!("Basic {}", STANDARD.encode(&bytes));
     let mut value = HeaderValue::from_str(&text).expect("the alphabet of base64 is fit for a header");
     value.set_sensitive(true);
     value
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for place in 0..4 {
-            let sign = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place > chunk.len() { '=' } else { char::from(sign) });
-        }
-    }
-    text
-}
-
-fn trust(more: &[Vec<u8>]) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if let (0, Some(error)) = (added, found.errors.first()) {
-        return Err(Error::Roots { why: error.to_string() });
-    }
-    for root in more {
-        let root = CertificateDer::from(root.as_slice());
-        roots.add(root).map_err(|error| Error::Roots { why: error.to_string() })?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| Error::Roots { why: error.to_string() })?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// An answer whose body is still to be read.
@@ -295,8 +330,8 @@ mod tests {
 
     #[test]
     fn credentials_are_written_as_the_standard_says() {
-        assert_eq!(base64(b"Aladdin:open sesame"), "QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        assert_eq!(["", "f", "fo", "foo"].map(|text| base64(text.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v"]);
+        let known = basic(&Credentials(b"Aladdin:open sesame".to_vec()));
+        assert_eq!(known, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         let token = basic(&Credentials(b"token".to_vec()));
         assert!(token.is_sensitive() && token == "Basic dG9rZW46");
     }

@@ -6,6 +6,7 @@
 //! https://   connect, TLS  CONNECT through the proxy (RFC 9110, 9.3.6), then TLS with the server itself
 //! ```
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -16,12 +17,15 @@ use std::task::{Context, Poll};
 use http::uri::Scheme;
 use http::{Extensions, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
+
+use crate::near::{self, Place};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -50,7 +54,25 @@ impl Served {
 pub(crate) struct Connector {
     pub(crate) http: HttpConnector,
     pub(crate) proxies: Arc<Matcher>,
+    /// Where servers may be that are reached without a proxy; `None`: anywhere.
+    pub(crate) places: Option<Arc<[Place]>>,
 }
+
+impl Connector {
+    async fn straight(mut http: HttpConnector, to: Uri, places: Option<Arc<[Place]>>) -> Connecting {
+        let Some(places) = places else { return Ok(http.call(to).await?) };
+        let mut failed: Failed = io::Error::other("it has no address").into();
+        for to in near::reachable(&to, &places).await? {
+            match http.call(to).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error.into(),
+            }
+        }
+        Err(failed)
+    }
+}
+
+type Connecting = Result<TokioIo<TcpStream>, Failed>;
 
 impl Service<Uri> for Connector {
     type Response = Stream;
@@ -64,7 +86,8 @@ impl Service<Uri> for Connector {
     fn call(&mut self, to: Uri) -> Self::Future {
         let mut http = self.http.clone();
         let Some(proxy) = self.proxies.intercept(&to) else {
-            return Box::pin(async move { Ok(Stream { stream: http.call(to).await?, asks_proxy: false }) });
+            let straight = Connector::straight(http, to, self.places.clone());
+            return Box::pin(async move { Ok(Stream { stream: straight.await?, asks_proxy: false }) });
         };
         if proxy.uri().scheme() != Some(&Scheme::HTTP) {
             let scheme = proxy.uri().scheme_str().unwrap_or_default().to_owned();
@@ -129,5 +152,32 @@ impl Write for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Makes connections, with TLS where the address says so; some servers have a configuration of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Secured {
+    pub(crate) usual: HttpsConnector<Connector>,
+    /// By `host:port`.
+    pub(crate) own: Arc<BTreeMap<String, HttpsConnector<Connector>>>,
+}
+
+impl Service<Uri> for Secured {
+    type Response = MaybeHttpsStream<Stream>;
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Failed>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.usual.poll_ready(context)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let port = to.port_u16().unwrap_or(if to.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
+        let server = format!("{}:{port}", to.host().unwrap_or_default().to_ascii_lowercase());
+        match self.own.get(&server) {
+            Some(own) => own.clone().call(to),
+            None => self.usual.call(to),
+        }
     }
 }

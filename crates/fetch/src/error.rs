@@ -13,6 +13,12 @@ pub enum Error {
         "the certificates that this host trusts cannot be read: {why}; install ca-certificates, or name a file with SSL_CERT_FILE"
     )]
     Roots { why: String },
+    /// What was given for one server cannot be used.
+    #[error("no TLS with {host} by what is configured for it: {why}")]
+    Tls { host: String, why: String },
+    /// A redirect of a request whose body cannot, or may not, be sent there, too.
+    #[error("{from} leads to {to}, where what it was sent does not follow")]
+    Body { from: String, to: String },
     /// No connection, or none that is trusted; the source says which.
     #[error("{address} cannot be reached{}", through(proxy))]
     Connect { address: String, proxy: Option<String>, source: Box<dyn std::error::Error + Send + Sync> },

@@ -8,13 +8,20 @@
 //! - every wait has an end: for the connection, for the answer's head, for each piece of its body;
 //! - a body is read piece by piece and never further than the caller says.
 //!
-//! Private and loopback addresses are as good as others: whoever may ask for a build may reach them anyway.
+//! Private and loopback addresses are as good as others, unless [`Options::places`] says where a client may go:
+//! whoever may ask for a build may reach them anyway, but a registry may not lead there.
 
 mod address;
+mod body;
 mod client;
 mod connect;
 mod error;
+mod near;
+mod tls;
 
 pub use address::Address;
+pub use body::Body;
 pub use client::{Answer, Client, Options, Proxies, Request};
 pub use error::Error;
+pub use near::{Place, look_up};
+pub use tls::{Identity, Tls};

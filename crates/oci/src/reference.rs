@@ -170,6 +170,12 @@ pub fn is_identifier(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// True if `text` may be the name of a repository: what stands between a domain and the colon (distribution-spec
+/// `spec.md#pulling-manifests`).
+pub fn is_path(text: &str) -> bool {
+    text.len() <= MAX_NAME && text.split('/').all(is_component)
+}
+
 /// True if `text` may stand after the colon.
 pub fn is_tag(text: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';

@@ -27,16 +27,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image", &["oci", "sys"]),
     ("runtime", &["oci", "sys", "context", "image"]),
     ("network", &["sys"]),
+    ("registry", &["oci", "image", "fetch"]),
     ("builder", &["oci", "context", "image"]),
     (
         "engine",
-        &["oci", "sys", "template", "context", "image", "runtime", "network", "builder", "debian", "fetch"],
+        &[
+            "oci", "sys", "template", "context", "image", "runtime", "network", "builder", "debian", "fetch",
+            "registry",
+        ],
     ),
     ("api", &["oci"]),
     ("cli", &["api", "template", "context", "oci", "image"]),
     (
         "daemon",
-        &["oci", "sys", "template", "context", "image", "runtime", "network", "builder", "engine", "api"],
+        &[
+            "oci", "sys", "template", "context", "image", "runtime", "network", "builder", "registry",
+            "engine", "api",
+        ],
     ),
     ("hull", &["cli", "daemon"]),
     ("hull-runtime", &["oci", "sys", "runtime"]),
