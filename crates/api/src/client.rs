@@ -344,13 +344,26 @@ impl Client {
         self.send(Method::POST, path, query, body).await
     }
 
+    /// The same with headers of the caller's.
+    pub async fn post_with(
+        &self,
+        path: &str,
+        query: &Query,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response> {
+        self.negotiate(Method::POST, path, query, headers, body, false).await?.success().await
+    }
+
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Response> {
         self.send(Method::DELETE, path, query, Body::Empty).await
     }
 
     /// Asks which version the server speaks, and gives what it calls itself (`Hull/0.1.0 (linux)`).
     pub async fn ping(&self) -> Result<String> {
-        let answer = self.exchange(Method::GET, "/_ping", UnsyncBoxBody::default(), None, false).await?;
+        let answer = self
+            .exchange(Method::GET, "/_ping", &HeaderMap::new(), UnsyncBoxBody::default(), None, false)
+            .await?;
         self.settle(answer.headers());
         let server = answer.headers().get(header::SERVER).and_then(|name| name.to_str().ok());
         let server = server.unwrap_or_default().to_owned();
@@ -360,12 +373,13 @@ impl Client {
 
     /// Sends a request; an answer of 400 or above becomes [`Error::Refused`].
     pub async fn send(&self, method: Method, path: &str, query: &Query, body: Body) -> Result<Response> {
-        self.negotiate(method, path, query, body, false).await?.success().await
+        self.negotiate(method, path, query, &HeaderMap::new(), body, false).await?.success().await
     }
 
     /// Sends a request that takes the connection over.
     pub async fn upgrade(&self, path: &str, query: &Query, body: Body) -> Result<Upgraded> {
-        let answer = self.negotiate(Method::POST, path, query, body, true).await?.success().await?;
+        let answer =
+            self.negotiate(Method::POST, path, query, &HeaderMap::new(), body, true).await?.success().await?;
         let status = answer.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::NotUpgraded { path: path.to_owned(), status });
@@ -391,6 +405,7 @@ impl Client {
         method: Method,
         path: &str,
         query: &Query,
+        headers: &HeaderMap,
         body: Body,
         upgrade: bool,
     ) -> Result<Response> {
@@ -421,7 +436,7 @@ impl Client {
                 (Some(bytes), None) => full(bytes.clone()),
                 (None, None) => UnsyncBoxBody::default(),
             };
-            let answer = self.exchange(method.clone(), &target, body, kind, upgrade).await?;
+            let answer = self.exchange(method.clone(), &target, headers, body, kind, upgrade).await?;
             self.settle(answer.headers());
             let refused = answer.status() == StatusCode::BAD_REQUEST;
             if refused && replayable && self.version() < version {
@@ -449,6 +464,7 @@ impl Client {
         &self,
         method: Method,
         target: &str,
+        headers: &HeaderMap,
         body: UnsyncBoxBody<Bytes, io::Error>,
         kind: Option<&str>,
         upgrade: bool,
@@ -464,11 +480,12 @@ impl Client {
         if upgrade {
             request = request.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "tcp");
         }
-        let request = request.body(body).map_err(|source| Error::Request {
+        let mut request = request.body(body).map_err(|source| Error::Request {
             method: method.clone(),
             path: target.to_owned(),
             source,
         })?;
+        request.headers_mut().extend(headers.clone());
         let broken = |source| Error::Broken { method: method.clone(), path: target.to_owned(), source };
         let mut sender = self.sender().await?;
         let response = sender.send_request(request).await.map_err(broken)?;

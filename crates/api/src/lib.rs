@@ -26,6 +26,7 @@ pub mod hostconfig;
 pub mod image;
 pub mod network;
 pub mod piped;
+pub mod registry;
 pub mod stats;
 pub mod system;
 pub mod units;

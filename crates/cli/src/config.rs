@@ -2,9 +2,12 @@
 //!
 //! Read from `$DOCKER_CONFIG`, else `~/.docker`; only when a command wants one
 //! of its settings. A file that is missing is empty; one that cannot be read
-//! is worth a warning, never a failure.
+//! is worth a warning, never a failure. What is changed in it goes through [`file`].
 
-use std::path::PathBuf;
+pub(crate) mod file;
+
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -48,15 +51,22 @@ pub(crate) fn folder(named: Option<&str>) -> PathBuf {
 pub(crate) fn read(named: Option<&str>) -> Result<Config, String> {
     let path = folder(named).join("config.json");
     let refuse = |reason: String| format!("Error loading config file: {}: {reason}", path.display());
-    let file = match std::fs::File::open(&path) {
+    let Some(bytes) = read_bytes(&path).map_err(|error| refuse(crate::create::reason(&error)))? else {
+        return Ok(Config::default());
+    };
+    serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))
+}
+
+/// What the file says; `None` if there is none, or nothing in it.
+fn read_bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match std::fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
-        Err(error) => return Err(refuse(crate::create::reason(&error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, BYTES_MAX), &mut bytes)
-        .map_err(|error| refuse(error.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))
+    io::Read::read_to_end(&mut io::Read::take(file, BYTES_MAX), &mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| !bytes.trim_ascii().is_empty()))
 }
 
 #[cfg(test)]

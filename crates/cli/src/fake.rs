@@ -20,9 +20,26 @@ pub(crate) fn answer(status: u16, body: &str) -> Answer {
     Answer { status, body: body.to_owned() }
 }
 
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// `METHOD TARGET` without the version.
+    pub(crate) line: String,
+    head: String,
+    pub(crate) body: String,
+}
+
+impl Request {
+    /// A header's value, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    }
+}
+
 pub(crate) struct Fake {
-    _folder: tempfile::TempDir,
-    asked: Arc<Mutex<Vec<String>>>,
+    folder: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<Request>>>,
     pub(crate) session: Session,
 }
 
@@ -42,23 +59,33 @@ impl Fake {
         });
         let config = folder.path().to_str().map(str::to_owned);
         let session = Session::new("hull".to_owned(), Endpoint::Unix(path), None, config);
-        Fake { _folder: folder, asked, session }
+        Fake { folder, asked, session }
     }
 
     /// `METHOD TARGET` of all requests so far.
     pub(crate) fn asked(&self) -> Vec<String> {
+        self.requests().into_iter().map(|request| request.line).collect()
+    }
+
+    /// All requests so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Of the user's settings.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 }
 
 async fn serve(
     mut peer: UnixStream,
     rule: Arc<impl Fn(&str) -> Answer + Send + Sync>,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<Request>>>,
 ) {
     while let Some(request) = request(&mut peer).await {
-        asked.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
-        let Answer { status, body } = rule(&request);
+        let Answer { status, body } = rule(&request.line);
+        asked.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         let head = match status {
             101 => "Connection: Upgrade\r\nUpgrade: tcp\r\n".to_owned(),
             204 | 304 => String::new(),
@@ -71,8 +98,8 @@ async fn serve(
     }
 }
 
-/// Reads one request; its body is skipped.
-async fn request(peer: &mut UnixStream) -> Option<String> {
+/// Reads one request.
+async fn request(peer: &mut UnixStream) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(peer.read_u8().await.ok()?);
@@ -87,5 +114,6 @@ async fn request(peer: &mut UnixStream) -> Option<String> {
     let mut words = head.split(' ');
     let (method, target) = (words.next()?, words.next()?);
     let target = target.strip_prefix("/v1.53").unwrap_or(target);
-    Some(format!("{method} {target}"))
+    let line = format!("{method} {target}");
+    Some(Request { line, body: String::from_utf8_lossy(&body).into_owned(), head })
 }

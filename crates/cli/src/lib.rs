@@ -17,6 +17,7 @@ mod command;
 mod config;
 mod container;
 mod create;
+mod credentials;
 #[cfg(test)]
 mod fake;
 mod filters;
@@ -31,6 +32,7 @@ mod network;
 mod output;
 mod progress;
 mod prune;
+mod registry;
 mod run;
 mod session;
 mod signals;
@@ -70,14 +72,12 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 16] = [
+const LATER: [&str; 14] = [
     "buildx",
     "checkpoint",
     "compose",
     "config",
     "context",
-    "login",
-    "logout",
     "manifest",
     "node",
     "plugin",
@@ -113,6 +113,8 @@ static TREE: &[Entry] = &[
     Entry::Command("inspect", &inspect::INSPECT),
     Entry::Command("kill", &each::KILL),
     Entry::Command("load", &archive::LOAD),
+    Entry::Command("login", &registry::login::LOGIN),
+    Entry::Command("logout", &registry::login::LOGOUT),
     Entry::Command("logs", &logs::LOGS),
     Entry::Command("pause", &each::PAUSE),
     Entry::Command("port", &facts::PORT),

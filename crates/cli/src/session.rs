@@ -7,6 +7,7 @@ use hull_api::ApiVersion;
 use hull_api::client::{Client, Endpoint};
 
 use crate::config::{self, Config};
+use crate::credentials::Credentials;
 
 pub(crate) struct Session {
     /// The name Hull was called by: `hull` or `docker`.
@@ -42,6 +43,13 @@ impl Session {
                 Config::default()
             })
         })
+    }
+}
+
+impl Session {
+    /// Who the user is to registries.
+    pub(crate) fn credentials(&self) -> Credentials {
+        Credentials::of(&config::folder(self.config_folder.as_deref()))
     }
 }
 

@@ -42,6 +42,28 @@ impl Drop for Raw {
     }
 }
 
+/// The terminal does not show what is typed; dropping this ends that.
+pub(crate) struct Unseen {
+    before: Termios,
+}
+
+impl Unseen {
+    /// Switches standard input, which has to be a terminal.
+    pub(crate) fn enter() -> std::io::Result<Unseen> {
+        let before = termios::tcgetattr(stdio::stdin())?;
+        let mut unseen = before.clone();
+        unseen.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &unseen)?;
+        Ok(Unseen { before })
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
 /// Watches typed bytes for the detach sequence. Bytes that may begin it are
 /// held back until the next byte decides.
 #[derive(Debug)]

@@ -51,7 +51,8 @@ pub(crate) async fn fetch(
         .with("fromImage", reference.name())
         .unless_empty("tag", &tag)
         .unless_empty("platform", platform);
-    let answer = session.client.post("/images/create", &query, Body::Empty).await;
+    let headers = session.credentials().header(&reference)?;
+    let answer = session.client.post_with("/images/create", &query, &headers, Body::Empty).await;
     let answer = match answer {
         Err(error) if error.status() == Some(StatusCode::NOT_IMPLEMENTED) => {
             return Err(fail(format!(

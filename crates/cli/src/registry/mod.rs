@@ -1,0 +1,3 @@
+//! The commands about registries.
+
+pub(crate) mod login;
