@@ -18,8 +18,8 @@ pub enum Body {
     Bytes(Bytes),
     /// Sent once, never again: neither to another place nor on another connection.
     Stream {
-        /// In bytes. A stream that ends sooner or goes on is an error.
-        length: u64,
+        /// In bytes. A stream that ends sooner or goes on is an error. `None`: nobody knows it before.
+        length: Option<u64>,
         pieces: Receiver<io::Result<Bytes>>,
     },
 }
@@ -38,10 +38,10 @@ impl Body {
         matches!(self, Body::Empty)
     }
 
-    fn length(&self) -> u64 {
+    fn length(&self) -> Option<u64> {
         match self {
-            Body::Empty => 0,
-            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::Empty => Some(0),
+            Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::Stream { length, .. } => *length,
         }
     }
@@ -61,7 +61,7 @@ impl Taken {
 #[derive(Debug)]
 pub(crate) struct Sending {
     body: Body,
-    left: u64,
+    left: Option<u64>,
     taken: Taken,
 }
 
@@ -93,23 +93,23 @@ impl hyper::body::Body for Sending {
         };
         let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);
         let wrong = match &piece {
-            Some(_) if length > this.left => "there is more to send than was said",
-            None if this.left > 0 => "there is less to send than was said",
+            Some(_) if this.left.is_some_and(|left| length > left) => "there is more to send than was said",
+            None if this.left.is_some_and(|left| left > 0) => "there is less to send than was said",
             _ => "",
         };
         if !wrong.is_empty() {
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, wrong))));
         }
-        this.left -= length;
+        this.left = this.left.map(|left| left - length);
         this.taken.0.fetch_add(length, Ordering::Relaxed);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        self.left == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -10,6 +10,8 @@
 //! blob       everything else: resumed where it broke off
 //! tags       lists, page by page
 //! login      whether credentials are good
+//! push       blobs and manifests on their way there
+//! search     what a registry finds by a word
 //! ```
 //!
 //! A [`Repository`] is one repository as one somebody sees it. Its servers are asked in turn (mirrors first);
@@ -23,7 +25,9 @@ mod door;
 mod error;
 mod hosts;
 mod login;
+pub mod push;
 mod range;
+mod search;
 mod tags;
 mod token;
 
@@ -40,6 +44,7 @@ pub use blob::Blob;
 pub use document::Fetched;
 pub use error::{Error, Kind, Problem};
 pub use hosts::Hosts;
+pub use search::Found;
 
 type Result<T> = std::result::Result<T, Error>;
 
