@@ -9,6 +9,7 @@
 //! http ───── one request: query, body, failure → status
 //! translate  Docker's words → the engine's values
 //! routes ─── one module per resource; show: the engine's views → Docker's words
+//! registry ─ the words of `hull registry`, which is a process of its own
 //! ```
 //!
 //! Start: options are read and everything is checked that can be, then the engine opens (and
@@ -21,6 +22,7 @@ mod listen;
 mod open_files;
 mod options;
 mod piped;
+pub mod registry;
 mod routes;
 mod serve;
 mod translate;

@@ -1,4 +1,4 @@
-//! The container engine: client and daemon in one executable.
+//! The container engine: client, daemon and registry in one executable.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     }
     if arguments.get(1).is_some_and(|word| word == "daemon") {
         return hull_daemon::main("hull daemon", arguments.into_iter().skip(2).collect());
+    }
+    if arguments.get(1).is_some_and(|word| word == "registry") {
+        return hull_daemon::registry::main(arguments.into_iter().skip(2).collect());
     }
     hull_cli::main(arguments)
 }

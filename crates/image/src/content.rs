@@ -1,4 +1,4 @@
-//! Blobs by their digest: `blobs/sha256/HEX`, with `ingest/` beside it for what is
+//! Blobs by their digest: `blobs/ALGORITHM/HEX`, with `ingest/` beside it for what is
 //! not finished.
 //!
 //! A blob is written under a name of no meaning, its digest is computed on the way,
@@ -13,9 +13,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hull_oci::{Algorithm, Digest, Hasher};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::folder;
@@ -35,8 +36,6 @@ pub enum ContentError {
     Limit { digest: Digest, limit: u64 },
     #[error("the stored content {digest} is damaged: its bytes are of {found}")]
     Damaged { digest: Digest, found: Digest },
-    #[error("{digest}: only sha256 names blobs")]
-    Algorithm { digest: Digest },
 }
 
 type Result<T> = std::result::Result<T, ContentError>;
@@ -54,8 +53,27 @@ pub struct Content {
 
 #[derive(Debug)]
 struct Folders {
-    blobs: OwnedFd,
+    sha256: OwnedFd,
+    sha512: OwnedFd,
     ingest: OwnedFd,
+}
+
+impl Folders {
+    fn of(&self, algorithm: Algorithm) -> &OwnedFd {
+        match algorithm {
+            Algorithm::Sha256 => &self.sha256,
+            Algorithm::Sha512 => &self.sha512,
+        }
+    }
+}
+
+/// What is known of a blob without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    /// In bytes.
+    pub size: u64,
+    /// When it came, or was last [refreshed](Content::refresh).
+    pub modified: SystemTime,
 }
 
 impl Content {
@@ -70,14 +88,19 @@ impl Content {
         let root = rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("open", "."))?;
         let blobs = folder::open_or_make(&root, "blobs").map_err(failed("open", "blobs"))?;
-        let blobs = folder::open_or_make(&blobs, "sha256").map_err(failed("open", "blobs/sha256"))?;
+        let sha256 = folder::open_or_make(&blobs, "sha256").map_err(failed("open", "blobs/sha256"))?;
+        let sha512 = folder::open_or_make(&blobs, "sha512").map_err(failed("open", "blobs/sha512"))?;
         let ingest = folder::open_or_make(&root, "ingest").map_err(failed("open", "ingest"))?;
         folder::empty(std::os::fd::AsFd::as_fd(&ingest)).map_err(failed("sweep", "ingest"))?;
-        Ok(Self { folders: Arc::new(Folders { blobs, ingest }), serial: AtomicU64::new(0) })
+        Ok(Self { folders: Arc::new(Folders { sha256, sha512, ingest }), serial: AtomicU64::new(0) })
     }
 
     /// Begins a new blob.
     pub fn ingest(&self) -> Result<Ingest> {
+        self.ingest_as(Algorithm::Sha256)
+    }
+
+    fn ingest_as(&self, algorithm: Algorithm) -> Result<Ingest> {
         let name = format!("blob-{}", self.serial.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.folders.ingest, &name, flags, Mode::RUSR | Mode::WUSR)
@@ -86,14 +109,19 @@ impl Content {
             folders: Arc::clone(&self.folders),
             name: Some(name),
             file: File::from(fd),
-            hasher: Hasher::sha256(),
+            hasher: Hasher::new(algorithm),
             size: 0,
         })
     }
 
     /// Stores bytes that are in memory.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
-        let mut ingest = self.ingest()?;
+        self.put_as(Algorithm::Sha256, bytes)
+    }
+
+    /// The same under a digest of this kind.
+    pub fn put_as(&self, algorithm: Algorithm, bytes: &[u8]) -> Result<Digest> {
+        let mut ingest = self.ingest_as(algorithm)?;
         let name = ingest.name.clone().unwrap_or_default();
         ingest.write_all(bytes).map_err(|source| ContentError::Io { action: "write", name, source })?;
         Ok(ingest.commit(None)?.0)
@@ -104,29 +132,65 @@ impl Content {
     /// [`crate::layer::apply`] does) and nobody may write to it any more. The file
     /// keeps its other names.
     pub fn adopt(&self, file: BorrowedFd<'_>, digest: &Digest) -> Result<()> {
-        let name = name(digest)?;
+        let (folder, name) = self.place(digest);
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        match rustix::fs::linkat(CWD, path, &self.folders.blobs, name, AtFlags::SYMLINK_FOLLOW) {
+        match rustix::fs::linkat(CWD, path, folder, name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed("adopt", name)(errno)),
         }
     }
 
-    /// The size of a blob (bytes), if it is here.
-    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
-        let name = name(digest)?;
-        match rustix::fs::statat(&self.folders.blobs, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or(0))),
+    /// The same for the file `path`, which then has no other name. A blob that is here already is
+    /// replaced: who has it open keeps it.
+    pub fn take(&self, path: &Path, digest: &Digest) -> Result<()> {
+        let (folder, name) = self.place(digest);
+        rustix::fs::renameat(CWD, path, folder, name).map_err(failed("take", name))?;
+        self.refresh(digest)?;
+        Ok(())
+    }
+
+    fn place<'a>(&'a self, digest: &'a Digest) -> (&'a OwnedFd, &'a str) {
+        (self.folders.of(digest.algorithm()), digest.hex())
+    }
+
+    /// What is known of a blob, if it is here.
+    pub fn stat(&self, digest: &Digest) -> Result<Option<Blob>> {
+        let (folder, name) = self.place(digest);
+        match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+                let nanos = Duration::from_nanos(stat.st_mtime_nsec);
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                Ok(Some(Blob { size, modified: UNIX_EPOCH + seconds + nanos }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("examine", name)(errno)),
         }
     }
 
+    /// The size of a blob (bytes), if it is here.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.stat(digest)?.map(|blob| blob.size))
+    }
+
+    /// Makes a blob as young as a new one, so that a collection that is under way knows that it has got a
+    /// new user. Returns whether it is here.
+    pub fn refresh(&self, digest: &Digest) -> Result<bool> {
+        let (folder, name) = self.place(digest);
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        match rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed("refresh", name)(errno)),
+        }
+    }
+
     /// Opens a blob for reading. Its bytes are not checked here.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
-        let name = name(digest)?;
+        let (folder, name) = self.place(digest);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.folders.blobs, name, flags, Mode::empty()) {
+        match rustix::fs::openat(folder, name, flags, Mode::empty()) {
             Ok(fd) => Ok(File::from(fd)),
             Err(Errno::NOENT) => Err(ContentError::Missing { digest: digest.clone() }),
             Err(errno) => Err(failed("open", name)(errno)),
@@ -143,7 +207,9 @@ impl Content {
         if bytes.len() as u64 > limit {
             return Err(ContentError::Limit { digest: digest.clone(), limit });
         }
-        let found = Digest::sha256(&bytes);
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        let found = hasher.finish();
         if found == *digest {
             Ok(bytes)
         } else {
@@ -153,7 +219,7 @@ impl Content {
 
     /// Reads a whole blob and checks it (for `fsck`, and after an unclean boot).
     pub fn verify(&self, digest: &Digest) -> Result<()> {
-        let mut hasher = Hasher::sha256();
+        let mut hasher = Hasher::new(digest.algorithm());
         io::copy(&mut self.open_blob(digest)?, &mut hasher).map_err(|source| ContentError::Io {
             action: "read",
             name: digest.hex().to_owned(),
@@ -168,8 +234,8 @@ impl Content {
     /// Removes a blob; returns its size, or `None` if it was not here.
     pub fn remove(&self, digest: &Digest) -> Result<Option<u64>> {
         let size = self.size(digest)?;
-        let name = name(digest)?;
-        match rustix::fs::unlinkat(&self.folders.blobs, name, AtFlags::empty()) {
+        let (folder, name) = self.place(digest);
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
             Ok(()) => Ok(size),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("remove", name)(errno)),
@@ -178,11 +244,15 @@ impl Content {
 
     /// All blobs, sorted.
     pub fn list(&self) -> Result<Vec<Digest>> {
-        let names = folder::names(&self.folders.blobs).map_err(failed("list", "blobs/sha256"))?;
-        let digest = |name: &std::ffi::CString| {
-            name.to_str().ok().and_then(|name| Digest::from_hex(Algorithm::Sha256, name).ok())
-        };
-        let mut digests: Vec<Digest> = names.iter().filter_map(digest).collect();
+        let mut digests = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let names =
+                folder::names(self.folders.of(algorithm)).map_err(failed("list", algorithm.name()))?;
+            let digest = |name: &std::ffi::CString| {
+                name.to_str().ok().and_then(|name| Digest::from_hex(algorithm, name).ok())
+            };
+            digests.extend(names.iter().filter_map(digest));
+        }
         digests.sort();
         Ok(digests)
     }
@@ -190,15 +260,7 @@ impl Content {
     /// Waits until everything written to the store's file system so far is on the
     /// disk (syncfs(2)): once for each load, pull or commit, before its row.
     pub fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.folders.blobs).map_err(failed("sync", "."))
-    }
-}
-
-/// The file name of a digest.
-fn name(digest: &Digest) -> Result<&str> {
-    match digest.algorithm() {
-        Algorithm::Sha256 => Ok(digest.hex()),
-        Algorithm::Sha512 => Err(ContentError::Algorithm { digest: digest.clone() }),
+        rustix::fs::syncfs(&self.folders.ingest).map_err(failed("sync", "."))
     }
 }
 
@@ -248,7 +310,7 @@ impl Ingest {
 
     /// Publishes the blob, if it is what was expected. Returns digest and size.
     pub fn commit(mut self, expected: Option<(&Digest, u64)>) -> Result<(Digest, u64)> {
-        let found = std::mem::replace(&mut self.hasher, Hasher::sha256()).finish();
+        let found = self.hasher.clone().finish();
         if let Some((digest, size)) = expected {
             if self.size != size {
                 return Err(ContentError::Size { digest: digest.clone(), expected: size, found: self.size });
@@ -263,9 +325,8 @@ impl Ingest {
 
     fn publish_as(&mut self, digest: &Digest) -> Result<()> {
         let Some(temporary) = self.name.take() else { return Ok(()) };
-        let name = name(digest)?;
-        rustix::fs::renameat(&self.folders.ingest, &temporary, &self.folders.blobs, name)
-            .map_err(failed("publish", name))
+        let (folder, name) = (self.folders.of(digest.algorithm()), digest.hex());
+        rustix::fs::renameat(&self.folders.ingest, &temporary, folder, name).map_err(failed("publish", name))
     }
 }
 
@@ -305,6 +366,36 @@ mod tests {
         assert_eq!(content.remove(&digest).unwrap(), None);
         assert!(matches!(content.read(&digest, 5), Err(ContentError::Missing { .. })));
         assert_eq!(std::fs::read_dir(scratch.path().join("ingest")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_blob_may_be_named_by_either_algorithm() {
+        let scratch = tempfile::tempdir().unwrap();
+        let content = Content::open(scratch.path()).unwrap();
+        let long = content.put_as(Algorithm::Sha512, b"bytes").unwrap();
+        let short = content.put(b"bytes").unwrap();
+        assert_eq!(long.algorithm(), Algorithm::Sha512);
+        assert_eq!(content.read(&long, 5).unwrap(), b"bytes");
+        content.verify(&long).unwrap();
+        assert_eq!(content.list().unwrap(), [short.clone(), long.clone()]);
+        assert_eq!(content.remove(&long).unwrap(), Some(5));
+        assert_eq!(content.list().unwrap(), [short]);
+    }
+
+    #[test]
+    fn a_file_that_is_taken_replaces_a_damaged_blob_and_is_young() {
+        let scratch = tempfile::tempdir().unwrap();
+        let content = Content::open(scratch.path()).unwrap();
+        let digest = content.put(b"bytes").unwrap();
+        std::fs::write(scratch.path().join("blobs/sha256").join(digest.hex()), b"").unwrap();
+        let staged = scratch.path().join("staged");
+        std::fs::write(&staged, b"bytes").unwrap();
+        File::options().write(true).open(&staged).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        content.take(&staged, &digest).unwrap();
+        assert!(!staged.exists());
+        assert_eq!(content.read(&digest, 5).unwrap(), b"bytes");
+        assert!(content.stat(&digest).unwrap().unwrap().modified > UNIX_EPOCH);
+        assert!(!content.refresh(&Digest::sha256(b"other")).unwrap());
     }
 
     #[test]
