@@ -42,7 +42,8 @@ use crate::graph::{Graph, Operation, Task, base_key, operation_key, result_key};
 use crate::progress::{Output, Progress, Report, Room, Step, Turn};
 
 /// Keys of the steps that run now, in all builds: a second one of the same key waits for the first, and then
-/// finds it in the cache, or, if the first was ended, runs.
+/// finds it in the cache, or, if the first was ended, runs. Nobody waits for another build's client: a step that does
+/// gives its turn up.
 #[derive(Debug, Default)]
 pub struct Running {
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
@@ -121,6 +122,7 @@ pub async fn solve<E: Executor, C: Cache>(
         graph,
         permits: Semaphore::new(host.parallel.max(1)),
         room: Room::default(),
+        own: Running::default(),
         host,
         again: again(graph),
         steps: graph.vertices.iter().map(|_| State::default()).collect(),
@@ -171,6 +173,8 @@ struct Solver<'a, E, C> {
     host: Host<'a, E, C>,
     permits: Semaphore,
     room: Room,
+    /// Steps of this build alone.
+    own: Running,
     again: Vec<bool>,
     steps: Vec<State>,
     asks: UnboundedSender<Job>,
@@ -279,6 +283,7 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
         if self.graph.vertices[step].fresh {
             return self.perform((step, Turn::default()), operation, &key, below).await;
         }
+        let _own = self.own.lock(&key).await;
         let turn = Arc::new(Mutex::new(Some(self.host.running.lock(&key).await)));
         if let Some(known) = self.host.cache.find(&key).await {
             self.keep(step, &[definition], &known).await;
@@ -386,7 +391,13 @@ impl<E: Executor, C: Cache> Solver<'_, E, C> {
                 let output = output.with_turn(Arc::clone(turn));
                 self.host.executor.run(run, output).await
             }
-            Operation::Copy(copy) => self.host.executor.copy(copy).await,
+            Operation::Copy(copy) => {
+                if copy.files.iter().any(|(source, _)| matches!(source, Source::Context(_))) {
+                    // Its client is asked for the files; other builds have clients of their own.
+                    drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+                }
+                self.host.executor.copy(copy).await
+            }
             Operation::Folder(folder) => self.host.executor.folder(folder).await,
         }
     }

@@ -24,6 +24,8 @@ struct Fake {
     same_output: bool,
     /// Each RUN comes out differently.
     differs: bool,
+    /// So many copies never end.
+    stuck: AtomicUsize,
     salt: AtomicUsize,
     meet: Barrier,
     entered: Notify,
@@ -41,6 +43,7 @@ impl Default for Fake {
             ),
             same_output: false,
             differs: false,
+            stuck: AtomicUsize::new(0),
             salt: AtomicUsize::new(0),
             meet: Barrier::new(2),
             entered: Notify::new(),
@@ -131,6 +134,11 @@ impl Executor for Fake {
             _ => "stage".to_owned(),
         };
         self.note(format!("copy {name}"));
+        let stuck = |left: usize| left.checked_sub(1);
+        if self.stuck.fetch_update(Ordering::SeqCst, Ordering::SeqCst, stuck).is_ok() {
+            self.entered.notify_one();
+            std::future::pending::<()>().await;
+        }
         Ok(self.layer(&format!("copy {name} {content}"), &copy.below))
     }
 
@@ -376,6 +384,23 @@ async fn the_same_step_runs_once_in_two_builds_at_once_and_in_two_stages() {
     assert_eq!(world.fake.done(), ["slow", "copy a"]);
     let twice = [base(), run(0, "slow 2"), run(0, "slow 2"), copy(1, Source::Layers(2), "x")];
     assert_eq!(world.does(&twice).await, ["slow 2", "copy x"]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_files_of_another_builds_client() {
+    let world = World::default();
+    world.fake.stuck.store(1, Ordering::SeqCst);
+    let graph = [base(), context(0, "a")];
+    let mut first = Box::pin(world.solve(&graph));
+    tokio::select! {
+        _ = &mut first => unreachable!("its files never come"),
+        () = world.fake.entered.notified() => {}
+    }
+    assert_eq!(world.does(&graph).await, ["copy a", "copy a"]);
+    // In one build they come once.
+    let twice = [base(), context(0, "b"), context(0, "b"), copy(1, Source::Layers(2), "x")];
+    assert_eq!(world.does(&twice).await, ["copy b", "copy x"]);
+    drop(first);
 }
 
 #[tokio::test]
