@@ -149,14 +149,18 @@ pub enum Named {
 pub enum Question {
     /// A context. Over a Unix socket a folder is its list (`hull_context::listing`), a file in memory that is
     /// sealed, and the folder itself, opened with `O_PATH`: by that the daemon knows it again, it finds
-    /// nothing in it. Else it is an archive, compressed or not: in pieces, or as the end of a pipe, so that
-    /// no byte of it passes through the daemon. The main context's name is empty.
+    /// nothing in it. Over TCP it is its list and what is known of its files' digests, in pieces. What is no
+    /// folder is an archive, compressed or not: in pieces, or as the end of a pipe, so that no byte of it
+    /// passes through the daemon. The main context's name is empty.
     Context(String),
     /// The Dockerfile of the main context, in pieces. Asked where that came as a list.
     Dockerfile,
     /// Files of a context that came as a list: the asker's end of a socket of `hull_context::files`, a new one
-    /// for each question.
+    /// for each question. Over a Unix socket alone.
     Files(String),
+    /// The bytes of these files, in this order, in pieces (`hull_context::contents`): each as long as it was
+    /// when its list was told.
+    Contents { context: String, numbers: Vec<u32> },
     /// A secret's bytes, in pieces.
     Secret(String),
     /// A connection to an agent: a connected stream socket. A new one for each question.

@@ -61,12 +61,16 @@ impl Digests {
 
     /// What `build` goes by, if anything is known of a file with this stamp.
     pub fn promise(&mut self, path: &Path, stamp: Stamp, build: u64) -> Option<&Digest> {
+        self.known(path, stamp, build)?;
         let known = self.0.get_mut(path)?;
-        if known.build != build && !(known.stamp == stamp && known.settled) {
-            return None;
-        }
         known.build = build;
         Some(&known.digest)
+    }
+
+    /// The digest of a file with this stamp, whoever went by it.
+    pub fn known(&self, path: &Path, stamp: Stamp, build: u64) -> Option<&Digest> {
+        let known = self.0.get(path)?;
+        (known.build == build || known.stamp == stamp && known.settled).then_some(&known.digest)
     }
 
     pub fn put(&mut self, path: PathBuf, remembered: Remembered) {

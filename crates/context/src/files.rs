@@ -2,12 +2,13 @@
 //!
 //! | who | says, in one message |
 //! |---|---|
-//! | asker | at most [`BATCH`] numbers of entries (`u32`, little endian) |
+//! | asker | at most [`BATCH`] [`Ask`]s: number `u32`, size `u64` (little endian), 64 hex digits of the SHA-256 or zeros |
 //! | owner of the files | for each in turn one byte, 0 or an errno; beside it a descriptor for each 0 |
 //!
-//! Several batches are under way at a time, so that neither side waits for the other. The owner opens a file
-//! below the folder that it has listed, without following a link; the asker believes nothing of what it gets
-//! but that it is a descriptor.
+//! Several batches are under way at a time, so that neither side waits for the other. The owner is the client, if
+//! that is on this host: it opens a file below the folder that it has listed, without following a link. Else the
+//! daemon is, who gets the bytes from the client (`contents`), if it has not got them already: for that
+//! alone size and digest are told. The asker believes nothing of what it gets but that it is a descriptor.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -16,6 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hull_oci::Digest;
+use hull_oci::digest::Algorithm;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -25,10 +28,47 @@ use rustix::net::{
 
 /// Files of one message.
 pub const BATCH: usize = 32;
-/// Batches that are under way. All descriptors that a user has under way are limited (`RLIMIT_NOFILE`, unix(7)).
-const AHEAD: usize = 3;
+/// Batches that are under way to a client. All descriptors that a user has under way are limited
+/// (`RLIMIT_NOFILE`, unix(7)).
+pub const AHEAD: usize = 3;
+/// Batches that are under way to a daemon whose client is far away: as much as waits for a network.
+pub const FAR_AHEAD: usize = 24;
+/// Bytes of an [`Ask`].
+const ASK: usize = 4 + 8 + HEX;
+/// Hex digits of a SHA-256.
+const HEX: usize = 64;
 /// How long a user's other descriptors are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A file that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Of its entry in the list.
+    pub number: u32,
+    /// Bytes that it is expected to have.
+    pub size: u64,
+    /// Of its bytes, if that is known.
+    pub digest: Option<Digest>,
+}
+
+impl Ask {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.number.to_le_bytes());
+        out.extend(self.size.to_le_bytes());
+        let digest = self.digest.as_ref().filter(|digest| digest.hex().len() == HEX);
+        out.extend(digest.map_or(&[0; HEX][..], |digest| digest.hex().as_bytes()));
+    }
+
+    fn decode(bytes: &[u8; ASK]) -> Option<Ask> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        let (size, hex) = rest.split_first_chunk()?;
+        let digest = match hex.iter().all(|&byte| byte == 0) {
+            true => None,
+            false => Some(Digest::from_hex(Algorithm::Sha256, str::from_utf8(hex).ok()?).ok()?),
+        };
+        Some(Ask { number: u32::from_le_bytes(*number), size: u64::from_le_bytes(*size), digest })
+    }
+}
 
 /// The two ends; the first is the asker's.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -43,34 +83,45 @@ pub fn serve(
     socket: BorrowedFd<'_>,
     mut open: impl FnMut(u32) -> Result<OwnedFd, Errno>,
 ) -> Result<(), Errno> {
-    let mut asked = [0u8; 4 * BATCH + 1];
-    loop {
-        let length = retry_on_intr(|| rustix::net::recv(socket, &mut asked[..], RecvFlags::empty()))?.0;
-        if length == 0 {
-            return Ok(());
-        }
-        if !length.is_multiple_of(4) || length > 4 * BATCH {
-            return Err(Errno::PROTO);
-        }
-        let (mut told, mut opened) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
-        for number in asked[..length].as_chunks().0 {
-            match open(u32::from_le_bytes(*number)) {
-                Ok(file) => {
-                    told.push(0);
-                    opened.push(file);
-                }
-                // All of Linux' are smaller (errno(3)).
-                Err(errno) => told.push(u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX)),
-            }
-        }
-        let beside: Vec<BorrowedFd<'_>> = opened.iter().map(OwnedFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !beside.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&beside)) {
-            return Err(Errno::PROTO);
-        }
-        send(socket, &told, &mut ancillary)?;
+    while let Some(asked) = asked(socket)? {
+        let files: Vec<_> = asked.iter().map(|ask| open(ask.number)).collect();
+        give(socket, &files)?;
     }
+    Ok(())
+}
+
+/// What the next message asks for; `None`: the asker has ended.
+///
+/// # Errors
+/// EPROTO: it does not keep to the protocol.
+pub fn asked(socket: BorrowedFd<'_>) -> Result<Option<Vec<Ask>>, Errno> {
+    let mut bytes = [0u8; ASK * BATCH + 1];
+    let length = retry_on_intr(|| rustix::net::recv(socket, &mut bytes[..], RecvFlags::empty()))?.0;
+    let (asks, rest) = bytes[..length].as_chunks();
+    if !rest.is_empty() || asks.len() > BATCH {
+        return Err(Errno::PROTO);
+    }
+    let asks: Option<Vec<Ask>> = asks.iter().map(Ask::decode).collect();
+    Ok(Some(asks.ok_or(Errno::PROTO)?).filter(|asks| !asks.is_empty()))
+}
+
+/// Gives the files of one message, in its order.
+pub fn give(socket: BorrowedFd<'_>, files: &[Result<OwnedFd, Errno>]) -> Result<(), Errno> {
+    let told: Vec<u8> = files
+        .iter()
+        .map(|file| match file {
+            Ok(_) => 0,
+            // All of Linux' are smaller (errno(3)).
+            Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+        })
+        .collect();
+    let beside: Vec<BorrowedFd<'_>> = files.iter().flatten().map(OwnedFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !beside.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&beside)) {
+        return Err(Errno::PROTO);
+    }
+    send(socket, &told, &mut ancillary)
 }
 
 /// Where a user has too many descriptors under way, others take theirs soon: the kernel tells of it to nobody.
@@ -117,6 +168,8 @@ fn step_by_step(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<Owne
 #[derive(Debug)]
 pub struct Files {
     socket: OwnedFd,
+    /// Batches under way.
+    ahead: usize,
 }
 
 /// What came in place of a file.
@@ -129,25 +182,27 @@ pub enum Missing {
 }
 
 impl Files {
-    pub fn new(socket: OwnedFd) -> Files {
-        Files { socket }
+    /// `ahead`: how many batches are asked for before the first has come.
+    pub fn new(socket: OwnedFd, ahead: usize) -> Files {
+        Files { socket, ahead: ahead.clamp(1, FAR_AHEAD) }
     }
 
-    /// Asks for the files of these numbers and gives them to `take`, in their order, each with its place
-    /// among them. After an error nothing more can be asked: files are still on their way.
+    /// Asks for these files and gives them to `take`, in their order, each with its place among them. After an error
+    /// nothing more can be asked: files are still on their way.
     pub fn each<E>(
         &self,
-        numbers: &[u32],
+        asks: &[Ask],
         mut take: impl FnMut(usize, Result<OwnedFd, Missing>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut under_way = VecDeque::new();
-        let mut batches = numbers.chunks(BATCH);
+        let mut batches = asks.chunks(BATCH);
         let mut place = 0;
         loop {
-            while under_way.len() < AHEAD
+            while under_way.len() < self.ahead
                 && let Some(batch) = batches.next()
             {
-                let bytes: Vec<u8> = batch.iter().flat_map(|number| number.to_le_bytes()).collect();
+                let mut bytes = Vec::with_capacity(ASK * batch.len());
+                batch.iter().for_each(|ask| ask.encode(&mut bytes));
                 let sent = retry_on_intr(|| rustix::net::send(&self.socket, &bytes, SendFlags::NOSIGNAL));
                 if let Err(errno) = sent {
                     return take(place, Err(Missing::Broken(errno)));
@@ -206,7 +261,8 @@ mod tests {
     /// What comes of asking for all `numbers`.
     fn ask(socket: OwnedFd, numbers: &[u32]) -> Result<Vec<Result<String, Missing>>, Missing> {
         let mut all = Vec::new();
-        Files::new(socket).each(numbers, |place, file| {
+        let asks: Vec<Ask> = numbers.iter().map(|&number| Ask { number, size: 1, digest: None }).collect();
+        Files::new(socket, AHEAD).each(&asks, |place, file| {
             assert_eq!(place, all.len());
             match file {
                 Ok(file) => {
@@ -249,6 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_of_a_file_is_told() {
+        let (ours, theirs) = pair().unwrap();
+        let ask = |digest| Ask { number: u32::MAX, size: u64::MAX - 1, digest };
+        let asks = [ask(Some(Digest::sha256(b"x"))), ask(None)];
+        let told = asks.clone();
+        let asker = std::thread::spawn(move || {
+            Files::new(ours, 1).each(&told, |_, file| match file {
+                Err(Missing::Refused(Errno::STALE)) => Ok(()),
+                other => Err(other),
+            })
+        });
+        assert_eq!(asked(theirs.as_fd()).unwrap().unwrap(), asks);
+        give(theirs.as_fd(), &[Err(Errno::STALE), Err(Errno::STALE)]).unwrap();
+        asker.join().unwrap().unwrap();
+        assert_eq!(asked(theirs.as_fd()), Ok(None));
+    }
+
+    #[test]
     fn a_file_is_opened_inside_and_through_no_link() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("in")).unwrap();
@@ -275,8 +349,7 @@ mod tests {
             let (ours, theirs) = pair().unwrap();
             let null = File::open("/dev/null").unwrap();
             let owner = std::thread::spawn(move || {
-                let mut asked = [0; 256];
-                rustix::net::recv(&theirs, &mut asked[..], RecvFlags::empty()).unwrap();
+                assert_eq!(asked(theirs.as_fd()).unwrap().unwrap().len(), 1);
                 if bytes.is_empty() {
                     return;
                 }
@@ -290,7 +363,9 @@ mod tests {
             assert!(matches!(ask(ours, &[1]), Err(Missing::Broken(_))), "{bytes:?} {descriptors}");
             owner.join().unwrap();
         }
-        for bad in [&[1u8, 2, 3][..], &[0; 4 * BATCH + 4]] {
+        let mut digest = [b'a'; ASK];
+        digest[ASK - 1] = b'x';
+        for bad in [&[1u8, 2, 3][..], &[0; ASK * BATCH + ASK], &digest] {
             let (ours, theirs) = pair().unwrap();
             rustix::net::send(&ours, bad, SendFlags::NOSIGNAL).unwrap();
             assert_eq!(serve(theirs.as_fd(), |_| Err(Errno::NOENT)), Err(Errno::PROTO));

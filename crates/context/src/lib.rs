@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The client walks a folder with it and sends the list, and the builder asks it what a COPY means and which
-//! files it knows the digest of. It reads metadata
-//! and never opens a file: contents' digests and attributes come from the caller. Paths are relative to the
-//! context's root; no link is followed on the way to an entry.
+//! files it knows the digest of. Walking reads metadata alone; bytes are read where they are asked for
+//! (`reading`). Paths are relative to the context's root; no link is followed on the way to an entry.
 
+pub mod contents;
 mod digests;
 pub mod files;
 mod fingerprint;
@@ -20,6 +20,7 @@ pub mod fuzz;
 mod ignore;
 pub mod listing;
 mod pattern;
+pub mod reading;
 mod select;
 mod walk;
 

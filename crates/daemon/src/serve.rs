@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -68,10 +69,20 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 // Terminals are typed at: no waiting for more to send.
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 Ok(Socket::Tcp(stream))
             }
         }
     }
+}
+
+/// Has the kernel ask after a peer that says nothing (tcp(7)): one whose host or network has gone says no end.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    Ok(())
 }
 
 /// Accepts until `stop` says so. Requests that run then are given their time by the caller.

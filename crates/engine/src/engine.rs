@@ -417,16 +417,10 @@ impl Engine {
         builds::receive(&self.0.services, source).await
     }
 
-    /// A build's context whose files its client has, by its list ([`hull_context::listing`], a sealed memfd) and
-    /// as the folder that `user` has opened. `name` is what the build calls it, its main one `""`.
-    pub async fn listed_context(
-        &self,
-        name: String,
-        list: OwnedFd,
-        folder: OwnedFd,
-        user: u32,
-    ) -> Result<Context> {
-        Context::listed(&self.0.services, name, (list, folder), user).await
+    /// A build's context whose files its client has, by its list. `name` is what the build calls it, its main
+    /// one `""`.
+    pub async fn listed_context(&self, name: String, list: builds::List) -> Result<Context> {
+        Context::listed(&self.0.services, name, list).await
     }
 
     /// A build's context at an address: a git repository, an archive, or a file that is the Dockerfile
@@ -555,7 +549,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let spawner = Arc::new(Spawner::open(config.runtime.clone(), config.exec_root.clone())?);
     let events = Events::default();
     let (memory, caches) = (builds::memory(&rows)?, builds::Caches::open(&root)?);
-    let tables = builds::Tables::open(&root)?;
+    let context_files = (builds::Tables::open(&root)?, builds::Contents::open(&root, &boot()?)?);
     let setup = images_setup((&store, &events, &root), (&spawner, &registry), &memory)?;
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
@@ -575,7 +569,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
         networks,
         wiring,
         volumes,
-        builds: Builds::new(memory, caches, tables),
+        builds: Builds::new(memory, caches, context_files),
         filling: Default::default(),
         registry,
         users,

@@ -174,8 +174,8 @@ pub(crate) enum Role {
     /// of, for the build of this number. A digest is remembered of files that were changed more than `settled`
     /// seconds ago.
     Listing { build: u64, settled: i64 },
-    /// The socket at which a worker asks for them ([`hull_context::files`]).
-    Files,
+    /// The socket at which a worker asks for them ([`hull_context::files`]), so many batches at a time.
+    Files { ahead: usize },
     /// A table of [`hull_context::Digests`].
     Digests,
     /// Where a worker writes what that table has become.

@@ -30,13 +30,26 @@ pub fn sealed_executable(name: &CStr, bytes: &[u8]) -> Result<OwnedFd> {
 }
 
 fn sealed_with(name: &CStr, bytes: &[u8], flags: MemfdFlags) -> Result<OwnedFd> {
-    let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let fd =
-        rustix::fs::memfd_create(name, flags).during("memfd_create", || format!("{name:?}, {flags:?}"))?;
-    let mut file = std::fs::File::from(fd);
+    let mut file = std::fs::File::from(open_with(name, flags)?);
     file.write_all(bytes).during("write", || format!("memfd {name:?}, {} bytes", bytes.len()))?;
-    rustix::fs::fcntl_add_seals(&file, SEALS).during("fcntl", || format!("memfd {name:?}, F_ADD_SEALS"))?;
+    seal(&file)?;
     Ok(file.into())
+}
+
+/// An empty one, for what comes piece by piece; to be [sealed](seal) then.
+pub fn open(name: &CStr) -> Result<OwnedFd> {
+    open_with(name, MemfdFlags::empty())
+}
+
+fn open_with(name: &CStr, flags: MemfdFlags) -> Result<OwnedFd> {
+    let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    rustix::fs::memfd_create(name, flags).during("memfd_create", || format!("{name:?}, {flags:?}"))
+}
+
+/// From now on it stays as it is.
+pub fn seal(fd: impl AsFd) -> Result<()> {
+    let fd = fd.as_fd();
+    rustix::fs::fcntl_add_seals(fd, SEALS).during("fcntl", || format!("{}, F_ADD_SEALS", ShowFd(fd)))
 }
 
 /// The whole content of a memfd that a peer sent, wherever its position is. Not sealed against
@@ -79,6 +92,12 @@ mod tests {
         assert_eq!(read_sealed(&fd, 8).unwrap(), b"document");
         assert_eq!(read_sealed(&fd, 8).unwrap(), b"document");
         assert_eq!(read_sealed(&fd, 7).unwrap_err().errno, Errno::FBIG);
+        assert_eq!(rustix::io::write(&fd, b"x").unwrap_err(), Errno::PERM);
+        let fd = open(c"pieces").unwrap();
+        assert_eq!(rustix::io::write(&fd, b"one").unwrap(), 3);
+        assert_eq!(rustix::io::write(&fd, b"two").unwrap(), 3);
+        seal(&fd).unwrap();
+        assert_eq!(read_sealed(&fd, 6).unwrap(), b"onetwo");
         assert_eq!(rustix::io::write(&fd, b"x").unwrap_err(), Errno::PERM);
     }
 

@@ -46,6 +46,12 @@ pub enum Heard {
     Listing {
         question: u32,
     },
+    /// The answer is a folder's list of so many bytes, and behind it what the client knows of its files'
+    /// digests, in the pieces that follow.
+    FarListing {
+        question: u32,
+        list: u32,
+    },
 }
 
 /// What the daemon says.
@@ -135,6 +141,7 @@ impl Message for Heard {
             Heard::Refused { question, why } => frame(4, 0, *question, why.as_bytes()),
             Heard::Descriptor { question } => frame(5, 1, *question, b""),
             Heard::Listing { question } => frame(6, 2, *question, b""),
+            Heard::FarListing { question, list } => frame(7, 0, *question, &list.to_be_bytes()),
         }
     }
 
@@ -147,7 +154,11 @@ impl Message for Heard {
             (4, 0) => Ok(Heard::Refused { question, why: frame.text() }),
             (5, 1) => Ok(Heard::Descriptor { question }),
             (6, 2) => Ok(Heard::Listing { question }),
-            (1..=6, _) => Err(Malformed::Shape(frame.kind)),
+            (7, 0) => match <[u8; 4]>::try_from(&*frame.body) {
+                Ok(list) => Ok(Heard::FarListing { question, list: u32::from_be_bytes(list) }),
+                Err(_) => Err(Malformed::Shape(7)),
+            },
+            (1..=7, _) => Err(Malformed::Shape(frame.kind)),
             (kind, _) => Err(Malformed::Kind(kind)),
         }
     }
@@ -262,6 +273,7 @@ mod tests {
             Heard::Refused { question: u32::MAX, why: "no".into() },
             Heard::Descriptor { question: 8 },
             Heard::Listing { question: 9 },
+            Heard::FarListing { question: 10, list: u32::MAX },
         ];
         let planned = Planned { text: "RUN x".into(), step: Some(1), trigger: false };
         let output = |stream| Progress::Output { step: 3, stream, bytes: b"x\xfe".to_vec() };
@@ -270,6 +282,10 @@ mod tests {
             Told::Question { number: 2, question: Question::Secret("s".into()) },
             Told::Question { number: 3, question: Question::Dockerfile },
             Told::Question { number: 4, question: Question::Files("x".into()) },
+            Told::Question {
+                number: 5,
+                question: Question::Contents { context: "x".into(), numbers: vec![0, u32::MAX] },
+            },
             Told::Progress(Progress::Planned { instructions: vec![planned] }),
             Told::Progress(output(Stream::Out)),
             Told::Progress(output(Stream::Error)),
@@ -299,6 +315,7 @@ mod tests {
         );
         assert_eq!(heard(&frame(1, 0, 0, b"[]x")), "a message of kind 1 does not say what it should");
         assert_eq!(heard(&frame(2, 1, 0, b"")), "a message of kind 2 does not say what it should");
+        assert_eq!(heard(&frame(7, 0, 0, b"abc")), "a message of kind 7 does not say what it should");
         let mut long = frame(2, 0, 0, b"");
         long[8..].copy_from_slice(&(BODY_MAX as u32 + 1).to_be_bytes());
         assert_eq!(heard(&long), "a message of 4194305 bytes: it has 4194304 at most");

@@ -1,9 +1,9 @@
 //! A folder on its way to the daemon: walked by descriptor, without what its ignore file names.
 //!
-//! A daemon of this host gets the list of what is there, and the files that it asks for, opened. One elsewhere
-//! gets an archive that is made while it is sent. In that, as in those of the reference's client, the
-//! Dockerfile and the ignore file always are, and a Dockerfile from elsewhere has a name that nobody else
-//! has.
+//! A daemon gets the list of what is there, and the files that it asks for: opened, if it is on this host, else
+//! their bytes. What is too much for a list is an archive that is made while it is sent. In that, as in those of
+//! the reference's client, the Dockerfile and the ignore file always are, and a Dockerfile from elsewhere has a
+//! name that nobody else has.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,11 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hull_context::{Entry, Folder, Ignore, Kind, LISTING_MAX, Tree as _, files, listing, walk};
+use hull_context::{
+    DIGESTS_MAX, Entry, Folder, Ignore, Kind, LISTING_MAX, Tree as _, contents, files, listing, reading, walk,
+};
 use hull_image::tar::{self, Time, Writer};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
+use super::known;
 use crate::command::{Failure, chain, fail};
 use crate::create::reason;
 
@@ -130,15 +133,23 @@ impl Context {
         Arc::clone(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The list of what is there, sealed, and the folder; `None` where it is too long for a list. Who asks once
-    /// more wants to know what has changed.
-    pub(super) fn list(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+    /// The entries as they are now. Who asks once more wants to know what has changed.
+    fn look(&self) -> io::Result<Arc<Vec<Entry>>> {
         if self.told.swap(true, Ordering::Relaxed) {
             let ignore = Ignore::parse(&self.ignore).map_err(io::Error::other)?;
             let now = walk(&Folder::new(self.root.as_fd(), ignore)).map_err(io::Error::other)?;
-            *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+            self.know(now);
         }
-        let bytes = listing::encode(&self.entries());
+        Ok(self.entries())
+    }
+
+    fn know(&self, entries: Vec<Entry>) {
+        *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
+    }
+
+    /// The list of what is there, sealed, and the folder; `None` where it is too long for a list.
+    pub(super) fn list(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+        let bytes = listing::encode(&self.look()?);
         if bytes.len() as u64 > LISTING_MAX {
             return Ok(None);
         }
@@ -151,6 +162,44 @@ impl Context {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.root, ".", flags, Mode::empty())?;
         Ok(Some((list.into(), folder)))
+    }
+
+    /// The same for a daemon elsewhere: the list, and the digests of its files.
+    pub(super) fn far_list(&self, cache: Option<&Path>) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut entries = self.look()?.to_vec();
+        let list = listing::encode(&entries);
+        if list.len() as u64 > LISTING_MAX {
+            return Ok(None);
+        }
+        let digests = known::digests(&self.root, &mut entries, cache)?.encode();
+        let list = listing::encode(&entries);
+        self.know(entries);
+        Ok(Some((list, digests)).filter(|(_, digests)| digests.len() as u64 <= DIGESTS_MAX))
+    }
+
+    /// Writes the bytes of listed files, each as long as it was when it was listed.
+    pub(super) fn contents(&self, numbers: &[u32], out: OwnedFd) -> io::Result<()> {
+        let entries = self.entries();
+        let mut out = BufWriter::with_capacity(BUFFER, File::from(out));
+        let mut block = vec![0; BUFFER];
+        for &number in numbers {
+            let mut file = match entries.get(number as usize) {
+                Some(Entry { path, kind: Kind::File { size }, .. }) => {
+                    self.regular(path).map(|file| (File::from(file), *size))
+                }
+                _ => Err(Errno::NOENT),
+            };
+            let file =
+                file.as_mut().map(|(file, size)| (file as &mut dyn Read, *size)).map_err(|errno| *errno);
+            contents::write(&mut out, file, &mut block)?;
+        }
+        out.flush()
+    }
+
+    fn regular(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let file = files::open(self.root.as_fd(), path)?;
+        // It has become something else.
+        reading::stamp(file.as_fd())?.map(|_| file).ok_or(Errno::STALE)
     }
 
     /// Opens the listed files that are asked for, until nobody asks any more.
@@ -215,8 +264,8 @@ impl Context {
             Kind::CharacterDevice(major, minor) => tar::Kind::Character { major: *major, minor: *minor },
             Kind::BlockDevice(major, minor) => tar::Kind::Block { major: *major, minor: *minor },
         };
-        let (seconds, nanoseconds) = entry.modified;
-        let mtime = Time { seconds, nanoseconds };
+        // Whole seconds, as the reference's client has them.
+        let mtime = Time { seconds: entry.modified.0, nanoseconds: 0 };
         let entry = tar::Entry { mode: entry.mode, mtime, ..tar::Entry::new(name, kind) };
         writer.begin(&entry).map_err(io::Error::other)?;
         let Some((mut file, mut left)) = opened else { return Ok(()) };

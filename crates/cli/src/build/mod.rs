@@ -5,6 +5,7 @@
 pub(crate) mod cache;
 mod caches;
 mod context;
+mod known;
 mod offer;
 mod outputs;
 mod show;

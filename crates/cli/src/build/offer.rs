@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,18 +19,19 @@ use hull_context::files;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::context::{self, Context};
+use super::known;
 use crate::command::{Failure, fail};
 use crate::create::reason;
 
 /// Bytes of a secret, as the reference has it.
 const SECRET_MAX: u64 = 500 << 10;
-/// Bytes that the pipe of a context holds, where the host allows it (pipe(7), `pipe-max-size`).
+/// Bytes that a pipe of a context holds, where the host allows it (pipe(7), `pipe-max-size`).
 const PIPE: usize = 1 << 20;
 
 /// All of it.
 #[derive(Default)]
 pub(super) struct Offer {
-    /// By name; the main one's is empty. Those that have gone to the daemon whole are not there any more.
+    /// By name; the main one's is empty. Archives that have gone to the daemon are not there any more.
     contexts: Mutex<BTreeMap<String, Source>>,
     secrets: BTreeMap<String, Secret>,
     /// Sockets.
@@ -98,7 +99,8 @@ impl Offer {
         match asked {
             Question::Context(name) => match (self.folder(&name), tell.is_local()) {
                 (Some(context), true) => list(context, number, tell).await,
-                _ => {
+                (Some(context), false) => far_list(context, number, tell).await,
+                (None, _) => {
                     let source = self.contexts().remove(&name);
                     match source {
                         Some(source) => return send_context(source, number, tell).await,
@@ -128,6 +130,13 @@ impl Offer {
                 std::thread::spawn(move || context.serve(&ours));
                 tell.send_with(&Heard::Descriptor { question: number }, &[theirs.as_fd()]).await.ok();
                 Ok(())
+            }
+            Question::Contents { context: name, numbers } => {
+                let Some(context) = self.folder(&name) else {
+                    refuse(number, format!("no files of a context {name:?} are offered"), tell).await;
+                    return Ok(());
+                };
+                passed(number, tell, move |out| context.contents(&numbers, out)).await
             }
             Question::Secret(id) => {
                 match self.secrets.get(&id) {
@@ -159,48 +168,93 @@ async fn send_context(source: Source, number: u32, tell: &Sender<Heard>) -> Resu
     Ok(())
 }
 
+fn unread(error: io::Error) -> Failure {
+    fail(format!("the context cannot be read: {}", reason(&error)))
+}
+
 /// The list of a folder of this host.
 async fn list(context: Arc<Context>, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
-    let unread = |error: io::Error| fail(format!("the context cannot be read: {}", reason(&error)));
-    let Some((list, folder)) = context.list().map_err(unread)? else {
-        return pack(context, number, tell).await;
+    let (list, folder) = match context.list() {
+        Ok(Some(list)) => list,
+        Ok(None) => return pack(context, number, tell).await,
+        Err(error) => {
+            refuse(number, reason(&error), tell).await;
+            return Ok(());
+        }
     };
     let message = Heard::Listing { question: number };
     tell.send_with(&message, &[list.as_fd(), folder.as_fd()]).await.ok();
     Ok(())
 }
 
+/// The same for a daemon elsewhere.
+async fn far_list(context: Arc<Context>, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
+    let shared = Arc::clone(&context);
+    let look = tokio::task::spawn_blocking(move || shared.far_list(known::folder().as_deref()));
+    let (list, digests) = match look.await? {
+        Ok(Some(told)) => told,
+        Ok(None) => return pack(context, number, tell).await,
+        Err(error) => {
+            refuse(number, reason(&error), tell).await;
+            return Ok(());
+        }
+    };
+    let size = u32::try_from(list.len()).unwrap_or(u32::MAX);
+    // A daemon that hears nothing any more says why.
+    tell.send(&Heard::FarListing { question: number, list: size }).await.ok();
+    pieces(AsyncReadExt::chain(Cursor::new(list), Cursor::new(digests)), number, tell).await;
+    Ok(())
+}
+
 /// Through a pipe, whose end a daemon of this host gets; to others its bytes are passed on.
 async fn pack(context: Arc<Context>, number: u32, tell: &Sender<Heard>) -> Result<(), Failure> {
+    if !tell.is_local() {
+        return passed(number, tell, move |out| context.send(out)).await;
+    }
+    let (output, input) = pipe()?;
+    // What is cut off is no end: until its reason has been told here the reader sees none.
+    let _open = input.try_clone()?;
+    let packing = tokio::task::spawn_blocking(move || context.send(input));
+    tell.send_with(&Heard::Descriptor { question: number }, &[output.as_fd()]).await.ok();
+    drop(output);
+    written(packing.await)
+}
+
+/// What `write` writes, in pieces.
+async fn passed(
+    number: u32,
+    tell: &Sender<Heard>,
+    write: impl FnOnce(OwnedFd) -> io::Result<()> + Send + 'static,
+) -> Result<(), Failure> {
+    let (output, input) = pipe()?;
+    // As above.
+    let open = input.try_clone()?;
+    let mut writing = tokio::task::spawn_blocking(move || write(input));
+    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output)?;
+    let mut sending = std::pin::pin!(pieces(output, number, tell));
+    tokio::select! {
+        ended = &mut writing => {
+            if matches!(ended, Ok(Ok(()))) {
+                drop(open);
+                sending.await;
+            }
+            written(ended)
+        }
+        // The daemon hears no more, and says why.
+        () = &mut sending => Ok(()),
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (output, input) = io::pipe()?;
     // A smaller one does as well, more slowly.
     let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
-    // What is cut off is no end: until its reason has been told here the reader sees none.
-    let open = input.try_clone()?;
-    let mut packing = tokio::task::spawn_blocking(move || context.send(input.into()));
-    let packed = if tell.is_local() {
-        tell.send_with(&Heard::Descriptor { question: number }, &[output.as_fd()]).await.ok();
-        drop(output);
-        packing.await
-    } else {
-        let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into())?;
-        let mut sending = std::pin::pin!(pieces(output, number, tell));
-        tokio::select! {
-            packed = &mut packing => {
-                if matches!(packed, Ok(Ok(()))) {
-                    drop(open);
-                    sending.await;
-                }
-                packed
-            }
-            // The daemon hears no more, and says why.
-            () = &mut sending => return Ok(()),
-        }
-    };
-    match packed {
-        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(fail(format!("the context cannot be read: {}", reason(&error))))
-        }
+    Ok((output.into(), input.into()))
+}
+
+fn written(ended: Result<io::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {
+    match ended {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(unread(error)),
         _ => Ok(()),
     }
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
+use bytes::Bytes;
+
 use crate::{Error, Result};
 
 /// An answer on its way. Dropped, the question is taken back.
@@ -22,6 +24,29 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What there is in a context, and where.
+#[derive(Debug)]
+pub struct List {
+    /// [`hull_context::listing`], in a sealed memfd.
+    pub list: OwnedFd,
+    pub place: Place,
+}
+
+/// Where a context's files are.
+#[derive(Debug)]
+pub enum Place {
+    /// On this host, in this folder (`O_PATH` is enough), which `user` has opened.
+    Here { folder: OwnedFd, user: u32 },
+    /// With a client elsewhere, who knows these [`hull_context::Digests`] of them; a file in memory.
+    Elsewhere { digests: OwnedFd },
+}
+
+/// Bytes on their way. Dropped, nobody waits for them any more.
+pub trait Pieces: Send {
+    /// The next ones; `None`: that was all.
+    fn next(&mut self) -> Answer<'_, Option<Bytes>>;
+}
+
 /// Answers the questions of one build's steps, several at the same time.
 pub trait Client: fmt::Debug + Send + Sync + 'static {
     /// The secret of this name; `None`: it is not offered.
@@ -31,15 +56,20 @@ pub trait Client: fmt::Debug + Send + Sync + 'static {
     /// not offered.
     fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<OwnedFd>>;
 
-    /// The list of this context as it is now ([`hull_context::listing`]).
-    fn list<'a>(&'a self, context: &'a str) -> Answer<'a, OwnedFd> {
+    /// The list of this context as it is now.
+    fn list<'a>(&'a self, context: &'a str) -> Answer<'a, List> {
         Box::pin(async move { Err(Error::Invalid(format!("nobody lists the context {context:?}"))) })
     }
 
     /// The asker's end of a socket at which the files of this context are asked for
-    /// ([`hull_context::files`]), a new one each time.
+    /// ([`hull_context::files`]), a new one each time, where they are on this host.
     fn files<'a>(&'a self, context: &'a str) -> Answer<'a, OwnedFd> {
         Box::pin(async move { Err(Error::Invalid(format!("nobody gives files of the context {context:?}"))) })
+    }
+
+    /// The files of these numbers, as [`hull_context::contents`] has them, where they are elsewhere.
+    fn contents<'a>(&'a self, context: &'a str, _numbers: Vec<u32>) -> Answer<'a, Box<dyn Pieces>> {
+        Box::pin(async move { Err(Error::Invalid(format!("nobody sends files of the context {context:?}"))) })
     }
 }
 

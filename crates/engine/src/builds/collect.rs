@@ -119,7 +119,8 @@ pub(crate) fn list(services: &Services) -> Vec<Cached> {
 pub(crate) async fn forget(services: &Arc<Services>, wanted: &Forget) -> Result<Forgotten> {
     if wanted.all && wanted.filters == Filters::default() && wanted.unused_for == 0 {
         let shared = Arc::clone(services);
-        services.blocking(move || shared.builds.tables.clear()).await?;
+        let clear = move || shared.builds.tables.clear().and_then(|()| shared.builds.contents.clear());
+        services.blocking(clear).await?;
     }
     let (_, free) = disk(services)?;
     strike(services, |books| books.forget(wanted, free, hull_sys::time::now())).await
@@ -205,7 +206,7 @@ async fn strike(
 }
 
 /// Bytes of the disk, and those that are free.
-fn disk(services: &Services) -> Result<(u64, u64)> {
+pub(super) fn disk(services: &Services) -> Result<(u64, u64)> {
     let path = &services.config.data_root;
     let about = rustix::fs::statvfs(path).map_err(|errno| Error::Io {
         call: "statvfs",

@@ -1,5 +1,5 @@
-//! Contexts that a client of this host has as a folder: it sends their list, and a file's bytes are asked for
-//! when they are needed.
+//! Contexts that a client has as a folder: it sends their list, and a file's bytes are asked for when they are
+//! needed.
 //!
 //! ```text
 //! client: list of the folder ──► worker: what is selected? whose digest is unknown? ──► fingerprint
@@ -8,8 +8,12 @@
 //! ```
 //!
 //! The daemon passes descriptors on and reads none of it: list, table and files are the workers' to look
-//! into. A folder is known again by its device and inode and by the user whose client has opened it, so nobody
-//! gets what was remembered for another.
+//! into. A folder of this host is known again by its device and inode and by the user whose client has opened
+//! it, so nobody gets what was remembered for another.
+//!
+//! A client elsewhere remembers its digests itself and sends them with the list; it has no socket for files, so
+//! that is served here ([`super::relay`]), with their bytes, of which those that have come before are here
+//! already ([`super::contents`]).
 //!
 //! ```text
 //! <data root>/contexts/      0700
@@ -24,21 +28,24 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use hull_builder::executor::Selection;
 use hull_builder::progress::Report;
 use hull_builder::{Failure, Progress};
+use hull_context::files::{AHEAD, FAR_AHEAD};
 use hull_oci::Digest;
 use hull_runtime::protocol::{self, Outcome};
 use hull_runtime::spawner::{Files, View};
 use rustix::fs::{FileType, MemfdFlags};
 use tokio::sync::OnceCell;
 
+use super::client::{List, Place};
 use super::copy::{ended, open, plain, unexpected};
 use super::site::Site;
-use super::{Build, Context, Kept, failure};
+use super::{Build, Context, Kept, failure, relay};
 use crate::containers::{create, files};
 use crate::{Error, Result};
 
@@ -162,12 +169,14 @@ fn memory() -> Result<OwnedFd> {
 pub(super) struct Listed {
     /// As the client is asked for its files.
     name: String,
-    /// Of the table.
-    key: String,
+    /// Of the table; `None`: the files are elsewhere.
+    key: Option<String>,
     look: Mutex<Look>,
     /// One reads at a time: what it has read, the others know then.
     turn: tokio::sync::Mutex<()>,
     digests: Mutex<Arc<OwnedFd>>,
+    /// Files have changed while the build went on: what has come before is not believed any more.
+    anew: AtomicBool,
     /// An empty folder: the root of those that only read.
     empty: Site,
 }
@@ -190,17 +199,19 @@ impl Look {
 }
 
 impl Context {
-    /// One that `user` has as `folder`, by its `list` ([`hull_context::listing`], a sealed memfd). `name` is
-    /// what the build calls it, its main one `""`.
+    /// One of which a client has sent the list. `name` is what the build calls it, its main one `""`.
     pub(crate) async fn listed(
         services: &Arc<crate::containers::services::Services>,
         name: String,
-        (list, folder): (OwnedFd, OwnedFd),
-        user: u32,
+        List { list, place }: List,
     ) -> Result<Context> {
         let shared = Arc::clone(services);
         let find = move || {
             let wrong = |what: &str| Error::Invalid(format!("the context cannot be read: {what}"));
+            let (folder, user) = match place {
+                Place::Here { folder, user } => (folder, user),
+                Place::Elsewhere { digests } => return Ok((digests, None)),
+            };
             // Of a file system that does not answer it does not come back.
             let about = rustix::fs::fstat(&folder).map_err(|errno| wrong(&errno.to_string()))?;
             if FileType::from_raw_mode(about.st_mode) != FileType::Directory {
@@ -208,7 +219,7 @@ impl Context {
             }
             let known = format!("{user} {} {}", about.st_dev, about.st_ino);
             let key = Digest::sha256(known.as_bytes()).hex().to_owned();
-            Ok((shared.builds.tables.find(&key)?, key))
+            Ok((shared.builds.tables.find(&key)?, Some(key)))
         };
         let (digests, key) = services.blocking(find).await?;
         let empty = Site::make(services, &[]).await?;
@@ -219,6 +230,7 @@ impl Context {
             look: Mutex::new(Look::new(list)),
             turn: tokio::sync::Mutex::default(),
             digests: Mutex::new(Arc::new(digests)),
+            anew: AtomicBool::new(false),
             empty,
         }))))
     }
@@ -243,11 +255,11 @@ impl Build {
     ) -> std::result::Result<Digest, Failure> {
         let _turn = listed.turn.lock().await;
         let services = &self.0.services;
-        let files = self.0.given.client.files(&listed.name).await.map_err(failure)?;
+        let files = self.files(listed).await.map_err(failure)?;
         let (learned, digests) = (Arc::new(memory().map_err(failure)?), listed.digests());
         let folder = open(&listed.empty.rootfs.upper).map_err(failure)?;
         let look = listed.look();
-        let given = self.shown(&look, &files, &digests);
+        let given = self.shown(listed, &look, &files, &digests);
         let working = services
             .spawner
             .fingerprint(plain(selection), given, learned.as_fd(), folder.as_fd())
@@ -259,8 +271,10 @@ impl Build {
             other => return Err(failure(unexpected(other))),
         };
         *listed.digests.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&learned);
-        if read > 0 {
-            let (shared, key) = (Arc::clone(services), listed.key.clone());
+        if read > 0
+            && let Some(key) = listed.key.clone()
+        {
+            let shared = Arc::clone(services);
             let kept = services.blocking(move || shared.builds.tables.keep(&key, &learned)).await;
             if let Err(error) = kept {
                 tracing::warn!(%error, "the next build reads the context's files once more");
@@ -277,11 +291,21 @@ impl Build {
         archive: Option<BorrowedFd<'_>>,
         view: View<'_>,
     ) -> Result<crate::containers::spawner::Working> {
-        let files = self.0.given.client.files(&listed.name).await?;
+        let files = self.files(listed).await?;
         let digests = listed.digests();
         let look = listed.look();
-        let source = Files::Listed(self.shown(&look, &files, &digests));
+        let source = Files::Listed(self.shown(listed, &look, &files, &digests));
         self.0.services.spawner.copy(copy, source, archive, view).await
+    }
+
+    /// Where a worker asks for files: the client's socket, or one that is served here.
+    async fn files(&self, listed: &Listed) -> Result<OwnedFd> {
+        let client = &self.0.given.client;
+        if listed.key.is_some() {
+            return client.files(&listed.name).await;
+        }
+        let anew = listed.anew.load(Ordering::Relaxed);
+        relay::open(Arc::clone(&self.0.services), Arc::clone(client), listed.name.clone(), anew)
     }
 
     /// The folder of a context, for what is no step.
@@ -319,6 +343,7 @@ impl Build {
 
     fn shown<'a>(
         &self,
+        listed: &Listed,
         look: &'a Look,
         files: &'a OwnedFd,
         digests: &'a OwnedFd,
@@ -326,6 +351,7 @@ impl Build {
         hull_runtime::spawner::Listed {
             list: look.list.as_fd(),
             files: files.as_fd(),
+            ahead: if listed.key.is_some() { AHEAD } else { FAR_AHEAD },
             digests: digests.as_fd(),
             build: look.number,
             settled: self.0.services.config.settled_after,
@@ -338,7 +364,15 @@ impl Build {
         report(Progress::Warning { message, page: String::new(), line: 0 });
         for context in self.0.given.contexts.values() {
             if let Kept::Listed(listed) = &context.0 {
-                let list = self.0.given.client.list(&listed.name).await?;
+                let List { list, place } = self.0.given.client.list(&listed.name).await?;
+                match (place, &listed.key) {
+                    (Place::Here { .. }, Some(_)) => {}
+                    (Place::Elsewhere { digests }, None) => {
+                        listed.anew.store(true, Ordering::Relaxed);
+                        *listed.digests.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(digests);
+                    }
+                    _ => return Err(Error::Invalid("the context is somewhere else all at once".to_owned())),
+                }
                 *listed.look.lock().unwrap_or_else(PoisonError::into_inner) = Look::new(list);
             }
         }

@@ -7,7 +7,7 @@
 //! | step | who does it |
 //! |---|---|
 //! | RUN | [`run`]: a container without a record, with its [`mounts`] |
-//! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes; a context's files come from the client ([`listed`]) |
+//! | COPY, ADD, WORKDIR | [`copy`]: a worker whose root is the file system that it changes; a context's files come from the client ([`listed`], [`relay`]) |
 //! | FROM | the images' room |
 //! | ADD of what other hosts have | [`remote`] |
 //! | a distribution's base, with no Dockerfile at all | [`bootstrap`] |
@@ -24,6 +24,7 @@ mod cache;
 mod caches;
 mod client;
 mod collect;
+mod contents;
 mod copy;
 mod entitlement;
 mod exchange;
@@ -32,6 +33,7 @@ mod left;
 mod listed;
 mod mounts;
 mod output;
+mod relay;
 mod remote;
 mod run;
 mod site;
@@ -62,9 +64,10 @@ pub use bootstrap::{Bootstrap, Variant};
 pub(crate) use cache::{Memory, kept};
 pub use caches::CacheMount;
 pub(crate) use caches::Caches;
-pub use client::{Answer, Client, Nobody, Secret};
+pub use client::{Answer, Client, List, Nobody, Pieces, Place, Secret};
 pub use collect::{Forgotten, Limit, Rule, Space};
 pub(crate) use collect::{forget, list};
+pub(crate) use contents::Contents;
 pub use entitlement::Entitlement;
 pub use exchange::Import;
 pub use layout::Layout;
@@ -80,6 +83,7 @@ pub(crate) struct Builds {
     pub(crate) memory: Arc<Memory>,
     pub(crate) caches: Caches,
     pub(crate) tables: Tables,
+    pub(crate) contents: Contents,
     /// Steps that are being done.
     running: Running,
     known: remote::Known,
@@ -88,9 +92,12 @@ pub(crate) struct Builds {
 }
 
 impl Builds {
-    pub(crate) fn new(memory: Arc<Memory>, caches: Caches, tables: Tables) -> Builds {
+    /// `files`: what is known of contexts' files.
+    pub(crate) fn new(memory: Arc<Memory>, caches: Caches, files: (Tables, Contents)) -> Builds {
         let (running, known) = (Running::default(), remote::Known::default());
-        Builds { memory, caches, tables, running, known, closing: watch::Sender::new(false) }
+        let (tables, contents) = files;
+        let closing = watch::Sender::new(false);
+        Builds { memory, caches, tables, contents, running, known, closing }
     }
 
     fn closing(&self) -> watch::Receiver<bool> {

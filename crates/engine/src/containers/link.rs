@@ -44,12 +44,16 @@ impl<T: AsFd> AsRawFd for Ready<T> {
 }
 
 /// Has the reactor watch for input.
+pub(crate) fn watch<T: AsFd>(inner: T) -> std::io::Result<AsyncFd<Ready<T>>> {
+    watch_for(inner, Interest::READABLE)
+}
+
 #[expect(
     deprecated,
     reason = "the replacement is unsafe because of AsRawFd's that lie; Ready holds an AsFd by value and cannot"
 )]
-pub(crate) fn watch<T: AsFd>(inner: T) -> std::io::Result<AsyncFd<Ready<T>>> {
-    AsyncFd::with_interest(Ready(inner), Interest::READABLE)
+pub(crate) fn watch_for<T: AsFd>(inner: T, interest: Interest) -> std::io::Result<AsyncFd<Ready<T>>> {
+    AsyncFd::with_interest(Ready(inner), interest)
 }
 
 /// A conversation with one shim.

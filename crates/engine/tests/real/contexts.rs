@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use hull_builder::executor::{Copy, Selection, Source, Unpack};
 use hull_builder::{Executor, Failure, Layer};
 use hull_context::{Entry, Folder, Ignore, Kind, files, listing, walk};
-use hull_engine::builds::{Answer, Build, Client, Forget, Given, Secret};
+use hull_engine::builds::{Answer, Build, Client, Forget, Given, List, Place, Secret};
 use hull_oci::Digest;
 use hull_sys::memfd;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -62,7 +62,7 @@ impl Client for Keeper {
     }
 }
 
-fn entries(folder: &Path) -> Vec<Entry> {
+pub(crate) fn entries(folder: &Path) -> Vec<Entry> {
     walk(&Folder::new(File::open(folder).unwrap().as_fd(), Ignore::default())).unwrap()
 }
 
@@ -94,7 +94,8 @@ impl Case {
     ) -> Result<Case, hull_engine::Error> {
         let list = memfd::sealed(c"list", list).unwrap();
         let folder = rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let context = within(host.engine().listed_context(String::new(), list, folder, user)).await?;
+        let list = List { list, place: Place::Here { folder, user } };
+        let context = within(host.engine().listed_context(String::new(), list)).await?;
         let owner = Arc::new(Owner { open, asked: Mutex::default() });
         let client = Arc::new(Keeper(Arc::clone(&owner)));
         let contexts = [(String::new(), context)].into();
@@ -120,7 +121,7 @@ impl Case {
     }
 }
 
-fn written(root: &Path, names: &[&str]) -> PathBuf {
+pub(crate) fn written(root: &Path, names: &[&str]) -> PathBuf {
     let folder = root.join("context");
     for name in names {
         let path = folder.join(name);
@@ -194,12 +195,6 @@ async fn a_list_and_an_archive_of_a_folder_are_the_same_context() {
     symlink("/etc/passwd", folder.join("out")).unwrap();
     fs::create_dir(folder.join("empty")).unwrap();
     rustix::fs::mknodat(CWD, folder.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    // Archives of this kind have whole seconds.
-    let aged = std::process::Command::new("find")
-        .arg(&folder)
-        .args(["-exec", "touch", "-hd", "@1000000000", "{}", "+"])
-        .status();
-    assert!(aged.unwrap().success());
     let archive = within(host.engine().build_context(tar(&folder, "-cf").into())).await.unwrap();
     let unpacked =
         host.engine().build(Given { contexts: [(String::new(), archive)].into(), ..limits().into() });
@@ -248,8 +243,8 @@ async fn lists_that_lead_out_or_are_none_are_refused() {
     let open = File::create(scratch.path().join("list")).unwrap();
     (&open).write_all(&listing::encode(&[about("a")])).unwrap();
     let root = File::open(&folder).unwrap();
-    let context =
-        within(host.engine().listed_context(String::new(), open.into(), root.into(), 0)).await.unwrap();
+    let list = List { list: open.into(), place: Place::Here { folder: root.into(), user: 0 } };
+    let context = within(host.engine().listed_context(String::new(), list)).await.unwrap();
     let owner = Arc::new(Owner { open: null(), asked: Mutex::default() });
     let contexts = [(String::new(), context)].into();
     let build = host.engine().build(Given { contexts, client: Arc::new(Keeper(owner)), ..limits().into() });

@@ -9,6 +9,7 @@ mod build_rights;
 mod builds;
 mod contexts;
 mod crash;
+mod elsewhere;
 mod execs;
 mod life;
 mod many;

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::process::Command;
 
 use hull_testkit::{Baseline, Connection, Finished, Host};
 
-use super::host;
+use super::copy_pipes::{over_tcp, two_roads};
+use super::{Client, host};
 
 fn context(host: &Host, dockerfile: &str) -> PathBuf {
     let folder = host.folder().join("asking");
@@ -67,22 +69,30 @@ fn other_files_and_images_have_names() {
 
 #[test]
 fn files_that_change_while_a_build_goes_on_are_looked_at_again() {
-    let host = host();
+    let host = two_roads();
+    for (road, client) in [("near", Host::hull as Client), ("far", over_tcp)] {
+        changing(&host, client, road);
+    }
+}
+
+fn changing(host: &Host, client: Client, road: &str) {
     let dockerfile = "FROM busybox\n\
-                      RUN --mount=type=cache,id=signal,target=/c \
-                      touch /c/began; until [ -e /c/go ]; do sleep 0.05; done\n\
+                      RUN --mount=type=cache,id=ROAD,target=/c \
+                      touch /c/began-ROAD; until [ -e /c/go ]; do sleep 0.05; done\n\
                       COPY . /src\n\
-                      RUN [ \"$(cat /src/file)\" = \"as it is now\" ] && [ ! -e /src/gone ]\n";
-    let folder = context(&host, dockerfile);
+                      RUN [ \"$(cat /src/file)\" = \"as it is now\" ] && [ ! -e /src/gone ]\n"
+        .replace("ROAD", road);
+    let folder = context(host, &dockerfile);
     for name in ["file", "gone"] {
         fs::write(folder.join(name), "as it was").unwrap();
     }
     let caches = host.data_root().join("caches");
     std::thread::scope(|scope| {
-        let building = scope.spawn(|| host.hull(&["build", folder.to_str().unwrap()]));
+        let building = scope.spawn(|| client(host, &["build", folder.to_str().unwrap()]));
         let began = || {
             let caches = fs::read_dir(&caches).into_iter().flatten().flatten();
-            caches.map(|cache| cache.path().join("files")).find(|files| files.join("began").exists())
+            let mut files = caches.map(|cache| cache.path().join("files"));
+            files.find(|files| files.join(format!("began-{road}")).exists())
         };
         super::copy_attacks::until("the step", || began().is_some());
         fs::write(folder.join("file"), "as it is now").unwrap();
@@ -116,7 +126,40 @@ fn message(kind: u8, number: u32, body: &[u8]) -> Vec<u8> {
     [&[kind, 0, 0, 0], &number.to_be_bytes()[..], &length.to_be_bytes(), body].concat()
 }
 
-const QUESTION: &[u8] = br#"{"context":""}"#;
+const QUESTION: &str = r#"{"context":""}"#;
+
+/// The number of the daemon's next question, which must be this one.
+fn asked(connection: &mut Connection, question: &str) -> u32 {
+    let mut asked = vec![0; 12 + question.len()];
+    connection.stream.read_exact(&mut asked).unwrap();
+    assert!(asked.ends_with(question.as_bytes()), "{}", String::from_utf8_lossy(&asked));
+    u32::from_be_bytes(asked[4..8].try_into().unwrap())
+}
+
+/// The rest of what the daemon says.
+fn said(mut connection: Connection) -> String {
+    let mut said = Vec::new();
+    connection.stream.read_to_end(&mut said).unwrap();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[test]
+fn a_cache_that_does_not_come_is_warned_of() {
+    let host = host();
+    let folder = context(&host, "FROM scratch\nCOPY Dockerfile /\n");
+    let archive = Command::new("tar").arg("-C").arg(&folder).args(["-cf", "-", "."]).output().unwrap();
+    let mut connection = taken_over(&host);
+    let begin = message(1, 0, br#"{"cache_from":[{"folder":"kept"}]}"#);
+    connection.stream.write_all(&begin).unwrap();
+    let number = asked(&mut connection, QUESTION);
+    let answer = [message(2, number, &archive.stdout), message(3, number, b"")].concat();
+    connection.stream.write_all(&answer).unwrap();
+    let number = asked(&mut connection, r#"{"context":"kept"}"#);
+    connection.stream.write_all(&message(4, number, b"its disk has failed")).unwrap();
+    let said = said(connection);
+    assert!(said.contains("the cache kept is not used: "), "{said}");
+    assert!(said.contains("its disk has failed") && said.contains("\"stored\":true"), "{said}");
+}
 
 #[test]
 fn a_client_that_talks_nonsense_is_left_and_nothing_stays() {
@@ -141,21 +184,39 @@ fn a_client_that_talks_nonsense_is_left_and_nothing_stays() {
         let mut said = Vec::new();
         connection.stream.read_to_end(&mut said).ok();
     }
-    // Answers that nobody waits for, and one that is no archive.
-    let mut connection = taken_over(&host);
-    connection.stream.write_all(&begin).unwrap();
-    let mut asked = vec![0; 12 + QUESTION.len()];
-    connection.stream.read_exact(&mut asked).unwrap();
-    assert!(asked.ends_with(QUESTION), "{asked:?}");
-    let number = u32::from_be_bytes(asked[4..8].try_into().unwrap());
+    // Answers that nobody waits for, and those that are no context.
     let piece = [7; 2000];
-    let bytes =
-        [message(2, 77, b"?"), message(3, 77, b""), message(2, number, &piece), message(3, number, b"")];
-    connection.stream.write_all(&bytes.concat()).unwrap();
-    let mut said = Vec::new();
-    connection.stream.read_to_end(&mut said).unwrap();
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("the context cannot be read"), "{said}");
-    drop(connection);
+    let list = |size: u32| message(7, 0, &size.to_be_bytes());
+    let other = "the client sent something else";
+    let cases = [
+        (vec![message(2, 77, b"?"), message(3, 77, b""), message(2, 0, &piece)], false, "cannot be read"),
+        // Less than the list that was told, and bytes that are none.
+        (vec![list(2001), message(2, 0, &piece)], false, other),
+        (vec![list(u32::MAX), message(4, 0, b"it does not want to")], false, "it does not want to"),
+        (vec![list(2000), message(2, 0, &piece), message(7, 0, &[0; 4])], false, other),
+        // Nobody looks into a list but a worker: the Dockerfile is asked for.
+        (vec![list(1000), message(2, 0, &piece)], true, "another version of the client"),
+    ];
+    for (mut answer, is_asked_on, why) in cases {
+        let mut connection = taken_over(&host);
+        connection.stream.write_all(&begin).unwrap();
+        let number = asked(&mut connection, QUESTION);
+        answer.push(message(3, 0, b""));
+        for one in &mut answer {
+            // Answers to this question, but for those to another.
+            if one[4..8] == [0; 4] {
+                one[4..8].copy_from_slice(&number.to_be_bytes());
+            }
+        }
+        connection.stream.write_all(&answer.concat()).unwrap();
+        if is_asked_on {
+            let number = asked(&mut connection, "\"dockerfile\"");
+            let text = b"FROM scratch\nCOPY . /\n";
+            let answer = [message(2, number, text), message(3, number, b"")].concat();
+            connection.stream.write_all(&answer).unwrap();
+        }
+        let said = said(connection);
+        assert!(said.contains(why), "{said}");
+    }
     before.returns(&host);
 }

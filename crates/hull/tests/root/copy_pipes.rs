@@ -23,10 +23,14 @@ pub(super) fn two_roads() -> Host {
 }
 
 pub(super) fn over_tcp(host: &Host, words: &[&str]) -> Finished {
+    hull_testkit::run(&mut over_tcp_command(host, words), b"")
+}
+
+pub(super) fn over_tcp_command(host: &Host, words: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{}/ns/net", host.holder_pid())).arg("--").arg(executables().hull);
     command.args(["--host", TCP]).args(words).current_dir(host.folder()).env("HOME", host.folder());
-    hull_testkit::run(&mut command, b"")
+    command
 }
 
 #[test]

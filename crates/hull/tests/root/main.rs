@@ -10,6 +10,7 @@ mod build_cache;
 mod build_checks;
 mod build_ends;
 mod build_exchange;
+mod build_far;
 mod build_language;
 mod build_lent;
 mod build_mounts;

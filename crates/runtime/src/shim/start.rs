@@ -66,7 +66,7 @@ pub(super) fn start(order: Order, listener: OwnedFd) -> Result<Running, StartErr
             | Role::Source
             | Role::SourceFolder
             | Role::Listing { .. }
-            | Role::Files
+            | Role::Files { .. }
             | Role::Digests
             | Role::Learned
             | Role::Relay

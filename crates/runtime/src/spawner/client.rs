@@ -103,6 +103,8 @@ pub struct Listed<'a> {
     pub list: BorrowedFd<'a>,
     /// Where its files are asked for ([`hull_context::files`]): a new socket for each work.
     pub files: BorrowedFd<'a>,
+    /// How many batches of them are asked for before the first has come.
+    pub ahead: usize,
     /// What is known of their digests ([`hull_context::Digests`]).
     pub digests: BorrowedFd<'a>,
     /// The number of the build.
@@ -115,7 +117,7 @@ impl<'a> Listed<'a> {
     fn add(self, roles: &mut Vec<Role>, fds: &mut Vec<BorrowedFd<'a>>) {
         roles.extend([
             Role::Listing { build: self.build, settled: self.settled },
-            Role::Files,
+            Role::Files { ahead: self.ahead },
             Role::Digests,
         ]);
         fds.extend([self.list, self.files, self.digests]);

@@ -6,24 +6,24 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read as _, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-use hull_context::files::{Files, Missing};
+use hull_context::files::{Ask, Files, Missing};
+use hull_context::reading::{self, Part};
 use hull_context::{
     DIGESTS_MAX, Digests, Entry, Inside, Kind, LISTING_MAX, Listing, Matched, Remembered, Stamp, fingerprint,
 };
 use hull_image::layer::{Archive, Bare, Copying, Dress, is_archive};
-use hull_oci::{Digest, Hasher};
+use hull_oci::Digest;
 use hull_sys::memfd;
 use hull_sys::root::open_inside;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
-use rustix::io::{Errno, retry_on_intr};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::io::Errno;
 
 use super::build::{Error, Targets, chosen, dress, join};
 use crate::protocol::{Copy, Role, Selection};
@@ -39,7 +39,7 @@ const READERS: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Given {
     list: Option<(OwnedFd, u64, i64)>,
-    files: Option<OwnedFd>,
+    files: Option<Files>,
     digests: Option<OwnedFd>,
     learned: Option<OwnedFd>,
 }
@@ -48,7 +48,7 @@ impl Given {
     pub(super) fn take(&mut self, role: Role, fd: OwnedFd) {
         match role {
             Role::Listing { build, settled } => self.list = Some((fd, build, settled)),
-            Role::Files => self.files = Some(fd),
+            Role::Files { ahead } => self.files = Some(Files::new(fd, ahead)),
             Role::Digests => self.digests = Some(fd),
             Role::Learned => self.learned = Some(fd),
             _ => {}
@@ -68,7 +68,7 @@ impl Given {
         };
         let listing = Listing::decode(&memfd::read_sealed(list, LISTING_MAX)?)?;
         let digests = Digests::decode(&whole(&digests).map_err(|source| Error::Table { source })?);
-        Ok((Listed { listing, files: Files::new(files), digests, build, settled }, self.learned))
+        Ok((Listed { listing, files, digests, build, settled }, self.learned))
     }
 }
 
@@ -138,8 +138,9 @@ impl Listed {
         };
         std::thread::scope(|scope| {
             let reading: Vec<_> = (0..readers.min(numbers.len())).map(|_| scope.spawn(reader)).collect();
-            let given = self.files.each(numbers, |place, file| {
-                let entry = listing.entry_of(numbers[place]).ok_or(Error::Given)?;
+            let asks: Vec<Ask> = numbers.iter().filter_map(|&number| self.ask(number)).collect();
+            let given = self.files.each(&asks, |place, file| {
+                let entry = listing.entry_of(asks[place].number).ok_or(Error::Given)?;
                 let file = file.map_err(|missing| gone(entry, missing))?;
                 // The readers end early only after an error, which is told below.
                 give.send((entry, file)).map_err(|_| Error::Given)
@@ -151,6 +152,16 @@ impl Listed {
             }
             given.map(|()| all)
         })
+    }
+
+    /// How a file is asked for: with all that is known of it.
+    fn ask(&self, number: u32) -> Option<Ask> {
+        let entry = self.listing.entry_of(number)?;
+        let stamp = entry.stamp()?;
+        // A build goes by what it has read, whatever the file has become.
+        let promised = self.digests.promised(&entry.path, self.build);
+        let size = promised.map_or(stamp.size, |promised| promised.stamp.size);
+        Some(Ask { number, size, digest: self.digests.known(&entry.path, stamp, self.build).cloned() })
     }
 
     /// Copies what is selected: files in the order in which they are asked for, and what is none between them.
@@ -175,10 +186,10 @@ impl Listed {
             .filter(|(_, way)| matches!(way.entry.kind, Kind::File { .. }))
             .filter_map(|(at, way)| Some((at, self.listing.find(&way.entry.path)?.0)))
             .collect();
-        let numbers: Vec<u32> = files.iter().map(|(_, number)| *number).collect();
+        let asks: Vec<Ask> = files.iter().filter_map(|(_, number)| self.ask(*number)).collect();
         let template = rustix::fs::fstat(root).map_err(|errno| unread(Path::new("/"), errno.into()))?;
         let (mut done, mut block) = (0, vec![0; BLOCK]);
-        self.files.each(&numbers, |place, file| {
+        self.files.each(&asks, |place, file| {
             let (at, _) = files[place];
             ways[done..at].iter().try_for_each(|way| way.make(&mut copying, template))?;
             done = at + 1;
@@ -233,11 +244,11 @@ impl Listed {
         let promised = self.digests.promised(&entry.path, self.build);
         let size = stamp(entry, file)?.size;
         let size = promised.map_or(size, |promised| promised.stamp.size);
-        let mut begin = Part::new(file, size);
+        let mut begin = Part::new(file.as_fd(), size);
         if !is_archive(&mut begin) {
             return Ok(false);
         }
-        let mut part = Part::new(file, size);
+        let mut part = Part::new(file.as_fd(), size);
         copying.unpack(&mut part, entry.path.as_os_str().as_bytes(), to)?;
         // What is behind the archive's end belongs to the file, too.
         while part.read(block).map_err(|source| unread(&entry.path, source))? > 0 {}
@@ -249,8 +260,10 @@ impl Listed {
 }
 
 fn check(entry: &Entry, file: &OwnedFd, promised: &Remembered, block: &mut [u8]) -> Result<(), Error> {
-    let hashed = hash(file, promised.stamp.size, block).map_err(|source| unread(&entry.path, source))?;
-    match hashed == (promised.digest.clone(), promised.stamp.size) {
+    let hashed = Part::new(file.as_fd(), promised.stamp.size).hash(block);
+    match hashed.map_err(|source| unread(&entry.path, source))?
+        == (promised.digest.clone(), promised.stamp.size)
+    {
         true => Ok(()),
         false => Err(changed(entry)),
     }
@@ -258,34 +271,6 @@ fn check(entry: &Entry, file: &OwnedFd, promised: &Remembered, block: &mut [u8])
 
 fn changed(entry: &Entry) -> Error {
     Error::Changed { path: entry.path.display().to_string() }
-}
-
-/// The beginning of a file, hashed as it is read: what is made of it is made of these bytes.
-struct Part<'a> {
-    file: &'a OwnedFd,
-    at: u64,
-    size: u64,
-    hasher: Hasher,
-}
-
-impl Part<'_> {
-    fn new(file: &OwnedFd, size: u64) -> Part<'_> {
-        Part { file, at: 0, size, hasher: Hasher::sha256() }
-    }
-
-    fn hashed(self) -> (Digest, u64) {
-        (self.hasher.finish(), self.at)
-    }
-}
-
-impl Read for Part<'_> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let most = usize::try_from(self.size - self.at).unwrap_or(usize::MAX).min(into.len());
-        let count = retry_on_intr(|| rustix::io::pread(self.file, &mut into[..most], self.at))?;
-        self.hasher.update(&into[..count]);
-        self.at += count as u64;
-        Ok(count)
-    }
 }
 
 /// One thing of the list, and where it goes.
@@ -343,11 +328,12 @@ impl Way {
     }
 }
 
-/// Mode and time are those that were listed.
+/// Mode and time are those that were listed; the time in whole seconds, as archives of contexts have it: the same
+/// files are the same layer whoever sends them.
 fn dress_as(entry: &Entry, stat: &mut Stat) {
     stat.st_mode = (stat.st_mode & !0o7777) | entry.mode;
     stat.st_mtime = entry.modified.0;
-    stat.st_mtime_nsec = entry.modified.1.into();
+    stat.st_mtime_nsec = 0;
 }
 
 fn unread(path: &Path, source: std::io::Error) -> Error {
@@ -357,7 +343,7 @@ fn unread(path: &Path, source: std::io::Error) -> Error {
 /// Why a file did not come.
 fn gone(entry: &Entry, missing: Missing) -> Error {
     match missing {
-        Missing::Refused(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => changed(entry),
+        Missing::Refused(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE) => changed(entry),
         Missing::Refused(errno) => unread(&entry.path, errno.into()),
         Missing::Broken(errno) => Error::Client { source: errno.into() },
     }
@@ -368,47 +354,14 @@ fn gone(entry: &Entry, missing: Missing) -> Error {
 /// # Errors
 /// It is no regular file: opening was the client's, reading would be ours.
 fn stamp(entry: &Entry, file: &OwnedFd) -> Result<Stamp, Error> {
-    let stat = rustix::fs::fstat(file).map_err(|errno| unread(&entry.path, errno.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(changed(entry));
-    }
-    let nanoseconds = |nanoseconds: u64| u32::try_from(nanoseconds).unwrap_or(0);
-    Ok(Stamp {
-        size: u64::try_from(stat.st_size).unwrap_or(0),
-        inode: stat.st_ino,
-        modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
-        changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
-    })
-}
-
-/// Whether the file system sets a file's times whenever its bytes change. Those in memory alone do not where a
-/// process has them mapped, and of those of other hosts nobody knows.
-fn tells_of_changes(file: &OwnedFd) -> bool {
-    // ext4, xfs, btrfs, f2fs, zfs, and overlay, which has the times of what it stands on (statfs(2)).
-    const KNOWN: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x794c_7630];
-    rustix::fs::fstatfs(file).is_ok_and(|about| KNOWN.contains(&u64::try_from(about.f_type).unwrap_or(0)))
+    let stamp = reading::stamp(file.as_fd()).map_err(|errno| unread(&entry.path, errno.into()))?;
+    stamp.ok_or_else(|| changed(entry))
 }
 
 /// Reads a file.
-fn digest(
-    entry: &Entry,
-    file: &OwnedFd,
-    (build, settled): (u64, i64),
-    block: &mut [u8],
-) -> Result<Remembered, Error> {
-    let before = stamp(entry, file)?;
-    let (digest, size) = hash(file, before.size, block).map_err(|source| unread(&entry.path, source))?;
-    let after = stamp(entry, file)?;
-    let old = clock_gettime(ClockId::Realtime).tv_sec.saturating_sub(settled);
-    let settled = before == after && after.changed.0 < old && tells_of_changes(file);
-    Ok(Remembered { stamp: Stamp { size, ..after }, digest, settled, build })
-}
-
-/// The digest of the first `size` bytes, or of all if there are less, and how many they were.
-fn hash(file: &OwnedFd, size: u64, block: &mut [u8]) -> std::io::Result<(Digest, u64)> {
-    let mut part = Part::new(file, size);
-    while part.read(block)? > 0 {}
-    Ok(part.hashed())
+fn digest(entry: &Entry, file: &OwnedFd, about: (u64, i64), block: &mut [u8]) -> Result<Remembered, Error> {
+    let read = reading::read(file.as_fd(), about, block).map_err(|source| unread(&entry.path, source))?;
+    read.ok_or_else(|| changed(entry))
 }
 
 /// The daemon's own file, which nobody writes any more. Others read it by the same descriptor.

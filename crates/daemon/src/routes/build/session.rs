@@ -6,7 +6,8 @@
 //! the connection is the end of the build.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,9 +18,13 @@ use hull_api::build::frame::{Heard, PIECE, Told};
 use hull_api::build::{Begin, Failed, Finished, Form, Named, Output, Planned, Question, Stream, link};
 use hull_api::client;
 use hull_builder::{Built, Progress, Request, progress};
+use hull_context::{DIGESTS_MAX, LISTING_MAX};
 use hull_engine::Error;
-use hull_engine::builds::{self, Build, Context, Given, Import, Layout, Secret, Unbuilt};
+use hull_engine::builds::{
+    self, Build, Context, Given, Import, Layout, List, Pieces, Place, Secret, Unbuilt,
+};
 use hull_oci::Reference;
+use hull_sys::memfd;
 use rustix::fs::FileType;
 use rustix::net::SocketType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -126,6 +131,7 @@ async fn listen(receiver: &mut link::Receiver<Heard>, questions: &Questions) -> 
                 (Some(folder), Some(list)) => (question, Part::Listing { list, folder }),
                 _ => return Err(unexpected("a descriptor is missing")),
             },
+            Heard::FarListing { question, list } => (question, Part::FarListing(u64::from(list))),
         };
         // Who has asked may not want to know any more.
         let to = questions.waiting().answers.get(&question).cloned();
@@ -197,17 +203,26 @@ async fn make(
         return Ok(Told::Checked(request::checked(&checked, &name, &text)));
     }
     let built = build.solve(&request, report).await.map_err(failed)?;
+    let finished = deliver(&build, &built, (outputs, discard, names), sender).await;
+    finished.map(Told::Finished).map_err(|error| failed(error.into()))
+}
+
+/// Sends what was wished of what was built, and keeps the image.
+async fn deliver(
+    build: &Build,
+    built: &Built,
+    (outputs, discard, names): (Vec<builds::Form>, bool, Vec<Reference>),
+    sender: &link::Sender<Told>,
+) -> Result<Finished, Error> {
     for (number, form) in (0..).zip(outputs) {
-        let sent = send(&build, &built, form, (number, sender)).await;
-        sent.map_err(|error| failed(error.into()))?;
+        send(build, built, form, (number, sender)).await?;
     }
     if discard {
-        let id = build.id(&built).map_err(|error| failed(error.into()))?;
-        return Ok(Told::Finished(Finished { id, names: Vec::new(), stored: false }));
+        return Ok(Finished { id: build.id(built)?, names: Vec::new(), stored: false });
     }
-    let finished = build.store(&built, names).await.map_err(|error| failed(error.into()))?;
-    let names = finished.names.iter().map(Reference::familiar).collect();
-    Ok(Told::Finished(Finished { id: finished.id, names, stored: true }))
+    let stored = build.store(built, names).await?;
+    let names = stored.names.iter().map(Reference::familiar).collect();
+    Ok(Finished { id: stored.id, names, stored: true })
 }
 
 /// Gets the contexts besides the main one.
@@ -306,10 +321,9 @@ async fn receive(server: &Server, questions: &Arc<Questions>, name: &str) -> Res
             // The worker reads what the client writes; nobody is between them.
             return server.engine.build_context(pipe).await.map_err(|error| unread(chain(&error)));
         }
-        Part::Listing { list, folder } => {
-            let Some(user) = questions.user else { return Err(unread(OTHER.to_owned())) };
-            let context = server.engine.listed_context(name.to_owned(), list, folder, user).await;
-            return Ok(context?);
+        first @ (Part::Listing { .. } | Part::FarListing(_)) => {
+            let list = questions.list(first, answer).await.map_err(unread)?;
+            return Ok(server.engine.listed_context(name.to_owned(), list).await?);
         }
         Part::Bytes(bytes) => bytes,
         Part::End => Bytes::new(),
@@ -335,7 +349,7 @@ async fn feed(first: Bytes, mut answer: Coming, mut write: pipe::Sender) -> Resu
             Part::Bytes(bytes) => piece = bytes,
             Part::End => return Ok(()),
             Part::Refused(why) => return Err(why),
-            Part::Descriptor(_) | Part::Listing { .. } => return Err(OTHER.to_owned()),
+            _ => return Err(OTHER.to_owned()),
         }
     }
 }
@@ -377,6 +391,8 @@ enum Part {
         list: OwnedFd,
         folder: OwnedFd,
     },
+    /// The first so many bytes that follow are a list.
+    FarListing(u64),
     End,
     /// There is none.
     Refused(String),
@@ -417,6 +433,25 @@ impl Questions {
     }
 }
 
+impl Questions {
+    /// A context that is a list, from the first part of the answer on.
+    async fn list(&self, first: Part, mut answer: Coming) -> Result<List, String> {
+        match (first, self.user) {
+            (Part::Listing { list, folder }, Some(user)) => {
+                Ok(List { list, place: Place::Here { folder, user } })
+            }
+            (Part::FarListing(size), _) => {
+                let mut rest = Bytes::new();
+                let list = answer.file(&mut rest, Some(size), LISTING_MAX).await?;
+                let digests = answer.file(&mut rest, None, DIGESTS_MAX).await?;
+                Ok(List { list, place: Place::Elsewhere { digests } })
+            }
+            (Part::Refused(why), _) => Err(why),
+            _ => Err(OTHER.to_owned()),
+        }
+    }
+}
+
 impl Coming {
     async fn next(&mut self) -> Part {
         self.parts.recv().await.unwrap_or_else(|| Part::Refused("the client has gone".to_owned()))
@@ -433,9 +468,48 @@ impl Coming {
                 Part::Bytes(bytes) => whole.extend_from_slice(&bytes),
                 Part::End => return Ok(whole),
                 Part::Refused(why) => return Err(why),
-                Part::Descriptor(_) | Part::Listing { .. } => return Err(OTHER.to_owned()),
+                _ => return Err(OTHER.to_owned()),
             }
         }
+    }
+
+    /// A file in memory with this much of what is still to come, or with all of it.
+    async fn file(&mut self, rest: &mut Bytes, size: Option<u64>, most: u64) -> Result<OwnedFd, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("a list cannot be kept: {error}");
+        let mut file = File::from(memfd::open(c"list").map_err(|error| failed(&error))?);
+        let mut have = 0;
+        while size.is_none_or(|size| have < size) {
+            if rest.is_empty() {
+                match self.next().await {
+                    Part::Bytes(bytes) => *rest = bytes,
+                    Part::End if size.is_none() => break,
+                    Part::Refused(why) => return Err(why),
+                    _ => return Err(OTHER.to_owned()),
+                }
+            }
+            let left = size.map_or(rest.len() as u64, |size| size - have);
+            let now = rest.split_to(rest.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+            have += now.len() as u64;
+            if have > most {
+                return Err(format!("a list has more than {most} bytes"));
+            }
+            file.write_all(&now).map_err(|error| failed(&error))?;
+        }
+        memfd::seal(&file).map_err(|error| failed(&error))?;
+        Ok(file.into())
+    }
+}
+
+impl Pieces for Coming {
+    fn next(&mut self) -> builds::Answer<'_, Option<Bytes>> {
+        Box::pin(async move {
+            match Coming::next(self).await {
+                Part::Bytes(bytes) => Ok(Some(bytes)),
+                Part::End => Ok(None),
+                Part::Refused(why) => Err(Error::Invalid(format!("the context's files: {why}"))),
+                _ => Err(Error::Invalid(format!("the context's files: {OTHER}"))),
+            }
+        })
     }
 }
 
@@ -482,14 +556,12 @@ impl builds::Client for Client {
         })
     }
 
-    fn list<'a>(&'a self, context: &'a str) -> builds::Answer<'a, OwnedFd> {
+    fn list<'a>(&'a self, context: &'a str) -> builds::Answer<'a, List> {
         Box::pin(async move {
-            let failed = |why: &str| Error::Invalid(format!("the context cannot be read: {why}"));
-            match self.questions.ask(Question::Context(context.to_owned())).await.next().await {
-                Part::Listing { list, .. } => Ok(list),
-                Part::Refused(why) => Err(failed(&why)),
-                _ => Err(failed(OTHER)),
-            }
+            let mut answer = self.questions.ask(Question::Context(context.to_owned())).await;
+            let first = answer.next().await;
+            let list = self.questions.list(first, answer).await;
+            list.map_err(|why| Error::Invalid(format!("the context cannot be read: {why}")))
         })
     }
 
@@ -501,6 +573,13 @@ impl builds::Client for Client {
                 Part::Refused(why) => Err(failed(&why)),
                 _ => Err(failed(OTHER)),
             }
+        })
+    }
+
+    fn contents<'a>(&'a self, context: &'a str, numbers: Vec<u32>) -> builds::Answer<'a, Box<dyn Pieces>> {
+        Box::pin(async move {
+            let question = Question::Contents { context: context.to_owned(), numbers };
+            Ok(Box::new(self.questions.ask(question).await) as Box<dyn Pieces>)
         })
     }
 }
