@@ -85,7 +85,7 @@ fn to(text: &str) -> Result<To, Failure> {
         ("inline", _) => Err(wrong("an image has the cache of its own layers alone (mode=min)")),
         ("local", "min" | "max") if !destination.is_empty() => {
             let output = Output { form: Form::Cache { all: mode == "max" }, names: Vec::new() };
-            Ok(To::Folder(Place::Folder(destination.to_owned()), output))
+            Ok(To::Folder(Place::Cache(destination.to_owned()), output))
         }
         ("local", "min" | "max") => Err(wrong("dest is required: dest=FOLDER")),
         ("local", _) => Err(wrong("the mode is min or max")),
@@ -127,7 +127,7 @@ mod tests {
     fn words_mean_folders_and_images() {
         let folder = |all| {
             let output = Output { form: Form::Cache { all }, names: Vec::new() };
-            To::Folder(Place::Folder("out".to_owned()), output)
+            To::Folder(Place::Cache("out".to_owned()), output)
         };
         assert_eq!(to("type=local,dest=out").unwrap(), folder(false));
         assert_eq!(to("type=local,mode=max,dest=out").unwrap(), folder(true));

@@ -4,14 +4,18 @@
 //! the extractor of `cp`, in a thread of its own: nothing in the archive leads out of it, and the files
 //! belong to whoever called.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use hull_api::build::{Form, Output};
 use hull_image::layer::{self, ApplyError, Limits, Owner, Unpack};
+use hull_oci::Digest;
+use hull_oci::digest::Algorithm;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
@@ -35,6 +39,8 @@ pub(super) struct Wanted {
 pub(super) enum Place {
     /// An archive is unpacked here.
     Folder(String),
+    /// The same of a cache, in place of the one that was here.
+    Cache(String),
     File(String),
     Stdout,
 }
@@ -125,7 +131,12 @@ fn push() -> Failure {
 /// Takes an output's bytes.
 #[derive(Debug)]
 pub(super) enum Sink {
-    Folder { pipe: pipe::Sender, work: JoinHandle<Result<u64, ApplyError>> },
+    /// `cache`: the folder that it is in, if it is to take the place of what is there.
+    Folder {
+        pipe: pipe::Sender,
+        work: JoinHandle<Result<u64, ApplyError>>,
+        cache: Option<PathBuf>,
+    },
     File(Unfinished),
     Stdout,
 }
@@ -133,7 +144,7 @@ pub(super) enum Sink {
 /// Refuses what can be no destination, before anything is built.
 pub(super) fn check(place: &Place) -> Result<(), Failure> {
     match place {
-        Place::Folder(_) => Ok(()),
+        Place::Folder(_) | Place::Cache(_) => Ok(()),
         Place::File(file) => output::check(file, "failed to write the output"),
         Place::Stdout if std::io::stdout().is_terminal() => {
             Err(fail("dest file is required for this exporter: refusing to write to console"))
@@ -150,19 +161,26 @@ impl Sink {
             Place::File(file) => {
                 Unfinished::create(file).map(Sink::File).map_err(|error| failed(file, &error))
             }
-            Place::Folder(path) => {
-                std::fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
-                let folder = File::open(path).map_err(|error| failed(path, &error))?;
-                let (source, pipe) = std::io::pipe()?;
-                let work = tokio::task::spawn_blocking(move || {
-                    let options = Unpack { keep_kinds: true, owner: Owner::Caller, ..Unpack::default() };
-                    let source = layer::Source::Pipe(source.as_fd());
-                    let count = AtomicU64::new(0);
-                    layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)
-                });
-                Ok(Sink::Folder { pipe: pipe::Sender::from_owned_fd(pipe.into())?, work })
+            Place::Folder(path) => Sink::folder(path, None),
+            Place::Cache(path) => {
+                clear(Path::new(path)).map_err(|error| failed(path, &error))?;
+                Sink::folder(&format!("{path}/{NEW}"), Some(PathBuf::from(path)))
             }
         }
+    }
+
+    fn folder(path: &str, cache: Option<PathBuf>) -> Result<Sink, Failure> {
+        let failed = |error: std::io::Error| fail(format!("open {path}: {}", reason(&error)));
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let folder = File::open(path).map_err(failed)?;
+        let (source, pipe) = std::io::pipe()?;
+        let work = tokio::task::spawn_blocking(move || {
+            let options = Unpack { keep_kinds: true, owner: Owner::Caller, ..Unpack::default() };
+            let source = layer::Source::Pipe(source.as_fd());
+            let count = AtomicU64::new(0);
+            layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)
+        });
+        Ok(Sink::Folder { pipe: pipe::Sender::from_owned_fd(pipe.into())?, work, cache })
     }
 
     pub(super) async fn write(&mut self, bytes: &Bytes) -> Result<(), Failure> {
@@ -182,10 +200,12 @@ impl Sink {
     /// All has come.
     pub(super) async fn end(self) -> Result<(), Failure> {
         match self {
-            Sink::Folder { pipe, work } => {
+            Sink::Folder { pipe, work, cache } => {
                 drop(pipe);
                 let unpacked = work.await.map_err(|error| fail(error.to_string()))?;
-                unpacked.map(drop).map_err(|error| fail(chain(&error)))
+                unpacked.map_err(|error| fail(chain(&error)))?;
+                let replaced = cache.as_deref().map_or(Ok(()), replace);
+                replaced.map_err(|error| fail(format!("the cache cannot be written: {}", reason(&error))))
             }
             Sink::File(file) => file
                 .publish()
@@ -195,9 +215,80 @@ impl Sink {
     }
 }
 
+/// Where a cache is until it is whole.
+const NEW: &str = ".new";
+const BLOBS: &str = "blobs/sha256";
+
+/// What an export that was broken off has left.
+fn clear(cache: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(cache.join(NEW)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Moves a cache that is whole to its place. Blobs go first, so what names them finds them; those that it has not
+/// got go last. Nothing else in the folder is touched.
+fn replace(cache: &Path) -> std::io::Result<()> {
+    let (new, blobs) = (cache.join(NEW), cache.join(BLOBS));
+    std::fs::create_dir_all(&blobs)?;
+    let mut kept = HashSet::new();
+    for blob in std::fs::read_dir(new.join(BLOBS))? {
+        let blob = blob?;
+        std::fs::rename(blob.path(), blobs.join(blob.file_name()))?;
+        kept.insert(blob.file_name());
+    }
+    for document in std::fs::read_dir(&new)? {
+        let document = document?;
+        if document.file_type()?.is_file() {
+            std::fs::rename(document.path(), cache.join(document.file_name()))?;
+        }
+    }
+    clear(cache)?;
+    for blob in std::fs::read_dir(&blobs)? {
+        let blob = blob?;
+        let is_blob =
+            blob.file_name().to_str().is_some_and(|hex| Digest::from_hex(Algorithm::Sha256, hex).is_ok());
+        if is_blob && !kept.contains(&blob.file_name()) {
+            std::fs::remove_file(blob.path())?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_takes_the_place_of_the_last_one_and_of_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = scratch.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let blob = |text: &str| format!("{BLOBS}/{}", Digest::sha256(text.as_bytes()).hex());
+        for text in ["old", "both"] {
+            write(&blob(text), text);
+        }
+        for path in ["index.json", "mine", "blobs/sha256/mine"] {
+            write(path, "as it was");
+        }
+        write(".new/rest", "of one that was broken off");
+        clear(scratch.path()).unwrap();
+        for text in ["both", "new"] {
+            write(&format!("{NEW}/{}", blob(text)), text);
+        }
+        write(".new/index.json", "as it is");
+        replace(scratch.path()).unwrap();
+        let read = |path: &str| std::fs::read_to_string(scratch.path().join(path)).ok();
+        let all = [blob("old"), blob("both"), blob("new")].map(|path| read(&path));
+        assert_eq!(all, [None, Some("both".to_owned()), Some("new".to_owned())]);
+        assert_eq!(read("index.json").as_deref(), Some("as it is"));
+        assert_eq!((read("mine").is_some(), read("blobs/sha256/mine").is_some()), (true, true));
+        assert!(!scratch.path().join(NEW).exists());
+    }
 
     fn read(texts: &[&str]) -> Result<Wanted, String> {
         parse(texts.iter().copied(), &["tag:1".to_owned()]).map_err(|failure| failure.message)

@@ -33,8 +33,8 @@ use crate::{Error, Result, chain};
 /// Where else a build looks for what was done before.
 #[derive(Debug)]
 pub enum Import {
-    /// Images in a layout, and what people call it.
-    Folder(String, Context),
+    /// Images in a layout, and what people call it. Where it has not come, why.
+    Folder(String, std::result::Result<Context, String>),
     /// An image that is here.
     Image(Reference),
 }
@@ -61,9 +61,12 @@ struct Entry {
 }
 
 impl Entry {
-    /// `None`: other layers than the image's are in it.
+    /// `None`: other layers than the image's are in it, or more steps than are believed of anybody.
     fn of(row: &Row, image: &[Digest]) -> Option<Entry> {
         let Known { key: step, stack } = &row.known;
+        if stack.changes.len() > MAX_LAYERS {
+            return None;
+        }
         image.starts_with(&diff_ids(&stack.layers())).then(|| Entry {
             key: row.key.clone(),
             step: step.clone(),
@@ -249,7 +252,7 @@ impl Build {
         for import in &self.0.given.imports {
             let (name, folder, images) = match import {
                 Import::Folder(name, context) => {
-                    let (folder, images) = match self.unpacked(context).await {
+                    let (folder, images) = match self.cache_folder(context).await {
                         Ok(site) => (Some(Arc::clone(&site)), self.images_in(&site).await),
                         Err(error) => (None, Err(error)),
                     };
@@ -273,6 +276,13 @@ impl Build {
             let (rows, used) = (Mutex::new(rows), AtomicBool::new(false));
             // Nobody else imports.
             let _ = self.0.imports.set(Imports { rows, used, salt, report: Arc::clone(report) });
+        }
+    }
+
+    async fn cache_folder(&self, context: &std::result::Result<Context, String>) -> Result<Arc<Site>> {
+        match context {
+            Ok(context) => self.unpacked(context).await,
+            Err(why) => Err(Error::Invalid(why.clone())),
         }
     }
 
@@ -366,6 +376,17 @@ mod tests {
         assert_eq!(beside, [(3, 2), (3, 3)]);
         let plain = document(&built.config, &[]).unwrap();
         assert_eq!(plain, serde_json::to_vec(&built.config).unwrap(), "without rows it is the image's own");
+    }
+
+    #[test]
+    fn a_long_build_has_the_rows_that_anybody_would_take() {
+        let paths: Vec<String> = (1..=1500).map(|count| vec!["-"; count].join("/")).collect();
+        let built = built(&["0"], &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        let documents = documents(&built, true).unwrap();
+        let Document { entries, .. } = read(&documents[0]);
+        assert_eq!(entries.len(), MAX_LAYERS);
+        let image = &built.config.rootfs.diff_ids;
+        assert!(entries.iter().all(|entry| entry.known(image).is_some()));
     }
 
     #[test]

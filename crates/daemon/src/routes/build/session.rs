@@ -184,7 +184,8 @@ async fn make(
     given.contexts.insert(String::new(), context);
     (given.imports, given.inline_cache) = (imports, inline_cache);
     for name in folders {
-        let folder = receive(server, questions, &name).await.map_err(request::refused)?;
+        // A cache that does not come is none.
+        let folder = receive(server, questions, &name).await.map_err(|failure| failure.message);
         given.imports.push(Import::Folder(name, folder));
     }
     let rows = inline_cache || outputs.iter().any(|form| matches!(form, builds::Form::Cache { .. }));
@@ -214,15 +215,23 @@ async fn deliver(
     (outputs, discard, names): (Vec<builds::Form>, bool, Vec<Reference>),
     sender: &link::Sender<Told>,
 ) -> Result<Finished, Error> {
-    for (number, form) in (0..).zip(outputs) {
+    let is_cache = |form: &builds::Form| matches!(form, builds::Form::Cache { .. });
+    let (caches, outputs): (Vec<_>, Vec<_>) = (0..).zip(outputs).partition(|(_, form)| is_cache(form));
+    for (number, form) in outputs {
         send(build, built, form, (number, sender)).await?;
     }
-    if discard {
-        return Ok(Finished { id: build.id(built)?, names: Vec::new(), stored: false });
+    let finished = if discard {
+        Finished { id: build.id(built)?, names: Vec::new(), stored: false }
+    } else {
+        let stored = build.store(built, names).await?;
+        let names = stored.names.iter().map(Reference::familiar).collect();
+        Finished { id: stored.id, names, stored: true }
+    };
+    // At last: the image is there, whatever becomes of them.
+    for (number, form) in caches {
+        send(build, built, form, (number, sender)).await?;
     }
-    let stored = build.store(built, names).await?;
-    let names = stored.names.iter().map(Reference::familiar).collect();
-    Ok(Finished { id: stored.id, names, stored: true })
+    Ok(finished)
 }
 
 /// Gets the contexts besides the main one.
