@@ -54,21 +54,21 @@ impl Variant {
 
 /// Packages to install.
 #[derive(Debug)]
-pub struct System<'a> {
+pub struct System {
     /// By name.
-    pub core: Vec<&'a Package>,
+    pub core: Vec<Package>,
     /// Each by name.
-    pub rounds: Vec<Vec<&'a Package>>,
+    pub rounds: Vec<Vec<Package>>,
 }
 
-impl<'a> System<'a> {
-    pub fn packages(&self) -> impl Iterator<Item = &'a Package> {
-        self.core.iter().chain(self.rounds.iter().flatten()).copied()
+impl System {
+    pub fn packages(&self) -> impl Iterator<Item = &Package> {
+        self.core.iter().chain(self.rounds.iter().flatten())
     }
 }
 
 /// Chooses the packages for a system that has `include`, by name.
-pub fn resolve<'a>(index: &'a Index, variant: Variant, include: &[String]) -> Result<System<'a>, Error> {
+pub fn resolve(index: &Index, variant: Variant, include: &[String]) -> Result<System, Error> {
     let mut chosen = Chosen { index, packages: BTreeMap::new(), waiting: VecDeque::new() };
     let required = variant != Variant::Essential;
     let is_core =
@@ -84,7 +84,8 @@ pub fn resolve<'a>(index: &'a Index, variant: Variant, include: &[String]) -> Re
     let known: BTreeSet<&str> = core.iter().map(|package| package.name.as_str()).collect();
     let rest: Vec<&Package> =
         chosen.packages.values().copied().filter(|package| !known.contains(package.name.as_str())).collect();
-    Ok(System { core, rounds: rounds(&rest) })
+    let owned = |packages: Vec<&Package>| packages.into_iter().cloned().collect();
+    Ok(System { core: owned(core), rounds: rounds(&rest).into_iter().map(owned).collect() })
 }
 
 /// A set of packages that is to have all that its members need.
@@ -193,7 +194,7 @@ mod tests {
         let index = index(packages);
         let include: Vec<String> = include.iter().map(|name| (*name).to_owned()).collect();
         let system = resolve(&index, variant, &include).map_err(|error| error.to_string())?;
-        let names = |packages: &Vec<&Package>| {
+        let names = |packages: &Vec<Package>| {
             packages.iter().map(|package| package.name.as_str()).collect::<Vec<_>>().join(" ")
         };
         let rounds = system.rounds.iter().map(names).collect::<Vec<_>>();

@@ -36,6 +36,20 @@ impl Keyring {
         Ok(())
     }
 
+    /// Leaves those alone that have one of these fingerprints, their own or a subkey's (small hex digits).
+    pub fn keep(&mut self, fingerprints: &[String]) {
+        let is = |fingerprint: pgp::types::Fingerprint| fingerprints.contains(&fingerprint.to_string());
+        self.0.retain(|key| {
+            let mut subkeys = key.public_subkeys.iter();
+            is(key.primary_key.fingerprint()) || subkeys.any(|subkey| is(subkey.key.fingerprint()))
+        });
+    }
+
+    /// Of each key, in small hex digits.
+    pub fn fingerprints(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|key| key.primary_key.fingerprint().to_string())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

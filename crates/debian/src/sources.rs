@@ -10,6 +10,8 @@ pub struct Source {
     pub address: String,
     pub suite: String,
     pub components: Vec<String>,
+    /// What it is asked for, as Debian calls them; empty: all.
+    pub architectures: Vec<String>,
     pub keys: Keys,
 }
 
@@ -18,6 +20,8 @@ pub struct Source {
 pub enum Keys {
     /// Whomever apt trusts for all archives.
     Common,
+    /// Those among them that have these fingerprints, in small letters.
+    Fingerprints(Vec<String>),
     /// Those in these files: absolute paths.
     Files(Vec<String>),
     /// This one, in ASCII.
@@ -36,10 +40,14 @@ fn line(text: &str) -> Option<Source> {
         Some(rest) => rest.split_once(']')?,
         None => ("", rest),
     };
-    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
+    let option = |name: &str| options.split_whitespace().find_map(|option| option.strip_prefix(name));
+    let signed_by = option("signed-by=").unwrap_or_default();
+    let architectures = option("arch=").unwrap_or_default().split(',').filter(|name| !name.is_empty());
+    let architectures = architectures.map(str::to_owned).collect();
     let mut words = rest.split_whitespace().map(str::to_owned);
     let (address, suite) = (words.next()?, words.next()?);
-    source(&address, &suite, words.collect(), keys(signed_by.unwrap_or_default()))
+    let found = source(&address, &suite, words.collect(), keys(signed_by))?;
+    Some(Source { architectures, ..found })
 }
 
 /// Reads a `.sources`: stanzas, each of which may be several sources.
@@ -57,8 +65,12 @@ pub fn parse_stanzas(text: &str) -> Result<Vec<Source>, Error> {
 
 fn of_stanza(stanza: &Stanza) -> Vec<Source> {
     let components: Vec<String> = stanza.words("Components").map(str::to_owned).collect();
+    let architectures: Vec<String> = stanza.words("Architectures").map(str::to_owned).collect();
     let keys = keys(stanza.get("Signed-By").unwrap_or_default());
-    let each = |address: &str, suite: &str| source(address, suite, components.clone(), keys.clone());
+    let each = |address: &str, suite: &str| {
+        let found = source(address, suite, components.clone(), keys.clone())?;
+        Some(Source { architectures: architectures.clone(), ..found })
+    };
     let suites =
         |address| stanza.words("Suites").filter_map(move |suite| each(address, suite)).collect::<Vec<_>>();
     stanza.words("URIs").flat_map(suites).collect()
@@ -69,7 +81,8 @@ fn source(address: &str, suite: &str, components: Vec<String>, keys: Keys) -> Op
     // A suite that is a path has no components, and is no distribution.
     let fit = is_http && is_suite(suite) && components.iter().all(|component| is_suite(component));
     let address = address.trim_end_matches('/').to_owned();
-    (fit && !components.is_empty()).then(|| Source { address, suite: suite.to_owned(), components, keys })
+    let (suite, architectures) = (suite.to_owned(), Vec::new());
+    (fit && !components.is_empty()).then_some(Source { address, suite, components, architectures, keys })
 }
 
 /// Fit to be part of an address: `bookworm`, `stable/updates`, `non-free`.
@@ -84,10 +97,15 @@ fn keys(signed_by: &str) -> Keys {
             signed_by.trim().lines().map(|line| if line.trim() == "." { "" } else { line.trim() }).collect();
         return Keys::Inline(lines.join("\n") + "\n");
     }
-    let files = signed_by.split([' ', ',', '\n']).filter(|path| path.starts_with('/'));
-    let files: Vec<String> = files.map(str::to_owned).collect();
-    // Fingerprints instead of files narrow down whom apt trusts anyway.
-    if files.is_empty() { Keys::Common } else { Keys::Files(files) }
+    let words = || signed_by.split([' ', ',', '\n']).filter(|word| !word.is_empty());
+    let files: Vec<String> = words().filter(|word| word.starts_with('/')).map(str::to_owned).collect();
+    // With a mark at its end it is one of a subkey.
+    let named = words().map(|word| word.trim_end_matches('!').to_ascii_lowercase()).collect::<Vec<_>>();
+    match (files.is_empty(), named.is_empty()) {
+        (false, _) => Keys::Files(files),
+        (true, true) => Keys::Common,
+        (true, false) => Keys::Fingerprints(named),
+    }
 }
 
 #[cfg(test)]
@@ -96,7 +114,8 @@ mod tests {
 
     fn some(suite: &str, keys: Keys) -> Source {
         let components = vec!["main".to_owned(), "contrib".to_owned()];
-        Source { address: "http://h/debian".to_owned(), suite: suite.to_owned(), components, keys }
+        let (address, suite) = ("http://h/debian".to_owned(), suite.to_owned());
+        Source { address, suite, components, architectures: Vec::new(), keys }
     }
 
     #[test]
@@ -104,23 +123,28 @@ mod tests {
         let files = Keys::Files(vec!["/k/a.gpg".to_owned(), "/k/b.asc".to_owned()]);
         let text = "# deb http://h/x y z\n\
             deb http://h/debian/ wood main contrib # this\n\
-            deb [ arch=amd64 signed-by=/k/a.gpg,/k/b.asc ] http://h/debian wood-updates main contrib\n\
+            deb [ arch=amd64,i386 signed-by=/k/a.gpg,/k/b.asc ] http://h/debian wood-updates main contrib\n\
+            deb [signed-by=0123456789ABCDEF0123456789abcdef01234567!] http://h/debian wood main contrib\n\
             deb-src http://h/debian wood main\n\
             deb cdrom:[x]/ wood main\n\
             deb http://h/debian ./\n\
             deb http://h/debian ../x main\n\
             deb http://h/debian wood\n";
-        assert_eq!(parse_list(text), [some("wood", Keys::Common), some("wood-updates", files)]);
+        let one = Keys::Fingerprints(vec!["0123456789abcdef0123456789abcdef01234567".to_owned()]);
+        let architectures = vec!["amd64".to_owned(), "i386".to_owned()];
+        let updates = Source { architectures, ..some("wood-updates", files) };
+        assert_eq!(parse_list(text), [some("wood", Keys::Common), updates, some("wood", one)]);
     }
 
     #[test]
     fn stanzas_are_read() {
         let text = "Types: deb deb-src\nURIs: http://h/debian\nSuites: wood wood-updates\nComponents: main contrib\n\
-            Signed-By: /k/a.gpg\n\n\
+            Architectures: amd64\nSigned-By: /k/a.gpg\n\n\
             Types: deb\nEnabled: no\nURIs: http://h/debian\nSuites: x\nComponents: main\n\n\
             Types: deb-src\nURIs: http://h/debian\nSuites: x\nComponents: main\n";
         let files = || Keys::Files(vec!["/k/a.gpg".to_owned()]);
-        let expected = [some("wood", files()), some("wood-updates", files())];
+        let expected = ["wood", "wood-updates"]
+            .map(|suite| Source { architectures: vec!["amd64".to_owned()], ..some(suite, files()) });
         assert_eq!(parse_stanzas(text).unwrap(), expected);
         assert!(parse_stanzas("Types deb").is_err());
     }

@@ -137,10 +137,18 @@ impl Build {
         Ok(all)
     }
 
-    /// One folder that is kept, to read, and nothing else.
-    pub(super) async fn kept(&self, site: &Site, taken: Taken, target: &str) -> Result<Mounts> {
+    /// One folder that is kept and one file, to read, and nothing else.
+    pub(super) async fn kept(
+        &self,
+        site: &Site,
+        (taken, target): (Taken, &str),
+        (text, file): (&str, &str),
+    ) -> Result<Mounts> {
         let mut all = Mounts::default();
         all.bind(target.to_owned(), true, true, &taken.files);
+        let source = site.folder().join("mount-0");
+        write(&source, text.as_bytes(), 0o644).map_err(failure)?;
+        all.bind(file.to_owned(), false, true, &source);
         all.caches.push(taken);
         self.places(&mut all, site, &[]).await?;
         Ok(all)

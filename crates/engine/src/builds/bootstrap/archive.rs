@@ -105,7 +105,7 @@ pub(super) async fn index(fetcher: &Fetcher, archives: &[Archive]) -> Result<Ind
 }
 
 /// Gets the files of all packages; how many of them came from the archives.
-pub(super) async fn packages(fetcher: &Fetcher, archives: &[Archive], system: &System<'_>) -> Result<usize> {
+pub(super) async fn packages(fetcher: &Fetcher, archives: &[Archive], system: &System) -> Result<usize> {
     let permits = Arc::new(Semaphore::new(PARALLEL));
     let mut tasks = JoinSet::new();
     for package in system.packages() {
@@ -134,7 +134,7 @@ pub(super) fn sources_list(archives: &[Archive]) -> String {
 }
 
 /// The host's, as Debian calls it.
-fn architecture() -> String {
+pub(super) fn architecture() -> String {
     match Platform::host().architecture.as_str() {
         "386" => "i386",
         "arm" => "armhf",

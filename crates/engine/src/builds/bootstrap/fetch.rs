@@ -13,6 +13,7 @@ use hull_debian::Package;
 use hull_fetch::{Address, Answer, Client, Request};
 use hull_oci::{Digest, Hasher};
 
+use super::archive::without_credentials;
 use crate::containers::create;
 use crate::containers::services::Services;
 use crate::{Error, Result};
@@ -152,8 +153,7 @@ fn is(path: &Path, digest: &Digest) -> bool {
 }
 
 fn absent(address: &str) -> Error {
-    // Without credentials.
-    let shown = Address::parse(address).map_or_else(|_| address.to_owned(), |address| address.to_string());
+    let shown = without_credentials(address);
     Error::NotFound(format!("{shown} is not there: is it the address of a package archive?"))
 }
 

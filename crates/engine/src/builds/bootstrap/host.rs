@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use hull_debian::sources::{parse_list, parse_stanzas};
 use hull_debian::{Keyring, Source};
 
-use super::archive::without_credentials;
+use super::archive::{architecture, without_credentials};
 use super::{Bootstrap, Keys, wrong};
-use crate::{Error, Result};
+use crate::{Error, Result, chain};
 
 /// What updates of a suite are called behind its own name.
 const UPDATES: [&str; 3] = ["", "-updates", "-security"];
@@ -24,14 +24,15 @@ pub(super) struct Trusted {
     pub(super) keyring: Keyring,
 }
 
-/// The suite that is wanted, then its updates where apt has them. Blocks.
-pub(super) fn sources(wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trusted>> {
-    find(Path::new("/"), wanted, distribution)
+/// The suite that is wanted, then its updates where apt has them: all that apt has of them, as apt would install.
+/// `warn` is told of what could not be used. Blocks.
+pub(super) fn sources(wanted: &Bootstrap, distribution: &str, warn: &dyn Fn(String)) -> Result<Vec<Trusted>> {
+    find(Path::new("/"), wanted, distribution, warn)
 }
 
-fn find(root: &Path, wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trusted>> {
+fn find(root: &Path, wanted: &Bootstrap, distribution: &str, warn: &dyn Fn(String)) -> Result<Vec<Trusted>> {
     let suite = &wanted.suite;
-    let mut found = Vec::new();
+    let mut found: Vec<Source> = Vec::new();
     match &wanted.mirror {
         Some(mirror) => {
             let own = PathBuf::from(format!("/usr/share/keyrings/{distribution}-archive-keyring.gpg"));
@@ -41,6 +42,7 @@ fn find(root: &Path, wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trust
                 address: mirror.trim_end_matches('/').to_owned(),
                 suite: suite.clone(),
                 components: vec![COMPONENT.to_owned()],
+                architectures: Vec::new(),
                 keys: if has_own { Keys::Files(files) } else { Keys::Common },
             });
         }
@@ -48,12 +50,17 @@ fn find(root: &Path, wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trust
             let known = apt(root)?;
             for updates in UPDATES {
                 let name = format!("{suite}{updates}");
+                let own = architecture();
                 let fits = |source: &&Source| {
-                    source.suite == name && source.components.iter().any(|component| component == COMPONENT)
+                    source.suite == name
+                        && (source.architectures.is_empty() || source.architectures.contains(&own))
                 };
-                found.extend(known.iter().find(fits).cloned());
+                known.iter().filter(fits).for_each(|source| add(&mut found, source));
             }
-            if found.first().is_none_or(|first| first.suite != *suite) {
+            let is_base = |source: &Source| {
+                source.suite == *suite && source.components.iter().any(|component| component == COMPONENT)
+            };
+            if !found.iter().any(is_base) {
                 return Err(Error::Invalid(format!(
                     "this host's apt has no source of {suite:?}: name the archive's address with --mirror, and the \
                      keys that have signed it with --keyring"
@@ -68,7 +75,7 @@ fn find(root: &Path, wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trust
                 keyring.read(bytes).map_err(|error| Error::Invalid(error.to_string()))?;
                 keyring
             }
-            None => keyring(root, &source.keys)?,
+            None => keyring(root, &source.keys, warn)?,
         };
         if keyring.is_empty() {
             return Err(Error::Invalid(format!(
@@ -81,14 +88,33 @@ fn find(root: &Path, wanted: &Bootstrap, distribution: &str) -> Result<Vec<Trust
     found.into_iter().map(trusted).collect()
 }
 
-/// For people.
-pub(super) fn shown(sources: &[Trusted]) -> String {
-    let suites: Vec<&str> = sources.iter().map(|trusted| trusted.source.suite.as_str()).collect();
-    let address = sources.first().map_or("", |trusted| trusted.source.address.as_str());
-    match hull_fetch::Address::parse(address) {
-        Ok(address) => format!("{} of {address}", suites.join(", ")),
-        Err(_) => suites.join(", "),
+/// One source more, or more components of one that is there.
+fn add(found: &mut Vec<Source>, source: &Source) {
+    let is_same = |known: &&mut Source| {
+        (&known.address, &known.suite, &known.keys) == (&source.address, &source.suite, &source.keys)
+    };
+    match found.iter_mut().find(is_same) {
+        Some(known) => {
+            let new = source.components.iter().filter(|component| !known.components.contains(component));
+            let new: Vec<String> = new.cloned().collect();
+            known.components.extend(new);
+        }
+        None => found.push(source.clone()),
     }
+}
+
+/// For people: the suites of each archive.
+pub(super) fn shown(sources: &[Trusted]) -> String {
+    let mut archives: Vec<(String, Vec<&str>)> = Vec::new();
+    for Trusted { source, .. } in sources {
+        let address = without_credentials(&source.address);
+        match archives.iter_mut().find(|(known, _)| *known == address) {
+            Some((_, suites)) => suites.push(&source.suite),
+            None => archives.push((address, vec![&source.suite])),
+        }
+    }
+    let shown = archives.iter().map(|(address, suites)| format!("{} of {address}", suites.join(", ")));
+    shown.collect::<Vec<_>>().join("; ")
 }
 
 /// All sources that apt has.
@@ -109,7 +135,7 @@ fn apt(root: &Path) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-fn keyring(root: &Path, keys: &Keys) -> Result<Keyring> {
+fn keyring(root: &Path, keys: &Keys, warn: &dyn Fn(String)) -> Result<Keyring> {
     let mut keyring = Keyring::default();
     let below = |path: &str| root.join(path.trim_start_matches('/'));
     let paths = match keys {
@@ -118,7 +144,7 @@ fn keyring(root: &Path, keys: &Keys) -> Result<Keyring> {
             return Ok(keyring);
         }
         Keys::Files(paths) => paths.iter().map(|path| below(path)).collect(),
-        Keys::Common => {
+        Keys::Common | Keys::Fingerprints(_) => {
             let folder = files(&below("etc/apt/trusted.gpg.d"), &["asc", "gpg"]);
             [vec![below("etc/apt/trusted.gpg")], folder].concat()
         }
@@ -130,12 +156,18 @@ fn keyring(root: &Path, keys: &Keys) -> Result<Keyring> {
             Some(bytes) => keyring.read(&bytes).map_err(|error| wrong(&path.to_string_lossy(), &error)),
             None => Ok(()),
         });
-        failed = failed.or(added.err());
+        if let Err(error) = added {
+            warn(format!("its keys do not count: {}", chain(&error)));
+            failed = failed.or(Some(error));
+        }
     }
-    match failed {
-        Some(error) if keyring.is_empty() => Err(error),
-        _ => Ok(keyring),
+    if let Some(error) = failed.filter(|_| keyring.is_empty()) {
+        return Err(error);
     }
+    if let Keys::Fingerprints(fingerprints) = keys {
+        keyring.keep(fingerprints);
+    }
+    Ok(keyring)
 }
 
 /// Sorted, as apt reads them.
@@ -185,9 +217,47 @@ mod tests {
     }
 
     fn found(root: &tempfile::TempDir, wanted: &Bootstrap) -> Result<Vec<String>, String> {
-        let sources = find(root.path(), wanted, "some").map_err(|error| error.to_string())?;
+        let sources = find(root.path(), wanted, "some", &|_| {}).map_err(|error| error.to_string())?;
         let shown = |trusted: &Trusted| format!("{} {}", trusted.source.address, trusted.source.suite);
         Ok(sources.iter().map(shown).collect())
+    }
+
+    #[test]
+    fn all_sources_of_a_suite_count_for_this_machine() {
+        let own = architecture();
+        let list = format!(
+            "deb [arch={own}] http://a wood extra\ndeb [arch=none] http://x wood main\ndeb http://a wood main extra\n\
+             deb http://me:secret@ppa wood main\ndeb http://a wood-updates main\n"
+        );
+        let root = host(&[("etc/apt/sources.list", list.as_bytes()), ("etc/apt/trusted.gpg", KEY)]);
+        let sources = find(root.path(), &wanted(None), "some", &|_| {}).unwrap();
+        let lines: Vec<_> = sources
+            .iter()
+            .map(|Trusted { source, .. }| (source.address.as_str(), source.components.join(" ")))
+            .collect();
+        let main = || "main".to_owned();
+        let expected =
+            [("http://a", "extra main".to_owned()), ("http://me:secret@ppa", main()), ("http://a", main())];
+        assert_eq!(lines, expected);
+        assert_eq!(shown(&sources), "wood, wood-updates of http://a/; wood of http://ppa/");
+    }
+
+    #[test]
+    fn a_fingerprint_is_one_key_among_the_common_ones() {
+        let found = |signed_by: &str| {
+            let list = format!("deb [signed-by={signed_by}] http://a wood main\n");
+            let root =
+                host(&[("etc/apt/sources.list", list.as_bytes()), ("etc/apt/trusted.gpg.d/x.asc", KEY)]);
+            found(&root, &wanted(None))
+        };
+        let mut keys = Keyring::default();
+        keys.read(KEY).unwrap();
+        let known = keys.fingerprints().next().unwrap();
+        assert!(found(&known).is_ok() && found(&known.to_uppercase()).is_ok());
+        let why = found(&"0".repeat(40)).unwrap_err();
+        assert!(why.contains("no keys for http://a"), "{why}");
+        keys.keep(&[known]);
+        assert_eq!(keys.fingerprints().count(), 1);
     }
 
     #[test]
@@ -221,7 +291,13 @@ mod tests {
         ]);
         assert_eq!(
             found(&root, &wanted(None)).unwrap(),
-            ["http://a wood", "http://f wood-updates", "http://b wood-security"]
+            [
+                "http://c wood",
+                "http://a wood",
+                "http://d wood",
+                "http://f wood-updates",
+                "http://b wood-security"
+            ]
         );
     }
 

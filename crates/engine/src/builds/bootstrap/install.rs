@@ -29,6 +29,8 @@ use crate::{Error, Result};
 
 /// Where the process sees the kept folder.
 const SHOWN: &str = "/hull-packages";
+/// And the script, which can be longer than an argument may be (execve(2)).
+const SCRIPT: &str = "/hull-install";
 /// What must be installed one after the other.
 const FIRST: [&str; 7] = ["base-passwd", "base-files", "dpkg", "libc6", "perl-base", "mawk", "debconf"];
 /// What is a link to the same folder below `/usr` (wiki.debian.org/UsrMerge); packages of some releases have files
@@ -44,12 +46,7 @@ pub(super) struct Script {
 
 impl Build {
     /// Lays out the files of all packages of the core.
-    pub(super) async fn unpack_core(
-        &self,
-        site: &Site,
-        fetcher: &Fetcher,
-        system: &System<'_>,
-    ) -> Result<()> {
+    pub(super) async fn unpack_core(&self, site: &Site, fetcher: &Fetcher, system: &System) -> Result<()> {
         let root = open(&site.rootfs.upper)?;
         let folders = merged();
         let given = self.unpack(&root, move |mut pipe| std::io::Write::write_all(&mut pipe, &folders));
@@ -105,10 +102,10 @@ impl Build {
         script: Script,
         output: Output,
     ) -> Result<()> {
-        let mounts = self.kept(site, kept, SHOWN).await;
+        let mounts = self.kept(site, (kept, SHOWN), (&script.text, SCRIPT)).await;
         let process = Process {
             // The only shell whose name is in a package in all releases.
-            arguments: ["/bin/bash", "-ec", &script.text].map(str::to_owned).into(),
+            arguments: ["/bin/bash", "-e", SCRIPT].map(str::to_owned).into(),
             environment: script.environment,
             folder: "/".to_owned(),
             network: NetworkMode::None,
@@ -142,18 +139,18 @@ fn merged() -> Vec<u8> {
 }
 
 /// `newest` is the time that programs are told (seconds since the epoch); `sources` what apt gets.
-pub(super) fn script(system: &System<'_>, newest: i64, sources: &str) -> Script {
-    let files = |packages: &[&Package]| {
+pub(super) fn script(system: &System, newest: i64, sources: &str) -> Script {
+    let files = |packages: &[Package]| {
         packages.iter().map(|package| format!(" {SHOWN}/{}", package.digest.hex())).collect::<String>()
     };
     let mut text = BEFORE.to_owned();
-    let by_name = |name: &&str| system.core.iter().copied().find(|package| package.name == *name);
+    let by_name = |name: &&str| system.core.iter().find(|package| package.name == *name);
     for package in FIRST.iter().filter_map(by_name) {
         if package.name == "mawk" {
             text += "[ ! -L /usr/bin/awk ] || rm /usr/bin/awk\n";
         }
         // Writing to a string does not fail.
-        let _ = writeln!(text, "$dpkg --force-depends --install{}", files(&[package]));
+        let _ = writeln!(text, "$dpkg --force-depends --install{}", files(std::slice::from_ref(package)));
     }
     let _ = writeln!(text, "$dpkg --force-depends --skip-same-version --unpack{}", files(&system.core));
     text += "$dpkg --force-depends --configure --pending --force-configure-any\n";

@@ -21,6 +21,7 @@ mod host;
 mod install;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hull_builder::executor::Sharing;
 use hull_builder::progress::{Output, Progress, Report, Room, Step};
@@ -37,6 +38,9 @@ use crate::{Error, Result, chain};
 use archive::Archive;
 use fetch::Fetcher;
 
+/// How long one waits for another before it says so, and before it gives up.
+const MOMENT: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1800);
 /// Where programs of such a system are.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -86,8 +90,12 @@ impl Build {
         let told = Told { report };
         let distribution = wanted.name.name().rsplit('/').next().unwrap_or_default().to_owned();
         let (asked, services) = (wanted.clone(), Arc::clone(&self.0.services));
-        let sources = services.blocking(move || host::sources(&asked, &distribution)).await?;
-        let kept = self.kept_folder().await?;
+        let warn = {
+            let report = Arc::clone(&told.report);
+            move |message| report(Progress::Warning { message, page: String::new(), line: 0 })
+        };
+        let sources = services.blocking(move || host::sources(&asked, &distribution, &warn)).await?;
+        let kept = self.kept_folder(&told).await?;
         let fetcher =
             Fetcher::new(self.0.remote.client().await?.clone(), Arc::clone(&services), &kept.files)?;
 
@@ -95,8 +103,12 @@ impl Build {
         let archives =
             Archive::open_all(&fetcher, sources, hull_sys::time::now().div_euclid(1_000_000_000)).await?;
         let index = archive::index(&fetcher, &archives).await?;
-        let system = resolve(&index, wanted.variant, &wanted.include)
-            .map_err(|error| Error::Invalid(format!("{}: {error}", wanted.suite)))?;
+        let asked = wanted.clone();
+        let choose = move || {
+            resolve(&index, asked.variant, &asked.include)
+                .map_err(|error| Error::Invalid(format!("{}: {error}", asked.suite)))
+        };
+        let system = services.blocking(choose).await?;
         if system.core.is_empty() {
             let text = format!("{} has no essential packages: it is no distribution", wanted.suite);
             return Err(Error::Invalid(text));
@@ -135,7 +147,7 @@ impl Build {
 
     /// Where packages are kept for the next time, by digest. Nobody else's build can name it, for nothing
     /// that a mount can begin as is called so.
-    async fn kept_folder(&self) -> Result<Taken> {
+    async fn kept_folder(&self, told: &Told) -> Result<Taken> {
         let name = Name {
             id: "packages of image bootstrap".to_owned(),
             from: Some("package archives".to_owned()),
@@ -145,7 +157,17 @@ impl Build {
         };
         let services = &self.0.services;
         // One at a time: what a killed one has left half can be told from what somebody fetches.
-        services.builds.caches.take(services, &name, Sharing::Locked, async |_| Ok(())).await
+        let mut taking =
+            std::pin::pin!(services.builds.caches.take(services, &name, Sharing::Locked, async |_| Ok(())));
+        if let Ok(taken) = tokio::time::timeout(MOMENT, &mut taking).await {
+            return taken;
+        }
+        let message = "another base image is being made: this one waits for its end".to_owned();
+        (told.report)(Progress::Warning { message, page: String::new(), line: 0 });
+        tokio::time::timeout(PATIENCE, taking).await.unwrap_or_else(|_| {
+            let text = format!("another base image is still being made after {} s", PATIENCE.as_secs());
+            Err(Error::Conflict(text))
+        })
     }
 }
 
