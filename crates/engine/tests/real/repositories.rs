@@ -1,7 +1,8 @@
 //! Repositories that builds take files from: served by the git protocol and as plain files over HTTP.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -76,8 +77,7 @@ impl Repository {
         let bare = self.folder.path().join("r.git");
         fs::remove_dir_all(&bare).ok();
         self.git(&["clone", "-q", "--bare", ".", bare.to_str().unwrap()]);
-        let done = Command::new("git").arg("-C").arg(&bare).arg("update-server-info").status().unwrap();
-        assert!(done.success());
+        self.bare(&["update-server-info"]);
     }
 
     /// By the git protocol: each connection is a `git daemon` of its own.
@@ -102,6 +102,25 @@ impl Repository {
         address
     }
 
+    /// By git's own protocol over HTTP (gitprotocol-http(5)); of version 2 only if it may.
+    fn smart(&self, version_2: bool) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, folder) = (listener.local_addr().unwrap(), self.folder.path().to_owned());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, folder) = (stream.unwrap(), folder.clone());
+                std::thread::spawn(move || by_program(stream, &folder, version_2));
+            }
+        });
+        address
+    }
+
+    fn bare(&self, words: &[&str]) {
+        let bare = self.folder.path().join("r.git");
+        let done = Command::new("git").arg("-C").arg(&bare).args(words).status().unwrap();
+        assert!(done.success(), "{words:?}");
+    }
+
     /// As plain files: a server that knows nothing of git.
     fn files(&self) -> SocketAddr {
         self.files_for("")
@@ -123,6 +142,46 @@ impl Repository {
     }
 }
 
+/// One request, answered by git-http-backend(1) as a web server would have it do (RFC 3875).
+fn by_program(stream: TcpStream, folder: &Path, version_2: bool) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    let [method, target, ..] = &words[..] else { return Ok(()) };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut program = Command::new("git");
+    program.arg("http-backend").env("GIT_PROJECT_ROOT", folder).env("GIT_HTTP_EXPORT_ALL", "1");
+    program.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "content-type" => program.env("CONTENT_TYPE", value),
+            "content-encoding" => program.env("HTTP_CONTENT_ENCODING", value),
+            "content-length" => {
+                length = value.parse().unwrap();
+                program.env("CONTENT_LENGTH", value)
+            }
+            "git-protocol" if version_2 => program.env("GIT_PROTOCOL", value),
+            _ => continue,
+        };
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let mut running =
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    running.stdin.take().unwrap().write_all(&body).ok();
+    let answer = running.wait_with_output().unwrap().stdout;
+    // What is not said is 200.
+    let status = answer.strip_prefix(b"Status: ").and_then(|rest| rest.split(|byte| *byte == b'\r').next());
+    let status = String::from_utf8_lossy(status.unwrap_or(b"200 OK")).into_owned();
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
+    (&stream).write_all(&[head.as_bytes(), &answer].concat())
+}
+
 fn source(address: String, keep_git_dir: bool) -> Source {
     Source::Git { address, checksum: None, keep_git_dir }
 }
@@ -142,7 +201,12 @@ async fn what_a_commit_holds_is_copied_and_its_id_is_the_key() {
     repository.git(&["tag", "-am", "x", "v1"]);
     repository.write("file", "two");
     let second = repository.commit();
-    for server in [format!("git://{}", repository.daemon()), format!("http://{}", repository.files())] {
+    for server in [
+        format!("git://{}", repository.daemon()),
+        format!("http://{}", repository.files()),
+        format!("http://{}", repository.smart(false)),
+        format!("http://{}", repository.smart(true)),
+    ] {
         let at = |rest: &str| format!("{server}/r.git{rest}");
         let build = build(&host);
         let below = base(&build).await.layers;
@@ -260,6 +324,103 @@ async fn a_commit_is_its_id_whatever_the_server_calls_so() {
     for address in [format!("{at}#{wanted}"), format!("{at}#main")] {
         let layers = put(&build, &below, source(address, false), "/x").await.unwrap();
         assert_eq!(says(&build, &layers, "cat /x/file").await, "wanted");
+    }
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_no_name_leads_to_is_had_where_the_server_gives_it() {
+    let host = Host::new().await;
+    let repository = Repository::new();
+    repository.write("file", "named");
+    repository.commit();
+    repository.git(&["checkout", "-qb", "side"]);
+    repository.write("file", "nameless");
+    let nameless = repository.commit();
+    repository.bare(&["update-ref", "-d", "refs/heads/side"]);
+    repository.bare(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    let build = build(&host);
+    let below = base(&build).await.layers;
+    let at = |rest: &str| format!("http://{}/r.git{rest}", repository.smart(false));
+    // A server of the first protocol gives what it has a name for.
+    let refused = put(&build, &below, source(at(&format!("#{nameless}")), false), "/x").await;
+    assert!(matches!(&refused, Err(Failure::Invalid(text)) if text.contains(&nameless)), "{refused:?}");
+    repository.bare(&["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    for address in [at(&format!("#{nameless}")), at(&format!("?commit={nameless}"))] {
+        let layers = put(&build, &below, source(address, false), "/x").await.unwrap();
+        assert_eq!(says(&build, &layers, "cat /x/file").await, "nameless");
+    }
+    // One that there is not at all.
+    let nothing = "0123456789".repeat(4);
+    let missing = put(&build, &below, source(at(&format!("#{nothing}")), false), "/x").await;
+    assert!(matches!(&missing, Err(Failure::Invalid(text)) if text.contains(&nothing)), "{missing:?}");
+    drop(build);
+    host.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_nonsense_ends_the_step_and_no_more() {
+    let host = Host::new().await;
+    let build = build(&host);
+    let below = base(&build).await.layers;
+    let id = "0123456789".repeat(4);
+    let smart = "Content-Type: application/x-git-upload-pack-advertisement\r\n";
+    let first = "001e# service=git-upload-pack\n0000";
+    let noise: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let answers = [
+        answer("200 OK", smart, b""),
+        answer("200 OK", smart, &noise),
+        answer("200 OK", smart, first.as_bytes()),
+        answer("200 OK", smart, format!("{first}ffff{id} refs/heads/main\0\n").as_bytes()),
+        answer("200 OK", smart, format!("{first}00433123456789 ../../x\0\n0000").as_bytes()),
+        answer("200 OK", "Content-Type: text/html\r\n", b"<html>sign in</html>"),
+        answer("500 Internal Server Error", "", b""),
+        answer("301 Moved", "Location: file:///etc/\r\n", b""),
+        answer("301 Moved", "Location: ext::touch /tmp/x\r\n", b""),
+        noise.clone(),
+    ];
+    for bytes in answers {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+        let server = serve(move |_| bytes.clone());
+        for rest in ["#main", &format!("#{id}")] {
+            let failed =
+                put(&build, &below, source(format!("http://{server}/r.git{rest}"), false), "/x").await;
+            let told = |text: &str| text.contains(&format!("http://{server}/r.git")) && text.len() < 10_000;
+            assert!(
+                matches!(&failed, Err(Failure::Invalid(text) | Failure::Missing(text)) if told(text)),
+                "{shown}: {failed:?}"
+            );
+        }
+    }
+    // It says which commit the branch is, and has something else, or nothing that is one.
+    let listing = format!("{id}\trefs/heads/main\n");
+    let object = format!("/r.git/objects/{}/{}", &id[..2], &id[2..]);
+    for content in [&noise[..], b"", &[0x78, 0x9c, 3, 0, 0, 0, 0, 1]] {
+        let (listing, object, content) = (listing.clone(), object.clone(), content.to_vec());
+        let server = serve(move |head| match head.split([' ', '?']).nth(1).unwrap() {
+            "/r.git/info/refs" => answer("200 OK", "", listing.as_bytes()),
+            "/r.git/HEAD" => answer("200 OK", "", b"ref: refs/heads/main\n"),
+            path if path == object => answer("200 OK", "", &content),
+            _ => answer("404 Not Found", "", b""),
+        });
+        let failed = put(&build, &below, source(format!("http://{server}/r.git#main"), false), "/x").await;
+        assert!(matches!(&failed, Err(Failure::Invalid(text)) if text.contains("git fetch")), "{failed:?}");
+    }
+    // Not even HTTP, and one that hangs up.
+    for bytes in [noise, Vec::new()] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                stream.unwrap().write_all(&bytes).ok();
+            }
+        });
+        let failed = put(&build, &below, source(format!("git://{server}/r.git"), false), "/x").await;
+        assert!(
+            matches!(&failed, Err(Failure::Invalid(text)) if text.contains("git ls-remote")),
+            "{failed:?}"
+        );
     }
     drop(build);
     host.finish().await;
