@@ -1,6 +1,7 @@
-//! HTTP/1.1 by hand over a Unix socket: for requests that no well-behaved client sends.
+//! HTTP/1.1 by hand: for requests that no well-behaved client sends.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -46,18 +47,37 @@ impl Connection {
     /// Sends a request and reads its answer to the end.
     #[track_caller]
     pub fn request(mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: hull\r\nConnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
-        self.stream.write_all(head.as_bytes()).expect("send the head");
-        // The daemon may refuse the body before it has read all of it.
-        let _ = self.stream.write_all(body);
-        let mut bytes = Vec::new();
-        let _ = self.stream.read_to_end(&mut bytes);
-        parse(&bytes)
+        exchange(&mut self.stream, method, path, headers, body)
     }
+}
+
+/// Sends a request to a server of TCP, and reads its answer to the end.
+#[track_caller]
+pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("connect {address}: {error}"));
+    stream.set_read_timeout(Some(crate::patience(30))).expect("set a time limit");
+    exchange(&mut stream, method, path, headers, body)
+}
+
+#[track_caller]
+fn exchange(
+    stream: &mut (impl Read + Write),
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: hull\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    stream.write_all(head.as_bytes()).expect("send the head");
+    // The server may refuse the body before it has read all of it.
+    let _ = stream.write_all(body);
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    parse(&bytes)
 }
 
 #[track_caller]

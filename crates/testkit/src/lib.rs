@@ -17,5 +17,5 @@ pub use baseline::Baseline;
 pub use command::{Finished, Terminal, patience, run};
 pub use fuzz::Random;
 pub use host::{Executables, Host, Options};
-pub use http::{Answer, Connection};
+pub use http::{Answer, Connection, ask};
 pub use serve::{answer, serve};

@@ -56,6 +56,7 @@ mod ports;
 mod random;
 mod reach;
 mod recovery;
+mod registry;
 mod run;
 mod secrecy;
 mod sharing;

@@ -26,7 +26,7 @@ fn what_no_manifest_names_goes_when_it_is_old() {
     assert_eq!(nothing, hull_registry::server::Collected::default());
     server.age();
     let counted = collect(&mut server, &Policy { dry_run: true, ..Policy::default() });
-    assert_eq!((counted.links, counted.uploads.len(), counted.blobs), (2, 1, 0));
+    assert_eq!((counted.links, counted.uploads.len(), counted.blobs), (2, 1, 2));
     let collected = collect(&mut server, &Policy::default());
     assert_eq!((collected.blobs, collected.links, collected.manifests), (2, 2, 0));
     assert_eq!(collected.bytes, (b"unused".len() + b"in no manifest at all".len()) as u64);

@@ -76,6 +76,9 @@ const SHARES: &[(&str, &str, Share)] = &[
     ("names, one after the other: half of them within", "docker", AtMost(1.0 / 2.0)),
     ("run --rm true with users of its own, network none", "hull, the host's users", AtMost(1.3)),
     ("run --rm true with users of its own, bridge", "hull, the host's users", AtMost(1.3)),
+    ("registry, 16 clients push 32 MiB each", "docker-registry", AtLeast(1.5)),
+    ("registry, 16 clients pull 32 MiB each", "docker-registry", AtLeast(1.5)),
+    ("registry, 16 clients push 16 small images each", "docker-registry", AtLeast(1.5)),
     ("500 endpoints after a flush of the tables", "hull, one network connect", AtMost(10.0)),
 ];
 
@@ -83,6 +86,7 @@ const SHARES: &[(&str, &str, Share)] = &[
 const LIMITS: &[(&str, f64)] = &[
     ("F7 per container: PSS", 0.3),
     ("F7 per published port: PSS", 0.02),
+    ("registry, peak while layers passed", 64.0),
     ("F11 4 stages of sleep 2", 2200.0),
     ("F11 2 GB of context: the daemon's peak", 64.0),
 ];

@@ -24,6 +24,7 @@ mod names;
 mod networks;
 mod port_floor;
 mod ports;
+mod registry;
 mod sections;
 mod traffic;
 mod users;
@@ -40,16 +41,16 @@ use engines::{Engine, Runtime, on_path};
 use fixture::Fixture;
 use measure::Row;
 
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 18] = [
     "runtime", "run", "bridge", "exec", "life", "many", "memory", "logs", "layers", "copies", "mounts",
-    "builds", "ports", "names", "networks", "users", "size",
+    "builds", "ports", "names", "networks", "users", "registry", "size",
 ];
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [OPTIONS] [SECTION...]
 
-Sections: runtime run bridge exec life many memory logs layers copies mounts builds ports names networks users size
-(all by default)
+Sections: runtime run bridge exec life many memory logs layers copies mounts builds ports names networks users
+registry size (all by default)
 
 Options:
   --samples N     samples of each measure (default 30)
@@ -152,7 +153,13 @@ fn measure_all(options: &Options, dist: &Path, fixture: &Fixture) -> Result<()> 
     if chosen("runtime") {
         tables.push(sections::runtimes(&runtimes, fixture, options.samples)?);
     }
-    if SECTIONS.into_iter().any(|section| !["runtime", "size"].contains(&section) && chosen(section)) {
+    if chosen("registry") && wanted("hull") {
+        tables.push(registry::registry(dist, work, options.samples)?);
+    }
+    if SECTIONS
+        .into_iter()
+        .any(|section| !["runtime", "registry", "size"].contains(&section) && chosen(section))
+    {
         let mut engines = start_engines(&wanted, dist, fixture)?;
         let crun = runtimes.iter().find(|r| r.name == "crun");
         tables.push(measure_engines(&chosen, &engines, crun, fixture, options.samples));

@@ -138,10 +138,13 @@ impl Store {
         let mut collected = Collected::default();
         let mut used = HashSet::new();
         self.each_folder(&mut |name, folder| {
-            self.collect_repository(name, policy, &times, &mut collected)?;
+            let going = self.collect_repository(name, policy, &times, &mut collected)?;
             for kind in [Kind::Blob, Kind::Manifest] {
                 self.each_entry(name, kind, &mut |digest| {
-                    used.insert(digest);
+                    // Who only counts finds them still there.
+                    if !policy.dry_run || !going.contains(&digest) {
+                        used.insert(digest);
+                    }
                 })?;
             }
             if !policy.dry_run {
@@ -159,13 +162,15 @@ impl Store {
         Ok(collected)
     }
 
+    /// Gives what the repository has lost, or would.
     fn collect_repository(
         &self,
         name: &Name,
         policy: &Policy,
         times: &Times,
         collected: &mut Collected,
-    ) -> Result<()> {
+    ) -> Result<HashSet<Digest>> {
+        let mut going = HashSet::new();
         let folder = self.repository(name).join("_uploads");
         let mut uploads = Vec::new();
         each(&folder, &mut |id| uploads.extend(id.into_string().ok()))?;
@@ -176,17 +181,13 @@ impl Store {
         }
         let Some(nodes) = self.nodes(name, times.grace)? else {
             tracing::warn!(repository = %name, "a manifest cannot be read: nothing of this repository is removed");
-            return Ok(());
+            return Ok(going);
         };
         let marked = mark(&nodes, policy.untagged);
         for digest in nodes.keys().filter(|digest| !marked.manifests.contains(*digest)) {
-            if policy.dry_run {
+            if policy.dry_run || self.remove_manifest(name, digest, times.grace)? {
                 collected.manifests += 1;
-                continue;
-            }
-            // Before the entry itself, because it is found by what the manifest says.
-            if self.remove_manifest(name, digest, times.grace)? {
-                collected.manifests += 1;
+                going.insert(digest.clone());
             }
         }
         let mut unused = Vec::new();
@@ -198,10 +199,11 @@ impl Store {
         for digest in unused {
             if self.remove_old(&self.entry(name, Kind::Blob, &digest), times.grace, policy.dry_run)? {
                 collected.links += 1;
+                going.insert(digest);
                 failpoint("registry.gc.link");
             }
         }
-        Ok(())
+        Ok(going)
     }
 
     /// The manifests of a repository; `None` if one of them cannot be read.
