@@ -82,9 +82,7 @@ impl Spawner {
         files: View<'_>,
     ) -> Result<Working> {
         let job = self.request(|client| client.work(work.clone(), archive, files)).await?;
-        let failed =
-            |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
-        Ok(Working { job: watch(job).map_err(failed)? })
+        working(job)
     }
 
     /// Asks for a worker that copies files into a tree, and packs them into `archive` if it can.
@@ -96,9 +94,7 @@ impl Spawner {
         files: View<'_>,
     ) -> Result<Working> {
         let job = self.request(|client| client.copy(copy.clone(), source, archive, files)).await?;
-        let failed =
-            |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
-        Ok(Working { job: watch(job).map_err(failed)? })
+        working(job)
     }
 
     /// Asks for a worker that says the digest of listed files.
@@ -111,9 +107,7 @@ impl Spawner {
     ) -> Result<Working> {
         let ask = |client: &Client| client.fingerprint(selection.clone(), listed, learned, folder);
         let job = self.request(ask).await?;
-        let failed =
-            |source| Error::Io { call: "register", path: PathBuf::from("a worker's socket"), source };
-        Ok(Working { job: watch(job).map_err(failed)? })
+        working(job)
     }
 
     async fn request<T>(
@@ -146,6 +140,13 @@ pub(crate) struct Pair {
 #[derive(Debug)]
 pub(crate) struct Working {
     job: AsyncFd<Ready<Job>>,
+}
+
+fn working(job: Job) -> Result<Working> {
+    let job = watch(job);
+    let job =
+        job.map_err(|source| Error::Io { call: "register", path: "a worker's socket".into(), source })?;
+    Ok(Working { job })
 }
 
 impl Working {
