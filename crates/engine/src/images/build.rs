@@ -25,19 +25,34 @@ pub struct Part {
     pub size: u64,
 }
 
-/// A hold on layers, for somebody who makes several one after the other.
-#[derive(Debug)]
+/// A hold on layers, for somebody who makes several one after the other. They are synced when it goes.
 pub(crate) struct Hold {
     lease: Lease,
+    images: Arc<Inner>,
     /// Goes after it.
     _then: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Without a runtime the daemon is on its way out, and syncs then.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.images.sync_behind();
+        }
+    }
 }
 
 impl Images {
     /// `then` is dropped when whoever has a part of the hold has given it up, work that goes on behind a
     /// dropped future as well.
     pub(crate) fn hold_until(&self, then: impl std::any::Any + Send + Sync) -> Arc<Hold> {
-        Arc::new(Hold { lease: self.0.leases.take(), _then: Box::new(then) })
+        Arc::new(Hold { lease: self.0.leases.take(), images: Arc::clone(&self.0), _then: Box::new(then) })
     }
 
     /// Holds the layers with these diff ids (lowest first), and waits until their files are
@@ -77,7 +92,7 @@ impl Images {
         archive: Option<(Ingest, Packed)>,
     ) -> Result<Option<Part>> {
         let (hold, key, below) = (Arc::clone(hold), key.to_owned(), below.to_vec());
-        self.store(move |inner| inner.keep_layer(&hold.lease, &key, &below, archive)).await
+        self.store_part(move |inner| inner.keep_layer(&hold.lease, &key, &below, archive)).await
     }
 
     /// Holds the layers with these diff ids (lowest first), waits until their files are
@@ -90,7 +105,7 @@ impl Images {
         layers: Vec<ArchivedLayer>,
     ) -> Result<Option<Vec<u64>>> {
         let hold = Arc::clone(hold);
-        self.store(move |inner| inner.take_layers(&hold.lease, folder.as_ref(), &layers)).await
+        self.store_part(move |inner| inner.take_layers(&hold.lease, folder.as_ref(), &layers)).await
     }
 
     /// An image's configuration as it is stored.
@@ -108,7 +123,7 @@ impl Images {
         parent: Option<Digest>,
     ) -> Result<Arc<Image>> {
         let hold = Arc::clone(hold);
-        self.store(move |inner| {
+        self.store_part(move |inner| {
             let stored = inner.stored(&document)?;
             let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
             hull_runtime::failpoint!("engine.build.storing");

@@ -58,10 +58,23 @@ impl Images {
         &self,
         work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.store_part(move |inner| {
+            let result = work(inner);
+            inner.sync_behind();
+            result
+        })
+        .await
+    }
+
+    /// The same for one of many parts, whose hold has all of them synced when it goes: a sync makes whoever
+    /// changes the file system meanwhile wait for the journal, the next step of a build above all.
+    pub(super) async fn store_part<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
             let result = work(&inner);
-            inner.sync_behind();
             // That this fails, too, changes nothing for the caller: the next collection finds it.
             if result.is_err()
                 && let Err(error) = inner.collect()

@@ -3,6 +3,8 @@
 
 #![expect(clippy::await_holding_lock, reason = "it is the sync, on another thread, that is to wait for it")]
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 /// A disk as it was before anything on it was synced.
@@ -219,4 +221,30 @@ async fn files_find_no_layer_that_was_removed_while_they_were_unpacked() {
     assert!(inner.mark_layer(layer, || staging.fill(layer)).is_err());
     assert!(world.images.unpack(&image.chain()).is_err());
     assert_eq!(world.stored(), (0, 0));
+}
+
+#[tokio::test]
+async fn the_layers_of_a_build_are_synced_when_it_has_ended() {
+    let world = world();
+    let marks = || {
+        let layers = std::fs::read_dir(world.scratch.path().join("image/layers")).unwrap();
+        layers.filter(|layer| layer.as_ref().unwrap().path().join("unsynced").is_symlink()).count()
+    };
+    let hold = world.images.hold_until(());
+    let mut below = Vec::new();
+    for name in ["one", "two"] {
+        let chain = hull_oci::image::chain_ids(&below);
+        world.images.snapshots().prepare(name, &chain).unwrap();
+        std::fs::write(world.scratch.path().join("image/active").join(name).join("upper/new"), name).unwrap();
+        let part = world.images.keep_layer(&hold, name, &below, None).await.unwrap().unwrap();
+        below.push(part.diff_id);
+        assert!(!world.images.0.sync_wanted.load(Ordering::SeqCst));
+        assert_eq!(marks(), below.len());
+    }
+    drop(hold);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while marks() > 0 {
+        assert!(std::time::Instant::now() < deadline, "nothing was synced");
+        tokio::task::yield_now().await;
+    }
 }
