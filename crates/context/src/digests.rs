@@ -9,6 +9,7 @@
 //! number: a copy that brings other bytes must not be kept under that digest.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use hull_oci::Digest;
@@ -29,9 +30,9 @@ pub struct Remembered {
     pub build: u64,
 }
 
-/// By path.
+/// By path, byte for byte: a [`Path`] is hashed name by name.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Digests(HashMap<PathBuf, Remembered>);
+pub struct Digests(HashMap<OsString, Remembered>);
 
 impl Digests {
     /// Empty for bytes that are no table: what is forgotten is read again.
@@ -42,7 +43,7 @@ impl Digests {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer(MAGIC.to_vec());
         for (path, Remembered { stamp, digest, settled, build }) in &self.0 {
-            out.path(path);
+            out.path(Path::new(path));
             out.number(stamp.size);
             out.number(stamp.inode);
             out.time(stamp.modified);
@@ -56,30 +57,30 @@ impl Digests {
 
     /// What `build` has gone by already.
     pub fn promised(&self, path: &Path, build: u64) -> Option<&Remembered> {
-        self.0.get(path).filter(|remembered| remembered.build == build)
+        self.0.get(path.as_os_str()).filter(|remembered| remembered.build == build)
     }
 
     /// What `build` goes by, if anything is known of a file with this stamp.
     pub fn promise(&mut self, path: &Path, stamp: Stamp, build: u64) -> Option<&Digest> {
         self.known(path, stamp, build)?;
-        let known = self.0.get_mut(path)?;
+        let known = self.0.get_mut(path.as_os_str())?;
         known.build = build;
         Some(&known.digest)
     }
 
     /// The digest of a file with this stamp, whoever went by it.
     pub fn known(&self, path: &Path, stamp: Stamp, build: u64) -> Option<&Digest> {
-        let known = self.0.get(path)?;
+        let known = self.0.get(path.as_os_str())?;
         (known.build == build || known.stamp == stamp && known.settled).then_some(&known.digest)
     }
 
     pub fn put(&mut self, path: PathBuf, remembered: Remembered) {
-        self.0.insert(path, remembered);
+        self.0.insert(path.into_os_string(), remembered);
     }
 
     /// Forgets files that are not there any more.
     pub fn retain(&mut self, is_there: impl Fn(&Path) -> bool) {
-        self.0.retain(|path, _| is_there(path));
+        self.0.retain(|path, _| is_there(Path::new(path)));
     }
 }
 
@@ -94,7 +95,7 @@ fn table(bytes: &[u8]) -> Result<Digests, ListingError> {
         let digest = reader.path()?.to_str().and_then(|text| Digest::parse(text).ok());
         let digest = digest.ok_or(ListingError::Short)?;
         let stamp = Stamp { size, inode, modified, changed };
-        all.insert(path, Remembered { stamp, digest, settled, build });
+        all.insert(path.into_os_string(), Remembered { stamp, digest, settled, build });
     }
     Ok(Digests(all))
 }

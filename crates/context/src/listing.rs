@@ -11,7 +11,7 @@
 //! list is its number: by that its reader asks for the bytes of a file.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -147,7 +147,8 @@ pub struct Listing {
     entries: Vec<Entry>,
     /// For each entry, where in `entries` what lies in it ends.
     ends: Vec<usize>,
-    places: HashMap<PathBuf, usize>,
+    /// By path, byte for byte.
+    places: HashMap<OsString, usize>,
 }
 
 impl Listing {
@@ -162,7 +163,7 @@ impl Listing {
             inode: 0,
         };
         let mut listing =
-            Listing { entries: vec![root], ends: vec![1], places: HashMap::from([(PathBuf::new(), 0)]) };
+            Listing { entries: vec![root], ends: vec![1], places: HashMap::from([(OsString::new(), 0)]) };
         // The folders that the next entry may lie in, the root first.
         let mut open = vec![0];
         while !reader.0.is_empty() {
@@ -181,7 +182,7 @@ impl Listing {
         let depth = depth.ok_or_else(|| wrong(&entry))?;
         self.close(open, depth + 1);
         let place = self.entries.len();
-        if self.places.insert(entry.path.clone(), place).is_some() {
+        if self.places.insert(entry.path.clone().into_os_string(), place).is_some() {
             return Err(wrong(&entry));
         }
         if entry.kind == Kind::Folder {
@@ -199,6 +200,11 @@ impl Listing {
         }
     }
 
+    fn place(&self, path: &Path) -> Option<usize> {
+        let plain = || self.places.get(path.components().as_path().as_os_str());
+        self.places.get(path.as_os_str()).or_else(plain).copied()
+    }
+
     /// The entry of a number.
     pub fn entry_of(&self, number: u32) -> Option<&Entry> {
         self.entries.get(number as usize + 1)
@@ -206,7 +212,7 @@ impl Listing {
 
     /// The entry at a path and its number; the root has none.
     pub fn find(&self, path: &Path) -> Option<(u32, &Entry)> {
-        let place = *self.places.get(path)?;
+        let place = self.place(path)?;
         Some((u32::try_from(place.checked_sub(1)?).ok()?, &self.entries[place]))
     }
 }
@@ -239,11 +245,11 @@ fn entry(reader: &mut Reader<'_>) -> Result<Entry, ListingError> {
 
 impl Tree for Listing {
     fn entry(&self, path: &Path) -> Result<Option<Entry>, WalkError> {
-        Ok(self.places.get(path).map(|&place| self.entries[place].clone()))
+        Ok(self.place(path).map(|place| self.entries[place].clone()))
     }
 
     fn children(&self, folder: &Path) -> Result<Vec<Entry>, WalkError> {
-        let Some(&place) = self.places.get(folder) else { return Ok(Vec::new()) };
+        let Some(place) = self.place(folder) else { return Ok(Vec::new()) };
         let mut children = Vec::new();
         let mut next = place + 1;
         while next < self.ends[place] {

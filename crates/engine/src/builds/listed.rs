@@ -270,7 +270,9 @@ impl Build {
             Outcome::Fingerprint { digest, read } => (digest, read),
             other => return Err(failure(unexpected(other))),
         };
-        *listed.digests.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&learned);
+        if read > 0 {
+            *listed.digests.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&learned);
+        }
         if read > 0
             && let Some(key) = listed.key.clone()
         {

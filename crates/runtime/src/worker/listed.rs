@@ -82,7 +82,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// The digest of what is selected, and how many files were read for it.
+    /// The digest of what is selected, and how many files were read for it; without any, nothing was learned.
     pub(super) fn fingerprint(
         &mut self,
         selection: &Selection,
@@ -98,13 +98,15 @@ impl Listed {
             let contents = known.map(|known| known.digest.clone());
             Ok::<_, Error>(Inside { contents, attributes: Vec::new() })
         })?;
-        let listing = &self.listing;
-        self.digests.retain(|path| listing.find(path).is_some());
-        write(learned, &self.digests.encode())?;
+        if !unknown.is_empty() {
+            let listing = &self.listing;
+            self.digests.retain(|path| listing.find(path).is_some());
+            write(learned, &self.digests.encode())?;
+        }
         Ok((digest, unknown.len() as u64))
     }
 
-    /// The numbers of those files whose digest nobody knows.
+    /// The numbers of those files whose digest nobody knows. The others' are promised.
     fn unknown(&mut self, matched: &[Matched]) -> BTreeSet<u32> {
         let mut unknown = BTreeSet::new();
         let all = matched.iter().flat_map(|one| {
@@ -166,7 +168,7 @@ impl Listed {
 
     /// Copies what is selected: files in the order in which they are asked for, and what is none between them.
     pub(super) fn copy(
-        &self,
+        &mut self,
         root: &OwnedFd,
         copy: &Copy,
         archive: Option<&mut Archive<'_>>,
@@ -174,6 +176,9 @@ impl Listed {
         // Whose files they are is the client's affair.
         let dress = Dress { keep_owners: false, ..dress(copy)? };
         let matched = chosen(&self.listing, &copy.selection)?;
+        // The same list and table as the fingerprint was made of: so the same digests.
+        self.unknown(&matched);
+        let this = &*self;
         let mut copying = Copying::piece_by_piece(root.as_fd(), &dress);
         if let Some(archive) = archive {
             copying.pack(archive);
@@ -184,20 +189,20 @@ impl Listed {
             .iter()
             .enumerate()
             .filter(|(_, way)| matches!(way.entry.kind, Kind::File { .. }))
-            .filter_map(|(at, way)| Some((at, self.listing.find(&way.entry.path)?.0)))
+            .filter_map(|(at, way)| Some((at, this.listing.find(&way.entry.path)?.0)))
             .collect();
-        let asks: Vec<Ask> = files.iter().filter_map(|(_, number)| self.ask(*number)).collect();
+        let asks: Vec<Ask> = files.iter().filter_map(|(_, number)| this.ask(*number)).collect();
         let template = rustix::fs::fstat(root).map_err(|errno| unread(Path::new("/"), errno.into()))?;
         let (mut done, mut block) = (0, vec![0; BLOCK]);
-        self.files.each(&asks, |place, file| {
+        this.files.each(&asks, |place, file| {
             let (at, _) = files[place];
             ways[done..at].iter().try_for_each(|way| way.make(&mut copying, template))?;
             done = at + 1;
             let file = file.map_err(|missing| gone(&ways[at].entry, missing))?;
-            if ways[at].unpacks && self.unpack(&mut copying, (&ways[at], &file), targets.to, &mut block)? {
+            if ways[at].unpacks && this.unpack(&mut copying, (&ways[at], &file), targets.to, &mut block)? {
                 return Ok(());
             }
-            self.write(&mut copying, (&ways[at], &file), root, &mut block)
+            this.write(&mut copying, (&ways[at], &file), root, &mut block)
         })?;
         ways[done..].iter().try_for_each(|way| way.make(&mut copying, template))?;
         Ok(copying.finish()?)
