@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,17 @@ const LIMIT: u64 = 60;
 pub fn patience(seconds: u64) -> Duration {
     let times = std::env::var("HULL_TEST_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     Duration::from_secs(seconds.saturating_mul(times))
+}
+
+/// Does what may wait for ever; panics if that takes more than so many seconds. The thread that waits stays behind.
+#[track_caller]
+pub fn in_time<T: Send + 'static>(seconds: u64, what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(work()));
+    match told.recv_timeout(patience(seconds)) {
+        Ok(done) => done,
+        Err(error) => panic!("{what}: {error}"),
+    }
 }
 
 /// A command that has ended.

@@ -14,7 +14,7 @@ mod http;
 mod serve;
 
 pub use baseline::Baseline;
-pub use command::{Finished, Terminal, patience, run};
+pub use command::{Finished, Terminal, in_time, patience, run};
 pub use fuzz::Random;
 pub use host::{Executables, Host, Options};
 pub use http::{Answer, Connection, ask};

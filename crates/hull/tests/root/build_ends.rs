@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use hull_runtime::failpoint::VARIABLE;
-use hull_testkit::{Baseline, Host, Options};
+use hull_testkit::{Baseline, Host, Options, in_time};
 
 use super::builds::{CLIENTS, command, context, text};
 use super::copy_attacks::until;
@@ -68,8 +68,8 @@ fn waiting(host: &Host, official: bool, (armed, point): (&Path, &str)) -> (Child
     fs::write(armed, format!("{point} pause {}", fifo.display())).unwrap();
     let client = start(&mut command(host, official, &["--no-cache", text(&folder)]));
     // Opened when both are there.
-    let gate = fs::File::options().write(true).open(&fifo).unwrap();
-    (client, gate)
+    let open = move || fs::File::options().write(true).open(&fifo).unwrap();
+    (client, in_time(60, point, open))
 }
 
 /// A client whose build waits for an address that takes the question and does not answer.
@@ -88,9 +88,14 @@ fn fetching(host: &Host, official: bool) -> (Child, Child) {
     let folder =
         context(host, "fetched", &[("Dockerfile", "FROM busybox\nADD http://127.0.0.1:8098/slow /slow\n")]);
     let client = start(&mut command(host, official, &[text(&folder)]));
-    let mut asked = [0; 4];
-    server.stdout.as_mut().unwrap().read_exact(&mut asked).unwrap();
+    let mut said = server.stdout.take().unwrap();
+    let (asked, said) = in_time(60, "the question", move || {
+        let mut asked = [0; 4];
+        said.read_exact(&mut asked).unwrap();
+        (asked, said)
+    });
     assert_eq!(&asked, b"GET ");
+    server.stdout = Some(said);
     (client, server)
 }
 
@@ -137,8 +142,8 @@ fn a_build_that_is_interrupted_leaves_nothing_wherever_it_is() {
         let (client, mut server) = fetching(&host, official);
         interrupt(client, None, "the end in an ADD");
         // The daemon hangs up.
-        let mut rest = Vec::new();
-        server.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
+        let mut said = server.stdout.take().unwrap();
+        in_time(60, "the end of the connection", move || said.read_to_end(&mut Vec::new()).unwrap());
         server.kill().unwrap();
         server.wait().unwrap();
         clean();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::build_lent::Agent;
 use super::builds::{CLIENTS, build, command, context, said, text};
+use super::copy_attacks::until;
 use super::{executables, host};
 
 const REMAPPED: &str = r#"
@@ -176,6 +177,9 @@ fn caches_are_shared_locked_and_private_and_go_when_nobody_uses_them() {
         let folder = context(&host, "locked", &[("Dockerfile", script)]);
         let mut second = command(&host, official, &["--no-cache", "-q", text(&folder)]);
         let mut second = second.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        // Its step has begun, and has asked for its mounts.
+        let sites = || fs::read_dir(host.data_root().join("image/active")).unwrap().count();
+        until("the second one's step", || sites() == 2);
         waiting.end(&host);
         assert!(second.wait().unwrap().success(), "two had the locked cache at the same time");
         let unused = |name: &str| (name.to_owned(), false);

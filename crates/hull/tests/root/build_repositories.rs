@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use hull_testkit::{Baseline, Finished, Host};
+use hull_testkit::{Baseline, Finished, Host, in_time};
 
 use super::build_lent::{Agent, printed};
 use super::builds::{build, context, text};
@@ -43,13 +43,17 @@ impl Server {
         command.args(["--mount", "--propagation", "private", "--", "sh", "-c", SERVE, "sh", text(folder)]);
         let mut server = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(server.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("Not backgrounding") {
-            line.clear();
-            assert_ne!(said.read_line(&mut line).unwrap(), 0, "the server has ended");
-        }
+        let server = Server(server);
+        let mut said = in_time(60, "the server of ssh", move || {
+            let mut line = String::new();
+            while !line.contains("Not backgrounding") {
+                line.clear();
+                assert_ne!(said.read_line(&mut line).unwrap(), 0, "the server has ended");
+            }
+            said
+        });
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Server(server)
+        server
     }
 }
 
