@@ -184,14 +184,10 @@ pub(crate) fn docker_client(folder: &Path) -> Result<PathBuf> {
 ///
 /// ```text
 /// folder/{suite,distribution,architecture}   one word each
-/// folder/{InRelease,Packages}
+/// folder/{InRelease,Packages,keyring.gpg}
 /// folder/archives/NAME_VERSION_ARCHITECTURE.deb
 /// ```
 pub(crate) fn archive(folder: &Path) -> Result<PathBuf> {
-    let whole = folder.join("whole");
-    if whole.is_file() {
-        return Ok(folder.to_owned());
-    }
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let value = |name: &str| {
         let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -201,6 +197,13 @@ pub(crate) fn archive(folder: &Path) -> Result<PathBuf> {
     let (suite, distribution) = (value("VERSION_CODENAME")?, value("ID")?);
     for below in ["lists/partial", "archives/partial"] {
         fs::create_dir_all(folder.join(below)).with_context(|| format!("create {}", folder.display()))?;
+    }
+    let keys = format!("/usr/share/keyrings/{distribution}-archive-keyring.gpg");
+    fs::copy(&keys, folder.join("keyring.gpg"))
+        .with_context(|| format!("copy {keys}: install {distribution}-archive-keyring"))?;
+    let whole = folder.join("whole");
+    if whole.is_file() {
+        return Ok(folder.to_owned());
     }
     let address = own_address(&suite)?;
     let source = folder.join("sources.list");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use hull_oci::Digest;
-use hull_testkit::Host;
+use hull_testkit::{Host, in_time};
 
 use super::bare;
 
@@ -33,14 +33,21 @@ fn serve(host: &Host, folder: &Path) -> Server {
     let mut command = host.inside("python3");
     command.args(["-c", program]).arg(folder).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().expect("start a server");
-    let mut line = String::new();
+    let output = child.stdout.take().expect("its output");
+    let mut server = Server { child, address: String::new() };
     // It prints its port once it listens, or ends.
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("read its port");
-    Server { child, address: format!("http://127.0.0.1:{}", line.trim()) }
+    let line = in_time(60, "the server's port", || {
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("read its port");
+        line
+    });
+    server.address = format!("http://127.0.0.1:{}", line.trim());
+    server
 }
 
-/// The archive of this machine's own distribution, as a mirror has it below `to`; its name and suite.
-fn own(to: &Path) -> (String, String) {
+/// The archive of this machine's own distribution, as a mirror has it below `to`; its name and suite, and the file
+/// with its keys.
+fn own(to: &Path) -> (String, String, String) {
     let from =
         std::env::var("HULL_TEST_ARCHIVE").expect("HULL_TEST_ARCHIVE names the archive: cargo xtask test");
     let from = PathBuf::from(from);
@@ -65,17 +72,19 @@ fn own(to: &Path) -> (String, String) {
             symlink(from.join("archives").join(&name), place).unwrap();
         }
     }
-    (text("distribution").trim().to_owned(), suite)
+    let keys = from.join("keyring.gpg").to_string_lossy().into_owned();
+    (text("distribution").trim().to_owned(), suite, keys)
 }
 
 #[test]
 fn a_distribution_becomes_an_image_that_runs() {
     let host = bare();
     let mirror = host.folder().join("mirror");
-    let (distribution, suite) = own(&mirror);
+    let (distribution, suite, keys) = own(&mirror);
     let server = serve(&host, &mirror);
     let name = format!("{distribution}:{suite}");
-    let words = ["image", "bootstrap", "--mirror", &server.address, "--include", "hello", &name];
+    let begin = ["image", "bootstrap", "--keyring", &keys, "--include", "hello", "--mirror"];
+    let words = [&begin[..], &[&server.address, &name]].concat();
     let made = host.hull(&words).ok().to_owned();
     let id = made.lines().last().unwrap().to_owned();
     for part in ["Reading ", "Fetching ", "Unpacking ", "Setting up hello "] {
@@ -89,11 +98,11 @@ fn a_distribution_becomes_an_image_that_runs() {
     // From what was kept.
     drop(server);
     let server = serve(&host, &mirror);
-    let words = ["image", "bootstrap", "-q", "--mirror", &server.address, "--include", "hello", "again:x"];
+    let words = [&begin[..], &[&server.address, "-q", "again:x"]].concat();
     host.hull(&words).fails(1, "dists/x/InRelease is not there");
     fs::remove_dir_all(mirror.join("pool")).unwrap();
     let other = format!("{distribution}:again");
-    let words = [&words[..6], &["hello", "--suite", &suite, &other]].concat();
+    let words = [&begin[..], &[&server.address, "-q", "--suite", &suite, &other]].concat();
     let again = host.hull(&words).ok().to_owned();
     assert_eq!(again.lines().count(), 1, "{again}");
     host.hull(&["run", "--rm", &again, "hello"]).ok();
