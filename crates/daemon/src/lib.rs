@@ -194,6 +194,7 @@ fn config(options: &Options, open_files: (u64, u64)) -> Config {
         dns_search: options.names.search.clone(),
         dns_options: options.names.options.clone(),
         open_files: Some(open_files),
+        registries: options.registries.hosts(),
         ..Config::default()
     }
 }

@@ -44,6 +44,8 @@ pub struct Config {
     /// than the kernel lets a process write to a mapped file before it sets the times again (30 and 5 seconds,
     /// `dirty_expire_centisecs`, `dirty_writeback_centisecs`).
     pub settled_after: i64,
+    /// How registries are reached.
+    pub registries: hull_registry::client::Hosts,
     /// How long a stop waits at shutdown and by default, in seconds.
     pub stop_timeout: i32,
 }
@@ -68,6 +70,7 @@ impl Default for Config {
             build_cache: Limit::default(),
             build_entitlements: BTreeSet::from([Entitlement::NetworkHost]),
             settled_after: 40,
+            registries: hull_registry::client::Hosts::default(),
             stop_timeout: 10,
         }
     }

@@ -550,7 +550,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
     let events = Events::default();
     let (memory, caches) = (builds::memory(&rows)?, builds::Caches::open(&root)?);
     let context_files = (builds::Tables::open(&root)?, builds::Contents::open(&root, &boot()?)?);
-    let setup = images_setup((&store, &events, &root), (&spawner, &registry), &memory)?;
+    let setup = images_setup((&store, &events, &root), (&spawner, &registry), (&memory, &config.registries))?;
     let images = Images::open(setup, &rows)?;
     let seccomp = Profiles::new(&facts.kernel);
     let freeing = tokio::sync::Mutex::default();
@@ -587,7 +587,7 @@ fn open_blocking(config: Config) -> Result<Opened> {
 fn images_setup(
     (store, events, root): (&Store, &Events, &Path),
     (spawner, registry): (&Arc<Spawner>, &Arc<Registry>),
-    memory: &Arc<builds::Memory>,
+    (memory, registries): (&Arc<builds::Memory>, &hull_registry::client::Hosts),
 ) -> Result<Setup> {
     Ok(Setup {
         store: store.clone(),
@@ -599,6 +599,7 @@ fn images_setup(
         pack: pack_by(spawner),
         uses: uses_of(registry),
         kept: builds::kept(memory),
+        registry: hull_registry::client::Client::new(registries.clone()),
     })
 }
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hull_runtime::bundle::{StartError, StartErrorKind};
 
@@ -85,6 +86,12 @@ pub enum Error {
     /// Something could not be had from another host.
     #[error(transparent)]
     Fetch { source: Box<hull_fetch::Error> },
+    /// A registry does not give what it was asked for; see its kind. 500 in the reference.
+    #[error(transparent)]
+    Registry(Arc<hull_registry::client::Error>),
+    /// What several have waited for has failed.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// The reference answers this with 500, not 409.
     #[error("Container {id} is not paused")]
     NotPaused { id: String },
@@ -170,6 +177,7 @@ impl Error {
             | Error::Network(_)
             | Error::Archive(_)
             | Error::Fetch { .. }
+            | Error::Registry(_)
             | Error::Volume(_)
             | Error::Io { .. }
             | Error::System { .. }
@@ -186,6 +194,7 @@ impl Error {
             | Error::Fill { .. }
             | Error::Cgroup { .. }
             | Error::Log { .. } => Class::Internal,
+            Error::Shared(error) => error.class(),
             Error::Capture(error) => error.class(),
             Error::Image(error) if error.is_input() => Class::Invalid,
             Error::Image(_) => Class::Internal,

@@ -22,6 +22,12 @@ pub mod store;
 pub mod users;
 pub mod volumes;
 
+/// What is told of registries, and shown to them.
+pub mod registries {
+    pub use hull_registry::Credentials;
+    pub use hull_registry::client::{Client, Error, Hosts, Kind};
+}
+
 pub use config::Config;
 pub use engine::Engine;
 pub use error::{Class, Error, Result};

@@ -4,7 +4,8 @@
 //! A blob is written under a name of no meaning, its digest is computed on the way,
 //! and only then it gets its own name. So a name in `blobs` always stands for the
 //! bytes that it tells, whatever crashed; what a crash leaves lies in `ingest` and
-//! is swept when the store is opened. Documents are checked again whenever they are
+//! is swept when the store is opened, but for the beginnings of blobs that come from afar ([`Partial`]): the next
+//! attempt goes on with them. Documents are checked again whenever they are
 //! read; layers when they are applied.
 
 use std::fs::File;
@@ -20,6 +21,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::folder;
+
+mod partial;
+
+pub use partial::Partial;
 
 /// Why the store cannot do what it is asked for.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,7 @@ struct Folders {
     sha256: OwnedFd,
     sha512: OwnedFd,
     ingest: OwnedFd,
+    partials: partial::Open,
 }
 
 impl Folders {
@@ -91,8 +97,13 @@ impl Content {
         let sha256 = folder::open_or_make(&blobs, "sha256").map_err(failed("open", "blobs/sha256"))?;
         let sha512 = folder::open_or_make(&blobs, "sha512").map_err(failed("open", "blobs/sha512"))?;
         let ingest = folder::open_or_make(&root, "ingest").map_err(failed("open", "ingest"))?;
-        folder::empty(std::os::fd::AsFd::as_fd(&ingest)).map_err(failed("sweep", "ingest"))?;
-        Ok(Self { folders: Arc::new(Folders { sha256, sha512, ingest }), serial: AtomicU64::new(0) })
+        folder::empty_but(ingest.as_fd(), |name| partial::stays(&ingest, name))
+            .map_err(failed("sweep", "ingest"))?;
+        let partials = partial::Open::default();
+        Ok(Self {
+            folders: Arc::new(Folders { sha256, sha512, ingest, partials }),
+            serial: AtomicU64::new(0),
+        })
     }
 
     /// Begins a new blob.

@@ -62,8 +62,13 @@ const DEPTH: usize = 64;
 /// A container can nest folders deeper than a process can hold descriptors for, so
 /// folders far down are first moved up to `folder` itself.
 pub fn empty(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    empty_but(folder, |_| false)
+}
+
+/// The same, but for the names that `stay` is true of.
+pub(crate) fn empty_but(folder: BorrowedFd<'_>, stay: impl Fn(&CString) -> bool) -> Result<(), Errno> {
     let mut hoisted = 0u64;
-    let mut waiting: VecDeque<CString> = names(folder)?.into();
+    let mut waiting: VecDeque<CString> = names(folder)?.into_iter().filter(|name| !stay(name)).collect();
     while let Some(name) = waiting.pop_front() {
         remove(folder, folder, &name, 0, &mut hoisted, &mut waiting)?;
     }

@@ -18,6 +18,10 @@ pub fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Socket
                 let mut byte = [0];
                 while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
                     head.push(byte[0]);
+                    // The first byte of TLS (RFC 8446, 5.1), which is not spoken here.
+                    if head == [0x16] {
+                        return;
+                    }
                 }
                 // Who has gone does not read it.
                 stream.write_all(&answer(&String::from_utf8_lossy(&head))).ok();

@@ -1,6 +1,5 @@
-//! Fetching an image from a registry, as far as the daemon can.
+//! Fetching images from registries: the daemon does it.
 
-use http::StatusCode;
 use hull_api::client::{Body, Query};
 use hull_oci::reference::{DEFAULT_TAG, Reference};
 
@@ -16,6 +15,7 @@ pub(crate) static PULL: Command = Command {
     arguments: Arguments::Exactly(1),
     stop_at_argument: false,
     flags: &[&[
+        Flag::switch("all-tags", "Fetch all tagged images of the repository").short('a'),
         Flag::switch("disable-content-trust", "").default("true"),
         Flag::text("platform", "Platform to use if the image has several"),
         Flag::switch("quiet", "Show the name only").short('q'),
@@ -26,7 +26,15 @@ pub(crate) static PULL: Command = Command {
 async fn pull(session: &Session, given: &Given) -> Result<u8, Failure> {
     let image = given.arguments[0].as_str();
     let reference = Reference::parse(image)?;
-    let quiet = given.on("quiet");
+    let (quiet, all) = (given.on("quiet"), given.on("all-tags"));
+    if all && !reference.is_name_only() {
+        return Err(fail("tag can't be used with --all-tags/-a"));
+    }
+    if all {
+        fetch_reference(session, &reference, given.text("platform"), quiet).await?;
+        line(&reference.to_string());
+        return Ok(0);
+    }
     if reference.is_name_only() && !quiet {
         line(&format!("Using default tag: {DEFAULT_TAG}"));
     }
@@ -42,7 +50,16 @@ pub(crate) async fn fetch(
     platform: &str,
     quiet: bool,
 ) -> Result<(), Failure> {
-    let reference = Reference::parse(image)?.with_default_tag();
+    fetch_reference(session, &Reference::parse(image)?.with_default_tag(), platform, quiet).await
+}
+
+/// The same; without tag and digest it is all tags.
+async fn fetch_reference(
+    session: &Session,
+    reference: &Reference,
+    platform: &str,
+    quiet: bool,
+) -> Result<(), Failure> {
     let tag = match (&reference.digest, &reference.tag) {
         (Some(digest), _) => digest.to_string(),
         (None, tag) => tag.clone().unwrap_or_default(),
@@ -51,19 +68,8 @@ pub(crate) async fn fetch(
         .with("fromImage", reference.name())
         .unless_empty("tag", &tag)
         .unless_empty("platform", platform);
-    let headers = session.credentials().header(&reference)?;
-    let answer = session.client.post_with("/images/create", &query, &headers, Body::Empty).await;
-    let answer = match answer {
-        Err(error) if error.status() == Some(StatusCode::NOT_IMPLEMENTED) => {
-            return Err(fail(format!(
-                "{error}\nPulling from registries comes later. Bring the image in with \
-                 '{0} load -i FILE', '{0} import FILE {image}', \
-                 or make one of this host's programs with '{0} image capture {image} PROGRAM…'.",
-                session.program
-            )));
-        }
-        other => other?,
-    };
+    let headers = session.credentials().header(reference)?;
+    let answer = session.client.post_with("/images/create", &query, &headers, Body::Empty).await?;
     let mut progress = Progress::new(quiet);
     progress.follow(answer).await
 }

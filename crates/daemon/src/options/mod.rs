@@ -5,6 +5,7 @@
 
 mod builder;
 mod network;
+mod registries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) use network::Names;
+pub(crate) use registries::Registries;
 
 /// Where the configuration is looked for when no flag names a file.
 pub(crate) const CONFIG_FILE: &str = "/etc/hull/daemon.json";
@@ -46,6 +48,7 @@ pub(crate) struct Options {
     pub build_entitlements: BTreeSet<Entitlement>,
     pub network: Defaults,
     pub names: Names,
+    pub registries: Registries,
     /// Only say whether the configuration is good.
     pub validate: bool,
 }
@@ -189,7 +192,7 @@ const KEYS: &[Key] = &[
 
 /// All keys.
 fn keys() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(network::KEYS)
+    KEYS.iter().chain(network::KEYS).chain(registries::KEYS)
 }
 
 fn command(program: &'static str) -> Command {
@@ -402,6 +405,7 @@ fn resolve(given: &BTreeMap<&'static str, Given>, config_file: PathBuf, validate
         build_entitlements,
         network: network::resolve(given)?,
         names: network::names(given)?,
+        registries: registries::resolve(given)?,
         validate,
     })
 }

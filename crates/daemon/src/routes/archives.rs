@@ -5,19 +5,21 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use hull_api::{ErrorDetail, ProgressMessage};
-use hull_engine::images::{Fed, Import, Progress, Source};
-use hull_oci::Platform;
+use hull_engine::images::{Fed, Import, Progress, Pull, Source, Transfer};
+use hull_oci::{Digest, Platform, Reference};
 use rustix::pipe::PipeFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
 use super::images::{self, reference};
+use super::{credentials, transfers};
 use crate::http::{Call, Failure, Handled, chain, json, stream, try_stream};
 use crate::upload::Upload;
 
@@ -189,16 +191,11 @@ pub(super) async fn save(call: &Call, names: Vec<String>) -> Handled {
     Ok(try_stream("application/x-tar", blocks.boxed()))
 }
 
-/// `POST /images/create`: an import, or a pull, which comes later.
+/// `POST /images/create`: an import, or a pull.
 pub(super) async fn create(call: Call) -> Handled {
     let query = &call.query;
-    let image = query.text("fromImage");
-    if !image.is_empty() {
-        let name = reference(image, query.text("tag"))?.with_default_tag().familiar();
-        return Err(Failure::not_found(format!(
-            "No such image: {name}: this build cannot pull from registries yet; make one with hull image capture, or \
-             bring one with docker load or docker import"
-        )));
+    if !query.text("fromImage").is_empty() {
+        return pull(&call).await;
     }
     let source = query.text("fromSrc");
     if source != "-" {
@@ -218,4 +215,68 @@ pub(super) async fn create(call: Call) -> Handled {
     let server = call.server;
     let id = server.engine.images().import(feed(call.body)?, import).await?;
     Ok(json(StatusCode::OK, &ProgressMessage { status: id.to_string(), ..ProgressMessage::default() }))
+}
+
+/// The answer begins with the first thing that is told: what fails before has a status of its own.
+async fn pull(call: &Call) -> Handled {
+    let reference = pulled(call.query.text("fromImage"), call.query.text("tag"))?;
+    let wanted = if call.version.before(32) { None } else { platform(call.query.text("platform"))? };
+    let asked = Pull { reference, platform: wanted.clone(), credentials: credentials::of(call) };
+    let name = asked.reference.familiar();
+    let (tell, mut told) = mpsc::unbounded_channel::<Transfer>();
+    let server = Arc::clone(&call.server);
+    let work = async move {
+        let images = server.engine.images().pull(asked, tell.clone()).await?;
+        for (own, wanted) in
+            images.iter().filter_map(|image| images::other_platform(wanted.as_slice(), image))
+        {
+            let warning = format!(
+                "WARNING: image with reference {name} was found but its platform ({own}) does not match the \
+                 specified platform ({wanted})"
+            );
+            let _ = tell.send(Transfer::line(warning));
+        }
+        Ok::<_, hull_engine::Error>(())
+    };
+    // A client that goes away drops the answer, and that ends the work.
+    let mut work = AbortOnDrop(tokio::spawn(work));
+    let Some(first) = told.recv().await else {
+        (&mut work.0).await.map_err(|_| hull_engine::Error::ShuttingDown)??;
+        return Ok(stream("application/json", futures_util::stream::empty()));
+    };
+    let state = (Some(first), told, Some(work));
+    let lines = futures_util::stream::unfold(state, |(first, mut told, work)| async move {
+        let next = match first {
+            Some(first) => Some(first),
+            None => told.recv().await,
+        };
+        if let Some(transfer) = next {
+            return Some((line(&transfers::message(transfer)), (None, told, work)));
+        }
+        // The channel ends with the work.
+        let mut work = work?;
+        let failure = match (&mut work.0).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error,
+            Err(_) => hull_engine::Error::ShuttingDown,
+        };
+        Some((failed(&failure), (None, told, None)))
+    });
+    Ok(stream("application/json", lines))
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is to be pulled: `tag` may be a digest, too. Without any of them it is all tags.
+fn pulled(image: &str, tag: &str) -> Result<Reference, Failure> {
+    match Digest::parse(tag) {
+        Ok(digest) => Ok(reference(image, "")?.with_digest(digest)),
+        Err(_) => reference(image, tag),
+    }
 }

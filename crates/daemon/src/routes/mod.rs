@@ -12,6 +12,7 @@ mod build_cache;
 mod capture;
 mod containers;
 mod copy;
+mod credentials;
 mod exec;
 mod images;
 mod layer;
@@ -21,6 +22,7 @@ mod show;
 mod stats;
 mod streams;
 mod system;
+mod transfers;
 mod volumes;
 
 use std::sync::Arc;

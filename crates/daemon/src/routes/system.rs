@@ -9,6 +9,7 @@ use hull_api::system::{
     Commit, Component, DiskUsage, IndexConfig, Info, Plugins, RegistryConfig, Runtime, Swarm, Version,
 };
 use hull_api::{ApiVersion, compat};
+use hull_engine::registries::Hosts;
 use serde_json::Value;
 
 use super::{build_cache, containers, images, show, volumes};
@@ -131,7 +132,7 @@ fn info_of(call: &Call) -> Info {
         os_type: "linux".to_owned(),
         architecture: facts.machine,
         index_server_address: "https://index.docker.io/v1/".to_owned(),
-        registry_config: registries(),
+        registry_config: registries(&server.engine.config().registries),
         ncpu: i64::from(facts.cpus),
         mem_total: i64::try_from(facts.memory).unwrap_or(i64::MAX),
         docker_root_dir: host.data_root.to_string_lossy().into_owned(),
@@ -153,12 +154,24 @@ fn info_of(call: &Call) -> Info {
     }
 }
 
-fn registries() -> RegistryConfig {
-    let hub = IndexConfig { mirrors: Vec::new(), name: "docker.io".to_owned(), official: true, secure: true };
+fn registries(hosts: &Hosts) -> RegistryConfig {
+    let hub = IndexConfig {
+        mirrors: hosts.mirrors.clone(),
+        name: "docker.io".to_owned(),
+        official: true,
+        secure: true,
+    };
+    let (networks, names): (Vec<&String>, Vec<&String>) =
+        hosts.insecure.iter().partition(|rule| rule.parse::<ipnet::IpNet>().is_ok());
+    let insecure = |name: &String| {
+        let config = IndexConfig { mirrors: Vec::new(), name: name.clone(), official: false, secure: false };
+        (name.clone(), config)
+    };
+    let known = ["::1/128", "127.0.0.0/8"].map(str::to_owned);
     RegistryConfig {
-        index_configs: BTreeMap::from([("docker.io".to_owned(), hub)]),
-        insecure_registry_cidrs: vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()],
-        mirrors: None,
+        index_configs: names.into_iter().map(insecure).chain([("docker.io".to_owned(), hub)]).collect(),
+        insecure_registry_cidrs: known.into_iter().chain(networks.into_iter().cloned()).collect(),
+        mirrors: Some(hosts.mirrors.clone()).filter(|mirrors| !mirrors.is_empty()),
     }
 }
 

@@ -18,6 +18,7 @@
 //! that costs, [`collect`] keeps it within limits.
 
 mod agent;
+mod base;
 mod books;
 mod bootstrap;
 mod cache;
@@ -349,7 +350,7 @@ impl Executor for Build {
             return self.layout(layout, wanted.platform).await.map_err(failure);
         }
         let images = &self.0.services.images;
-        let image = images.resolve(&wanted.reference.to_string()).map_err(failure)?;
+        let image = self.base(&wanted).await.map_err(failure)?;
         if let Some(platform) = &wanted.platform
             && platform.rank(&image.config.platform()).is_none()
         {

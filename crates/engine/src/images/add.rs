@@ -9,7 +9,7 @@ use hull_image::archive::Expected;
 use hull_image::compress::Compression;
 use hull_image::layer::Mode;
 use hull_image::lease::{Held, Lease};
-use hull_image::snapshot::Layer;
+use hull_image::snapshot::{Layer, Staging};
 use hull_oci::image::{Config, Descriptor, media_type};
 use hull_oci::{Digest, Reference};
 
@@ -37,6 +37,21 @@ pub(super) struct Stored {
     pub(super) diff_id: Digest,
     pub(super) chain: Digest,
     pub(super) size: u64,
+}
+
+/// Where a new image comes from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origin {
+    /// The image that it was made from on this host.
+    pub(super) parent: Option<Digest>,
+    /// Manifests and indexes of a registry by which it came; they are stored.
+    pub(super) documents: Vec<Descriptor>,
+}
+
+impl Origin {
+    pub(super) fn parent(parent: Option<Digest>) -> Origin {
+        Origin { parent, documents: Vec::new() }
+    }
 }
 
 impl Images {
@@ -70,7 +85,7 @@ impl Inner {
         config.rootfs.diff_ids = stored.iter().map(|layer| layer.diff_id.clone()).collect();
         let bytes = serde_json::to_vec(&config).map_err(failed)?;
         let names: Vec<Reference> = name.into_iter().map(Reference::with_default_tag).collect();
-        self.add_image(&lease, &bytes, &stored, None, &names)
+        self.add_image(&lease, &bytes, &stored, Origin::default(), &names)
     }
 
     /// Removes blobs and layers that nothing names: what was being stored when the last daemon was
@@ -118,22 +133,36 @@ impl Inner {
         {
             return Err(failed(ImageError::Blob { index, expected: digest, found: unpacked.blob }));
         }
+        let (file, size) = (layer.file, unpacked.blob_size);
+        self.put_layer((lease, staging), format!("layer {index}"), parent, unpacked, |digest| {
+            match layer.adopt {
+                true => self.content.adopt(file.as_fd(), digest).map_err(failed),
+                false => self.copy_blob(&file, digest, size),
+            }
+        })
+    }
+
+    /// Stores a layer that is unpacked, and its archive, which `keep` gives its name in the store.
+    pub(super) fn put_layer(
+        &self,
+        (lease, staging): (&Lease, Staging<'_>),
+        what: String,
+        parent: Option<Digest>,
+        unpacked: Unpacked,
+        keep: impl FnOnce(&Digest) -> Result<()>,
+    ) -> Result<Stored> {
         let media_type = match &unpacked.compression[..] {
             "plain" => media_type::OCI_LAYER,
             "gzip" => media_type::OCI_LAYER_GZIP,
             "zstd" => media_type::OCI_LAYER_ZSTD,
             other => {
-                return Err(failed(ImageError::Compression { index, compression: other.to_owned() }));
+                return Err(failed(ImageError::Compression { what, compression: other.to_owned() }));
             }
         };
         lease.hold(Held::Blob(unpacked.blob.clone()));
         let chain = chain(parent.as_ref(), &unpacked.diff_id);
         lease.hold(Held::Layer(chain.clone()));
-        if layer.adopt {
-            self.content.adopt(layer.file.as_fd(), &unpacked.blob).map_err(failed)?;
-        } else {
-            self.copy_blob(&layer.file, &unpacked.blob, unpacked.blob_size)?;
-        }
+        keep(&unpacked.blob)?;
         let descriptor = Descriptor::new(media_type, unpacked.blob.clone(), unpacked.blob_size);
         let record = Layer {
             chain: chain.clone(),
@@ -192,9 +221,10 @@ impl Inner {
         lease: &Lease,
         config_bytes: &[u8],
         layers: &[Stored],
-        parent: Option<Digest>,
+        origin: Origin,
         names: &[Reference],
     ) -> Result<Arc<Image>> {
+        let Origin { parent, documents } = origin;
         let config = Config::parse(config_bytes).map_err(failed)?;
         config.check_layers(layers.len()).map_err(failed)?;
         let id = Digest::sha256(config_bytes);
@@ -212,11 +242,17 @@ impl Inner {
                 layer_sizes: layers.iter().map(|layer| layer.size).collect(),
                 size: layers.iter().map(|layer| layer.size).sum(),
                 parent,
+                documents: Vec::new(),
                 stored: now,
                 last_tagged: None,
                 unsynced: None,
             },
         };
+        for document in documents {
+            if !image.documents.iter().any(|known| known.digest == document.digest) {
+                image.documents.push(document);
+            }
+        }
         // Also of one that is here already: its configuration has just been stored anew.
         image.unsynced = Some(self.boot.clone());
         if !names.is_empty() {

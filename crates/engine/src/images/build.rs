@@ -13,7 +13,7 @@ use hull_image::snapshot::{Layer, SnapshotError};
 use hull_oci::image::{Config, MAX_CONFIG, media_type};
 use hull_oci::{Digest, Reference};
 
-use super::add::{NewLayer, Stored, chain};
+use super::add::{NewLayer, Origin, Stored, chain};
 use super::{EMPTY, Image, ImageError, Images, Inner, Packed, blocking, failed};
 use crate::Result;
 
@@ -127,7 +127,7 @@ impl Images {
             let stored = inner.stored(&document)?;
             let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
             hull_runtime::failpoint!("engine.build.storing");
-            let image = inner.add_image(&hold.lease, &document, &stored, parent, &names)?;
+            let image = inner.add_image(&hold.lease, &document, &stored, Origin::parent(parent), &names)?;
             hull_runtime::failpoint!("engine.build.stored");
             names.iter().for_each(|name| inner.publish("tag", &image.id, &name.familiar()));
             Ok(image)

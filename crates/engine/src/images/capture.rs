@@ -6,7 +6,7 @@ use hull_image::lease::Held;
 use hull_oci::Reference;
 use hull_oci::image::Config;
 
-use super::add::NewLayer;
+use super::add::{NewLayer, Origin};
 use super::{Image, ImageError, Images, Inner, failed};
 use crate::capture::{self, Capture, Captured};
 use crate::{Error, Result};
@@ -71,7 +71,8 @@ impl Inner {
         let layer = self.add_layer(&lease, 0, None, layer)?;
         let bytes = serde_json::to_vec(&config).map_err(failed)?;
         let name = name.with_default_tag();
-        let image = self.add_image(&lease, &bytes, &[layer], None, std::slice::from_ref(&name))?;
+        let image =
+            self.add_image(&lease, &bytes, &[layer], Origin::default(), std::slice::from_ref(&name))?;
         self.publish("import", &image.id, &image.id.to_string());
         self.publish("tag", &image.id, &name.familiar());
         Ok(image)

@@ -12,7 +12,7 @@ use hull_oci::image::{Config, Descriptor, History, RunConfig, media_type};
 use hull_oci::{Digest, Reference};
 use rustix::io::Errno;
 
-use super::add::{Stored, chain};
+use super::add::{Origin, Stored, chain};
 use super::{EMPTY, Image, ImageError, Images, Inner, failed};
 use crate::{Error, Result};
 
@@ -52,7 +52,8 @@ impl Inner {
         let config = describe(&parent.config, commit, packed.as_ref());
         layers.extend(packed);
         let bytes = serde_json::to_vec(&config).map_err(failed)?;
-        let image = self.add_image(&lease, &bytes, &layers, Some(parent.id.clone()), &names)?;
+        let image =
+            self.add_image(&lease, &bytes, &layers, Origin::parent(Some(parent.id.clone())), &names)?;
         hull_runtime::failpoint!("engine.commit.committed");
         self.publish("create", &image.id, &image.id.to_string());
         names.iter().for_each(|name| self.publish("tag", &image.id, &name.familiar()));

@@ -13,7 +13,7 @@ use hull_oci::image::{Config, History};
 use hull_oci::{Digest, Platform, Reference};
 use rustix::fs::{Mode as Bits, OFlags};
 
-use super::add::NewLayer;
+use super::add::{NewLayer, Origin};
 use super::{ImageError, Images, Inner, Source, changes, failed};
 use crate::Result;
 
@@ -82,7 +82,7 @@ impl Inner {
         config.history = vec![History { created: Some(now), comment, ..History::default() }];
         let bytes = serde_json::to_vec(&config).map_err(failed)?;
         let names: Vec<Reference> = import.name.into_iter().map(Reference::with_default_tag).collect();
-        let image = self.add_image(&lease, &bytes, &[layer], None, &names)?;
+        let image = self.add_image(&lease, &bytes, &[layer], Origin::default(), &names)?;
         self.publish("import", &image.id, &image.id.to_string());
         names.iter().for_each(|name| self.publish("tag", &image.id, &name.familiar()));
         Ok(image.id.clone())

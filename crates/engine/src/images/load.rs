@@ -10,7 +10,7 @@ use hull_image::layer::Mode;
 use hull_oci::{Digest, Platform};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::add::{NewLayer, Stored};
+use super::add::{NewLayer, Origin, Stored};
 use super::hashes::Hashes;
 use super::{ImageError, Images, Inner, Source, failed};
 use crate::Result;
@@ -112,7 +112,7 @@ impl Inner {
             };
             image.names.iter().filter_map(from).filter(|(_, from)| *from != image.id).collect()
         };
-        self.add_image(&lease, &image.config_bytes, &stored, None, &image.names)?;
+        self.add_image(&lease, &image.config_bytes, &stored, Origin::default(), &image.names)?;
         moved.into_iter().for_each(|(name, from)| tell(Progress::Moved { name, from }));
         self.publish("load", &image.id, &image.id.to_string());
         if image.names.is_empty() {

@@ -24,10 +24,12 @@ pub mod history;
 mod import;
 pub mod list;
 mod load;
+mod pull;
 mod remove;
 mod save;
 mod source;
 mod sync;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -59,8 +61,10 @@ pub use commit::Commit;
 pub use import::Import;
 pub use list::{ListFilters, Listed};
 pub use load::Progress;
+pub use pull::Pull;
 pub use remove::{Pruned, Removed};
 pub use source::{Fed, Source};
+pub use transfer::{Transfer, What};
 
 /// An image. Its names are kept apart, because they move from image to image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +82,10 @@ pub struct Image {
     /// The image that this one was made from on this host.
     #[serde(default)]
     pub parent: Option<Digest>,
+    /// The manifests and indexes by which it came from registries; kept as they were, so that it goes back under
+    /// the same digests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub documents: Vec<Descriptor>,
     /// When it came to this host.
     pub stored: Time,
     #[serde(default)]
@@ -193,6 +201,7 @@ pub struct Setup {
     pub pack: Pack,
     pub uses: Uses,
     pub kept: Kept,
+    pub registry: hull_registry::client::Client,
 }
 
 /// What goes wrong with images and is not the caller's fault alone.
@@ -227,8 +236,15 @@ pub enum ImageError {
     DiffId { index: usize, expected: Digest, found: Digest },
     #[error("layer {index} of the image is {found}, but its manifest says {expected}")]
     Blob { index: usize, expected: Digest, found: Digest },
-    #[error("layer {index} of the image is compressed with {compression}, which layers cannot be")]
-    Compression { index: usize, compression: String },
+    #[error("{what} of the image is compressed with {compression}, which layers cannot be")]
+    Compression { what: String, compression: String },
+    /// In the reference's words; what a registry has sent.
+    #[error(
+        "filesystem layer verification failed for digest {expected}: {found_size} bytes of {found} came, not {size}"
+    )]
+    Fetched { expected: Digest, size: u64, found: Digest, found_size: u64 },
+    #[error("layer {layer} is {found} when unpacked, but the image's configuration says {expected}")]
+    Unpacked { layer: Digest, expected: Digest, found: Digest },
     #[error("cannot {action}")]
     Io { action: &'static str, source: std::io::Error },
     #[error("cannot describe the image")]
@@ -256,6 +272,8 @@ impl ImageError {
                 | Self::DiffId { .. }
                 | Self::Blob { .. }
                 | Self::Compression { .. }
+                | Self::Fetched { .. }
+                | Self::Unpacked { .. }
         )
     }
 }
@@ -280,6 +298,8 @@ struct Inner {
     pack: Pack,
     uses: Uses,
     kept: Kept,
+    registry: hull_registry::client::Client,
+    pulls: pull::Pulls,
     state: RwLock<State>,
     /// Held while images or names change, over commit and memory together.
     changes: Mutex<()>,
@@ -335,6 +355,8 @@ impl Images {
             pack: setup.pack,
             uses: setup.uses,
             kept: setup.kept,
+            registry: setup.registry,
+            pulls: pull::Pulls::default(),
             state: RwLock::new(state),
             changes: Mutex::new(()),
             unpacking: files::Unpacking::default(),
@@ -497,12 +519,20 @@ impl Inner {
         self.events.publish(Kind::Image, action, &id.to_string(), attributes);
     }
 
+    /// That an image came from a registry, by the name under which it did.
+    fn publish_pull(&self, image: &Image, name: &Reference) {
+        let mut attributes = image.config.config.labels.clone();
+        attributes.insert("name".to_owned(), name.familiar_name());
+        self.events.publish(Kind::Image, "pull", &name.familiar(), attributes);
+    }
+
     /// What must not be collected: all that images, containers and the builds' memory name.
     fn roots(&self) -> Roots {
         let mut roots = Roots::default();
         for image in self.read().images.values() {
             roots.blobs.insert(image.id.clone());
             roots.blobs.extend(image.layers.iter().map(|layer| layer.digest.clone()));
+            roots.blobs.extend(image.documents.iter().map(|document| document.digest.clone()));
             roots.layers.extend(image.chain().last().cloned());
         }
         for used in (self.uses)() {

@@ -215,6 +215,11 @@ impl Inner {
         if let Err(error) = self.content.verify(&image.id) {
             return Ok(Some(chain(&error)));
         }
+        for document in &image.documents {
+            if let Err(error) = self.content.verify(&document.digest) {
+                return Ok(Some(chain(&error)));
+            }
+        }
         for (layer, descriptor) in image.chain().iter().zip(&image.layers) {
             if self.snapshots.layer(layer).map_err(failed)?.is_none()
                 && let Err(error) = self.content.verify(&descriptor.digest)

@@ -52,6 +52,7 @@ fn pack_here(upper: BorrowedFd<'_>, archive: BorrowedFd<'_>) -> Result<Packed, P
 }
 
 mod power;
+mod pull;
 
 struct World {
     images: Images,
@@ -80,6 +81,7 @@ fn open_with(unpack: Unpack, boot: &str, folder: &Path, uses: &Arc<Mutex<Vec<Use
         pack: Arc::new(pack_here),
         uses: Arc::new(move || uses.lock().unwrap().clone()),
         kept: Arc::new(Vec::new),
+        registry: hull_registry::client::Client::new(pull::hosts()),
     };
     Images::open(setup, &rows).unwrap()
 }
