@@ -331,6 +331,11 @@ impl Client {
         self.send(Method::GET, path, query, Body::Empty).await
     }
 
+    /// The same with headers of the caller's.
+    pub async fn get_with(&self, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response> {
+        self.negotiate(Method::GET, path, query, headers, Body::Empty, false).await?.success().await
+    }
+
     /// Only the headers of the answer say anything.
     pub async fn head(&self, path: &str, query: &Query) -> Result<Response> {
         self.send(Method::HEAD, path, query, Body::Empty).await

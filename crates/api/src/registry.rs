@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use http::HeaderName;
+use hull_oci::image::{Descriptor, Index};
+use hull_oci::{Digest, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::base64;
@@ -107,6 +109,60 @@ impl fmt::Debug for Authenticated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticated").field("status", &self.status).finish_non_exhaustive()
     }
+}
+
+/// `GET /distribution/NAME/json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DistributionInspect {
+    pub descriptor: Descriptor,
+    pub platforms: Vec<Platform>,
+}
+
+/// A row of `GET /images/search`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchResult {
+    pub star_count: i64,
+    pub is_official: bool,
+    pub name: String,
+    pub is_automated: bool,
+    pub description: String,
+}
+
+/// `GET /hull/v1/manifests/NAME`: what a registry has under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ManifestInspect {
+    /// Of one image with its platform.
+    pub descriptor: Descriptor,
+    /// The document itself: JSON.
+    pub raw: String,
+}
+
+/// `POST /hull/v1/manifests/NAME`: a list of manifests, to be known under that name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ManifestList {
+    pub children: Vec<Child>,
+    pub index: Index,
+}
+
+/// A manifest that the list names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Child {
+    /// The repository of the same registry that has it.
+    pub repository: String,
+    pub descriptor: Descriptor,
+}
+
+/// What has come of that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ManifestPushed {
+    /// Of the list.
+    pub digest: Digest,
 }
 
 #[cfg(test)]

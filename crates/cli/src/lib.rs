@@ -72,17 +72,14 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// Commands of the reference that this build has not got yet.
-const LATER: [&str; 14] = [
+const LATER: [&str; 11] = [
     "buildx",
     "checkpoint",
     "compose",
     "config",
     "context",
-    "manifest",
     "node",
     "plugin",
-    "push",
-    "search",
     "secret",
     "service",
     "stats",
@@ -94,6 +91,7 @@ static TREE: &[Entry] = &[
     Entry::Group(&BUILDER),
     Entry::Group(&CONTAINER),
     Entry::Group(&IMAGE),
+    Entry::Group(&MANIFEST),
     Entry::Group(&NETWORK),
     Entry::Group(&SYSTEM),
     Entry::Group(&VOLUME),
@@ -120,12 +118,14 @@ static TREE: &[Entry] = &[
     Entry::Command("port", &facts::PORT),
     Entry::Command("ps", &container::list::LIST),
     Entry::Command("pull", &image::pull::PULL),
+    Entry::Command("push", &registry::push::PUSH),
     Entry::Command("rename", &each::RENAME),
     Entry::Command("restart", &each::RESTART),
     Entry::Command("rm", &each::REMOVE),
     Entry::Command("rmi", &names::REMOVE),
     Entry::Command("run", &run::RUN),
     Entry::Command("save", &archive::SAVE),
+    Entry::Command("search", &registry::search::SEARCH),
     Entry::Command("start", &start::START),
     Entry::Command("stop", &each::STOP),
     Entry::Command("tag", &names::TAG),
@@ -191,9 +191,22 @@ static IMAGE: Group = Group {
         ("ls", &["list"], &image::list::LIST),
         ("prune", &[], &prune::IMAGES),
         ("pull", &[], &image::pull::PULL),
+        ("push", &[], &registry::push::PUSH),
         ("rm", &["remove"], &names::REMOVE),
         ("save", &[], &archive::SAVE),
         ("tag", &[], &names::TAG),
+    ],
+};
+
+static MANIFEST: Group = Group {
+    name: "manifest",
+    summary: "Manage manifests and lists of them",
+    commands: &[
+        ("annotate", &[], &registry::manifest::ANNOTATE),
+        ("create", &[], &registry::manifest::CREATE),
+        ("inspect", &[], &registry::manifest::INSPECT),
+        ("push", &[], &registry::manifest::PUSH),
+        ("rm", &[], &registry::manifest::REMOVE),
     ],
 };
 

@@ -47,9 +47,14 @@ impl Session {
 }
 
 impl Session {
+    /// The folder of the user's settings.
+    pub(crate) fn folder(&self) -> std::path::PathBuf {
+        config::folder(self.config_folder.as_deref())
+    }
+
     /// Who the user is to registries.
     pub(crate) fn credentials(&self) -> Credentials {
-        Credentials::of(&config::folder(self.config_folder.as_deref()))
+        Credentials::of(&self.folder())
     }
 }
 

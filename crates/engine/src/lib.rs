@@ -25,7 +25,8 @@ pub mod volumes;
 /// What is told of registries, and shown to them.
 pub mod registries {
     pub use hull_registry::Credentials;
-    pub use hull_registry::client::{Client, Error, Hosts, Kind};
+    pub use hull_registry::client::push::Mounted;
+    pub use hull_registry::client::{Access, Client, Error, Hosts, Kind, Repository};
 }
 
 pub use config::Config;

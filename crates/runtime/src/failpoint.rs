@@ -66,6 +66,10 @@
 //! | `engine.fill.copied` | daemon: the first content of a volume is complete, beside it |
 //! | `engine.fill.placed` | daemon: it is in the volume, its mark is still there |
 //! | `engine.fill.synced` | daemon: it is on the disk, its mark is still there |
+//! | `engine.push.piece` | daemon: some bytes of a layer are on their way to a registry |
+//! | `engine.push.layer` | daemon: the registry has a layer, nobody was told |
+//! | `engine.push.manifest` | daemon: the registry has the manifest, nothing is noted |
+//! | `engine.push.named` | daemon: the image has its name by digest, nobody was told |
 //! | `engine.volume.releasing` | daemon: a volume goes with its container, all is still there |
 //! | `engine.volume.mounted` | daemon: a volume's file system is mounted for a container that is about to start |
 //! | `engine.volume.unmounting` | daemon: nobody who runs has it any more, it is still mounted |

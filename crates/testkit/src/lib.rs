@@ -11,6 +11,7 @@ mod command;
 pub mod fuzz;
 mod host;
 mod http;
+pub mod registry;
 mod serve;
 
 pub use baseline::Baseline;

@@ -24,6 +24,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "git", package: "git" },
     Program { name: "openssl", package: "openssl" },
     Program { name: "ssh-agent", package: "openssh-client" },
+    Program { name: "docker-registry", package: "docker-registry" },
     // A server of ssh whose package starts none.
     Program { name: "dropbear", package: "dropbear-bin" },
 ];

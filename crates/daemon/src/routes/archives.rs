@@ -74,13 +74,13 @@ pub(super) async fn whole(fed: oneshot::Receiver<Fed>) -> Result<(), Failure> {
     fed.map_err(|error| Failure::invalid(format!("unexpected EOF: the archive broke off: {error}")))
 }
 
-fn line(message: &ProgressMessage) -> Bytes {
+pub(super) fn line(message: &ProgressMessage) -> Bytes {
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.extend_from_slice(b"\r\n");
     line.into()
 }
 
-fn failed(error: &hull_engine::Error) -> Bytes {
+pub(super) fn failed(error: &hull_engine::Error) -> Bytes {
     let message = chain(error);
     line(&ProgressMessage {
         error_detail: Some(ErrorDetail { code: 0, message: message.clone() }),

@@ -17,7 +17,9 @@ mod exec;
 mod images;
 mod layer;
 mod lifecycle;
+mod manifests;
 mod networks;
+mod registries;
 mod show;
 mod stats;
 mod streams;
@@ -140,6 +142,11 @@ async fn route(call: Call, path: &[&str]) -> Handled {
         {
             copy::piped(&call, key, *verb == "write").await
         }
+        ["hull", "v1", "manifests", name @ ..] => match method.as_str() {
+            "GET" => manifests::inspect(&call, &name.join("/")).await,
+            "POST" => manifests::push(call, &name.join("/")).await,
+            _ => Err(Failure::no_page()),
+        },
         ["hull", "v1", "networks", "explain"] if method == Method::GET => networks::explain(&call).await,
         ["networks", rest @ ..] => networks::networks(call, &method, rest).await,
         ["volumes", rest @ ..] => volumes::volumes(call, &method, rest).await,
@@ -154,11 +161,13 @@ async fn system_route(call: Call, method: &Method, path: &[&str]) -> Handled {
         ("GET", ["info"]) => system::info(&call),
         ("GET", ["events"]) => streams::events(&call),
         ("GET", ["system", "df"]) => system::disk_usage(&call).await,
-        ("POST", ["auth"]) => system::auth(call).await,
+        ("POST", ["auth"]) => registries::auth(call).await,
         ("POST", ["build"]) => build::build(call).await,
         ("POST", ["build", "prune"]) => build_cache::prune(&call).await,
         ("POST", ["commit"]) => layer::commit(call).await,
-        ("GET", ["distribution", .., "json"]) => Err(Failure::later("registries come in a later build")),
+        ("GET", ["distribution", name @ .., "json"]) => {
+            registries::distribution(&call, &name.join("/")).await
+        }
         _ => absent::swarm(method, path),
     }
 }
@@ -213,7 +222,7 @@ async fn images_route(call: Call, method: &Method, path: &[&str]) -> Handled {
     match (method.as_str(), path) {
         ("GET", ["json"]) => images::list(&call),
         ("GET", ["get"]) => archives::save(&call, call.query.all("names").map(str::to_owned).collect()).await,
-        ("GET", ["search"]) => Err(Failure::later("searching registries comes in a later build")),
+        ("GET", ["search"]) => registries::search(&call).await,
         ("POST", ["load"]) => archives::load(call).await,
         ("POST", ["create"]) => archives::create(call).await,
         ("POST", ["prune"]) => images::prune(&call).await,
@@ -221,9 +230,7 @@ async fn images_route(call: Call, method: &Method, path: &[&str]) -> Handled {
         ("GET", [name @ .., "json"]) if !name.is_empty() => images::inspect(&call, &name.join("/")),
         ("GET", [name @ .., "history"]) if !name.is_empty() => images::history(&call, &name.join("/")),
         ("POST", [name @ .., "tag"]) if !name.is_empty() => images::tag(&call, &name.join("/")).await,
-        ("POST", [name @ .., "push"]) if !name.is_empty() => {
-            Err(Failure::later("pushing to registries comes in a later build"))
-        }
+        ("POST", [name @ .., "push"]) if !name.is_empty() => registries::push(&call, &name.join("/")).await,
         ("DELETE", name) if !name.is_empty() => images::remove(&call, &name.join("/")).await,
         _ => Err(Failure::no_page()),
     }

@@ -197,9 +197,3 @@ pub(super) async fn disk_usage(call: &Call) -> Handled {
     compat::disk_usage(call.version, &mut value, call.query.flag("verbose"));
     ok(&value)
 }
-
-/// Credentials cannot be checked without a registry client.
-pub(super) async fn auth(mut call: Call) -> Handled {
-    drop(call.json_bytes().await?);
-    Err(Failure::later("logging in to registries comes in a later build"))
-}

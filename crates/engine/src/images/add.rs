@@ -1,5 +1,6 @@
 //! New images: layers applied, blobs stored, the record committed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -243,6 +244,7 @@ impl Inner {
                 size: layers.iter().map(|layer| layer.size).sum(),
                 parent,
                 documents: Vec::new(),
+                compressed: BTreeMap::new(),
                 stored: now,
                 last_tagged: None,
                 unsynced: None,

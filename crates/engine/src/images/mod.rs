@@ -25,6 +25,7 @@ mod import;
 pub mod list;
 mod load;
 mod pull;
+mod push;
 mod remove;
 mod save;
 mod source;
@@ -62,6 +63,7 @@ pub use import::Import;
 pub use list::{ListFilters, Listed};
 pub use load::Progress;
 pub use pull::Pull;
+pub use push::Push;
 pub use remove::{Pruned, Removed};
 pub use source::{Fed, Source};
 pub use transfer::{Transfer, What};
@@ -86,6 +88,9 @@ pub struct Image {
     /// the same digests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub documents: Vec<Descriptor>,
+    /// What became of layers whose blobs are plain archives on their way to a registry, by diff id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub compressed: BTreeMap<Digest, Descriptor>,
     /// When it came to this host.
     pub stored: Time,
     #[serde(default)]

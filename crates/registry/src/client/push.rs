@@ -176,8 +176,8 @@ impl Repository {
         };
         // A registry that has one byte says the same as one that has none.
         let come = answer.header(RANGE).and_then(so_far).filter(|last| *last > 0);
-        if let Some(last) = come {
-            way.come = last + 1;
+        if let Some(come) = come.and_then(|last| last.checked_add(1)) {
+            way.come = come;
             way.session = Some(self::session(&answer).unwrap_or(session));
         }
         Ok(())
