@@ -50,6 +50,7 @@ impl Images {
     /// want the same, and leaves nothing.
     pub async fn pull(&self, pull: Pull, tell: UnboundedSender<Transfer>) -> Result<Vec<Arc<Image>>> {
         let Pull { reference, platform, credentials } = pull;
+        let asker = layers::Asker::new(&reference, credentials.clone());
         let repository = self.registry().repository(&reference, credentials, Access::Pull);
         let tidy = Tidy(Some(self.clone()));
         let wanted = if reference.is_name_only() {
@@ -63,7 +64,7 @@ impl Images {
         };
         let (mut images, mut newer) = (Vec::new(), false);
         for reference in wanted {
-            let one = One { images: self, repository: &repository, tell: &tell, reference };
+            let one = One { images: self, repository: &repository, asker: &asker, tell: &tell, reference };
             let (image, is_newer) = one.pull(platform.as_ref()).await?;
             images.push(image);
             newer |= is_newer;
@@ -98,6 +99,7 @@ impl Drop for Tidy {
 struct One<'a> {
     images: &'a Images,
     repository: &'a Repository,
+    asker: &'a layers::Asker,
     tell: &'a UnboundedSender<Transfer>,
     reference: Reference,
 }
@@ -239,7 +241,8 @@ impl One<'_> {
                 }
                 None => {
                     self.tell(&id, What::Waiting);
-                    layers::Coming::Fetched(self.images.0.pulls.join(&self.images.0, self.repository, job))
+                    let from = (self.repository, self.asker);
+                    layers::Coming::Fetched(self.images.0.pulls.join(&self.images.0, from, job))
                 }
             });
         }

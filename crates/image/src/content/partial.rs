@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -35,12 +35,20 @@ pub struct Partial {
 
 impl Content {
     /// The beginning of a blob, which may be empty. One of those who have it open may write, and no longer than
-    /// until the blob is whole.
+    /// until the blob is whole. What has become a blob under this name is no beginning any more: another file takes
+    /// its place.
     pub fn partial(&self, digest: &Digest) -> Result<Partial> {
         let name = format!("{PREFIX}{}", digest.hex());
         let mut known = self.folders.partials.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = open(&self.folders, &name)?;
-        let length = file.metadata().map_err(|source| io("examine", &name, source))?.len();
+        let mut file = open(&self.folders, &name)?;
+        let mut found = file.metadata().map_err(|source| io("examine", &name, source))?;
+        if found.nlink() > 1 {
+            rustix::fs::unlinkat(&self.folders.ingest, &name, AtFlags::empty())
+                .map_err(failed("remove", &name))?;
+            file = open(&self.folders, &name)?;
+            found = file.metadata().map_err(|source| io("examine", &name, source))?;
+        }
+        let length = found.len();
         *known.entry(name.clone()).or_default() += 1;
         drop(known);
         Ok(Partial { folders: Arc::clone(&self.folders), name, file, length, stays: false })
@@ -155,6 +163,10 @@ mod tests {
         assert_eq!(std::io::read_to_string(partial.reader().unwrap()).unwrap(), "all of it");
         let file = partial.reader().unwrap();
         content.adopt(std::os::fd::AsFd::as_fd(&file), &digest).unwrap();
+        let mut anew = content.partial(&digest).unwrap();
+        assert_eq!(anew.length(), 0, "nobody writes to a blob");
+        anew.append(b"none of it, but longer").unwrap();
+        drop(anew);
         drop(partial);
         assert!(!path.exists());
         assert_eq!(content.read(&digest, 100).unwrap(), b"all of it");

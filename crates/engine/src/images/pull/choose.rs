@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hull_image::snapshot::MAX_LAYERS;
 use hull_oci::image::{Config, Descriptor, Index, Manifest, media_type};
 use hull_oci::{Algorithm, Platform, Reference};
 use hull_registry::client::{self, Kind};
@@ -40,6 +41,10 @@ pub(super) fn is_image(config: &Descriptor) -> Result<()> {
 /// Whether manifest and configuration are of one image, and this host can have it.
 pub(super) fn fit(config: &Config, manifest: &Manifest) -> Result<()> {
     config.check_layers(manifest.layers.len()).map_err(failed)?;
+    if manifest.layers.len() > MAX_LAYERS {
+        let count = manifest.layers.len();
+        return Err(Error::Invalid(format!("the image has {count} layers: {MAX_LAYERS} are possible")));
+    }
     manifest.layers.iter().try_for_each(is_nameable)?;
     if !matches!(config.os.as_str(), "" | "linux") {
         return Err(Error::Invalid(format!(
@@ -106,6 +111,22 @@ mod tests {
         for other in ["", "application/vnd.oci.image.layer.v1.tar+br", media_type::OCI_CONFIG, "text/plain"] {
             assert!(!is_layer(other), "{other}");
         }
+    }
+
+    #[test]
+    fn an_image_has_as_many_layers_as_can_be_mounted() {
+        let layer = Descriptor::of(media_type::OCI_LAYER, b"layer");
+        let fits = |count: usize| {
+            let diff_ids = vec![&layer.digest; count];
+            let config = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": diff_ids}});
+            let config = Config::parse(config.to_string().as_bytes()).unwrap();
+            let manifest =
+                serde_json::json!({"schemaVersion": 2, "config": layer, "layers": vec![&layer; count]});
+            fit(&config, &serde_json::from_value(manifest).unwrap())
+        };
+        fits(MAX_LAYERS).unwrap();
+        let refused = fits(MAX_LAYERS + 1).unwrap_err().to_string();
+        assert_eq!(refused, "the image has 501 layers: 500 are possible");
     }
 
     #[test]

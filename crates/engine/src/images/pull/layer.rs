@@ -13,7 +13,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hull_image::content::Partial;
@@ -27,7 +28,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
-use super::feed::{Failed, Outcome, Progress};
+use super::feed::{Failed, Progress};
 use super::layers::{Arrived, step};
 use super::{blocking, failed};
 use crate::images::add::Stored;
@@ -52,6 +53,10 @@ const PIPE: usize = 1 << 20;
 /// A bar moves when so many more bytes are here.
 const MOVE: u64 = 512 << 10;
 
+/// Who has not fetched so many bytes in such a time lets others go first who wait for the same blob.
+const PACE: (u64, Duration) =
+    (1 << 20, if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) });
+
 /// Does all of it; the outcome is the last that is told.
 pub(super) async fn run(
     inner: Arc<Inner>,
@@ -60,8 +65,17 @@ pub(super) async fn run(
     told: watch::Sender<Progress>,
     wanted: Arc<AtomicBool>,
 ) {
-    let turn = Arc::new(inner.pulls.blob(&job.descriptor.digest).lock_owned().await);
-    let outcome = Work { inner, repository, job: Arc::new(job), told: &told, wanted, turn }.run().await;
+    let job = Arc::new(job);
+    let outcome = loop {
+        // Given in the order in which it is asked for: whoever gives way is the last.
+        let turn = Arc::new(inner.pulls.blob(&job.descriptor.digest).lock_owned().await);
+        let (inner, job) = (Arc::clone(&inner), Arc::clone(&job));
+        let (repository, wanted) = (repository.clone(), Arc::clone(&wanted));
+        let work = Work { inner, repository, job, told: &told, wanted, turn };
+        if let Some(outcome) = work.run().await.transpose() {
+            break outcome;
+        }
+    };
     told.send_modify(|progress| progress.outcome = Some(outcome));
 }
 
@@ -82,8 +96,11 @@ struct Work<'a> {
     turn: Arc<OwnedMutexGuard<()>>,
 }
 
+/// `None`: it has given way.
+type Tried = std::result::Result<Option<Arrived>, Failed>;
+
 impl Work<'_> {
-    async fn run(&self) -> Outcome {
+    async fn run(&self) -> Tried {
         let _place = self.inner.pulls.places.acquire().await.map_err(|_| Error::ShuttingDown)?;
         let (inner, job) = (Arc::clone(&self.inner), Arc::clone(&self.job));
         let found = blocking(move || {
@@ -91,8 +108,16 @@ impl Work<'_> {
                 return Ok(Found::Layer(Box::new(stored)));
             }
             let Descriptor { digest, size, .. } = &job.descriptor;
-            if inner.content.size(digest).map_err(failed)? == Some(*size) {
-                return Ok(Found::Blob(inner.content.open_blob(digest).map_err(failed)?));
+            match inner.content.size(digest).map_err(failed)? {
+                Some(found) if found == *size => {
+                    return Ok(Found::Blob(inner.content.open_blob(digest).map_err(failed)?));
+                }
+                // What has this digest has one size: the manifest lies.
+                Some(found_size) => {
+                    let (expected, found) = (digest.clone(), digest.clone());
+                    return Err(failed(ImageError::Fetched { expected, size: *size, found, found_size }));
+                }
+                None => {}
             }
             let mut partial = inner.content.partial(digest).map_err(failed)?;
             if partial.length() > *size {
@@ -108,17 +133,20 @@ impl Work<'_> {
                 let stored = joined(self.storing(file.into(), blob, None).await)??;
                 Arrived { stored, _partial: None }
             }
-            Found::Partial(partial) => self.go_on(partial).await?,
+            Found::Partial(partial) => match self.go_on(partial).await? {
+                Some(arrived) => arrived,
+                None => return Ok(None),
+            },
         };
         let total = self.job.descriptor.size;
         step(self.told, What::Extracting { done: total, total });
         step(self.told, What::Pulled);
-        Ok(arrived)
+        Ok(Some(arrived))
     }
 
     /// From where an earlier attempt was broken off. What that has left may be damaged, or somebody's lie: then
     /// all comes anew, once.
-    async fn go_on(&self, partial: Partial) -> Outcome {
+    async fn go_on(&self, partial: Partial) -> Tried {
         let resumed = partial.length() > 0;
         match self.attempt(partial).await {
             Err(Failed::Engine(error)) if resumed => {
@@ -135,13 +163,13 @@ impl Work<'_> {
         }
     }
 
-    async fn attempt(&self, mut partial: Partial) -> Outcome {
+    async fn attempt(&self, mut partial: Partial) -> Tried {
         let (file, blob) = (partial.reader().map_err(failed)?, partial.reader().map_err(failed)?);
         let begun = partial.length();
         if begun == self.job.descriptor.size {
             step(self.told, What::Complete);
             let stored = joined(self.storing(file.into(), blob, None).await)??;
-            return Ok(Arrived { stored, _partial: Some(Arc::new(partial)) });
+            return Ok(Some(Arrived { stored, _partial: Some(Arc::new(partial)) }));
         }
         let ((read, write), (stop, go)) = (pipe()?, pipe()?);
         // A smaller one does as well, more slowly.
@@ -157,22 +185,23 @@ impl Work<'_> {
         let fetched = self.fetch(begun, pieces).await;
         let (mut partial, pumped) = joined(pumping.await)?;
         let failure = match (fetched, pumped) {
-            (Ok(()), Ok(())) => None,
+            (Ok(true), Ok(())) => None,
+            (Ok(false), Ok(())) => Some((true, None)),
             // A registry that cannot be reached any more has not lied about what came before.
-            (Err(error), _) => Some((error.kind() == Kind::Unreachable, Failed::from(error))),
-            (_, Err(error)) => Some((false, Failed::from(error))),
+            (Err(error), _) => Some((error.kind() == Kind::Unreachable, Some(Failed::from(error)))),
+            (_, Err(error)) => Some((false, Some(Failed::from(error)))),
         };
         if let Some((stays, failure)) = failure {
             // The worker is not to unpack what there is. When it has ended, its folder is gone.
             drop(go);
             let _ = storing.await;
             partial.stay(stays);
-            return Err(failure);
+            return failure.map_or(Ok(None), Err);
         }
         step(self.told, What::Complete);
         let stored = joined(storing.await)??;
         drop(go);
-        Ok(Arrived { stored, _partial: Some(Arc::new(partial)) })
+        Ok(Some(Arrived { stored, _partial: Some(Arc::new(partial)) }))
     }
 
     /// Has an archive unpacked, on a thread of its own, and stores the layer with `blob`, which has the same bytes. A
@@ -191,17 +220,30 @@ impl Work<'_> {
         })
     }
 
-    /// Has pieces come until there are no more, or nobody takes them.
+    /// Has pieces come until there are no more, or nobody takes them. False: it is too slow for those who wait.
     async fn fetch(
         &self,
         from: u64,
         pieces: Sender<Bytes>,
+    ) -> std::result::Result<bool, hull_registry::client::Error> {
+        let done = AtomicU64::new(from);
+        tokio::select! {
+            fetched = self.pieces(&done, pieces) => fetched.map(|()| true),
+            () = self.is_in_the_way(&done) => Ok(false),
+        }
+    }
+
+    async fn pieces(
+        &self,
+        done: &AtomicU64,
+        pieces: Sender<Bytes>,
     ) -> std::result::Result<(), hull_registry::client::Error> {
         let total = self.job.descriptor.size;
-        let (mut done, mut shown) = (from, from);
+        let from = done.load(Ordering::Relaxed);
+        let mut shown = from;
         let mut blob = self.repository.blob(&self.job.descriptor, from).await?;
         while let Some(piece) = blob.piece().await? {
-            done += piece.len() as u64;
+            let done = done.fetch_add(piece.len() as u64, Ordering::Relaxed) + piece.len() as u64;
             if pieces.send(piece).await.is_err() {
                 return Ok(());
             }
@@ -211,6 +253,20 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Ends when it is slow while others wait for their turn.
+    async fn is_in_the_way(&self, done: &AtomicU64) {
+        let (bytes, time) = PACE;
+        loop {
+            let before = done.load(Ordering::Relaxed);
+            tokio::time::sleep(time).await;
+            let slow = done.load(Ordering::Relaxed) - before < bytes;
+            // Each who waits has the lock in his hand.
+            if slow && Arc::strong_count(OwnedMutexGuard::mutex(&self.turn)) > 1 {
+                return;
+            }
+        }
     }
 }
 

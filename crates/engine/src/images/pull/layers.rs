@@ -1,14 +1,17 @@
 //! Layers that are coming: each once, however many want it, and for as long as somebody does.
 //!
-//! A transfer is a task of its own. Those who wait for it share it, and the last one who goes away ends it. What a
-//! transfer has stored by then is removed by whoever sees that nobody wants it any more.
+//! A transfer is a task of its own. Those who want the same from the same repository with the same credentials share
+//! it, and the last one who goes away ends it. What a transfer has stored by then is removed by whoever sees that
+//! nobody wants it any more. Others who want the same blob take turns, so that it comes once: whoever is slow lets them
+//! go first, and finds what they have fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hull_image::content::Partial;
-use hull_oci::Digest;
+use hull_oci::{Digest, Reference};
+use hull_registry::Credentials;
 use hull_registry::client::Repository;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, watch};
@@ -28,8 +31,8 @@ const AT_ONCE: usize = 3;
 /// All layers that are coming.
 #[derive(Debug)]
 pub(in crate::images) struct Pulls {
-    /// By blob and chain id.
-    running: Mutex<BTreeMap<(Digest, Digest), Weak<Shared>>>,
+    /// By blob, chain id and who asks.
+    running: Mutex<HashMap<(Digest, Digest, Asker), Weak<Shared>>>,
     /// Held by whoever is at a blob: one may be several layers.
     blobs: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     pub(super) places: Semaphore,
@@ -38,6 +41,20 @@ pub(in crate::images) struct Pulls {
 impl Default for Pulls {
     fn default() -> Pulls {
         Pulls { running: Mutex::default(), blobs: Mutex::default(), places: Semaphore::new(AT_ONCE) }
+    }
+}
+
+/// Who asks a registry, and for what: what one is given or refused is not for another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Asker {
+    domain: String,
+    path: String,
+    credentials: Credentials,
+}
+
+impl Asker {
+    pub(super) fn new(reference: &Reference, credentials: Credentials) -> Asker {
+        Asker { domain: reference.domain.clone(), path: reference.path.clone(), credentials }
     }
 }
 
@@ -89,10 +106,15 @@ pub(super) struct Arrived {
 
 impl Pulls {
     /// The transfer of a layer: that which is under way, else a new one.
-    pub(super) fn join(&self, inner: &Arc<Inner>, repository: &Repository, job: Job) -> Arc<Shared> {
+    pub(super) fn join(
+        &self,
+        inner: &Arc<Inner>,
+        (repository, asker): (&Repository, &Asker),
+        job: Job,
+    ) -> Arc<Shared> {
         let mut running = lock(&self.running);
         running.retain(|_, shared| shared.strong_count() > 0);
-        let key = (job.descriptor.digest.clone(), job.chain.clone());
+        let key = (job.descriptor.digest.clone(), job.chain.clone(), asker.clone());
         if let Some(shared) = running.get(&key).and_then(Weak::upgrade).filter(|shared| !shared.has_failed())
         {
             return shared;

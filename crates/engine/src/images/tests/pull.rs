@@ -308,6 +308,53 @@ async fn several_who_want_the_same_share_the_work_and_each_hears_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_elsewhere_does_not_wait_for_a_registry_that_is_silent() {
+    let (world, silent, other) = (world(), Registry::start(), Registry::start());
+    let pushed = silent.image("1", &["base"]);
+    other.image("1", &["base"]);
+    // Where the configuration is here, only the layer is asked for.
+    let config = silent.having().files[&format!("/blobs/{}", pushed.config.digest)].1.clone();
+    let kept = world.images.0.leases.take();
+    kept.hold(Held::Blob(pushed.config.digest.clone()));
+    world.images.0.content.put(&config).unwrap();
+    silent.shut(true);
+    let (waits, _told) = pull(&world, silent.reference(":1"));
+    let waits = tokio::spawn(waits);
+    let path = format!("/blobs/{}", pushed.layers[0].digest);
+    until("the layer is asked for", || silent.having().asked.contains(&path)).await;
+    let (images, _) = pulled(&world, other.reference(":1")).await;
+    assert_eq!(images.unwrap()[0].id, pushed.config.digest);
+    assert_eq!(other.asked().last(), Some(&path));
+    let images = timeout(LONG, waits).await.expect("it needs nothing more").unwrap();
+    assert_eq!(images.unwrap()[0].id, pushed.config.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_lies_about_a_size_changes_nothing_that_is_stored() {
+    let (world, registry) = (world(), Registry::start());
+    let pushed = registry.image("1", &["base"]);
+    let layer = &pushed.layers[0];
+    // As it is while others are at it, or after a kill: the blob has its first name, too.
+    let content = &world.images.0.content;
+    let _open = content.partial(&layer.digest).unwrap();
+    let (images, _) = pulled(&world, registry.reference(":1")).await;
+    images.unwrap();
+    let longer = [archive("base"), vec![7]].concat();
+    registry.put(format!("/blobs/{}", layer.digest), "x", &longer);
+    let mut config = config("2026-01-02T03:04:05Z", "lie");
+    config.rootfs.diff_ids = vec![Digest::sha256(b"other")];
+    let config = registry.blob(media_type::OCI_CONFIG, &serde_json::to_vec(&config).unwrap());
+    let mut lie = layer.clone();
+    lie.size += 1;
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [lie]});
+    registry.document("2", media_type::OCI_MANIFEST, manifest.to_string().as_bytes());
+    let (refused, _) = pulled(&world, registry.reference(":2")).await;
+    let refused = crate::chain(&refused.unwrap_err());
+    assert!(refused.contains("verification failed for digest"), "{refused}");
+    content.verify(&layer.digest).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_goes_away_leaves_nothing_if_nobody_else_wants_it() {
     let (world, registry) = (world(), Registry::start());
     registry.image("1", &["base", "top"]);
