@@ -232,8 +232,8 @@ async fn serve_until_told(options: Options) -> anyhow::Result<()> {
 fn collect(matches: &ArgMatches) -> anyhow::Result<()> {
     let root = path(matches, "root").unwrap_or_else(|| ROOT.into());
     let policy = Policy { dry_run: matches.get_flag("dry-run"), ..policy(matches)? };
-    if !root.is_dir() {
-        bail!("{} is no folder: name the registry's by --root", root.display());
+    if !root.join("repositories").is_dir() {
+        bail!("{} is no registry's folder: name it by --root", root.display());
     }
     let store = match Store::open(&root) {
         Ok(store) => store,
@@ -256,7 +256,15 @@ fn collect(matches: &ArgMatches) -> anyhow::Result<()> {
 
 /// The registry that has the folder does it itself, by what it was told when it was started.
 fn tell(root: &Path, pid: i32) -> anyhow::Result<()> {
-    let process = Pid::from_raw(pid).filter(|_| pid > 1).context("the lock names no process")?;
+    let process = Pid::from_raw(pid).filter(|_| pid > 0).context("the lock names no process")?;
+    // It may be another's number: by a restart meanwhile, or in another container's count.
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if !is_registry(&line) {
+        bail!(
+            "process {pid}, which {} names, is no registry here: run it where the registry runs",
+            root.join("lock").display()
+        );
+    }
     kill_process(process, Signal::USR1).with_context(|| format!("signal process {pid}"))?;
     writeln!(
         std::io::stdout(),
@@ -266,9 +274,30 @@ fn tell(root: &Path, pid: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a command line, as proc(5) has it, is of `hull registry serve`.
+fn is_registry(line: &[u8]) -> bool {
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    words.windows(2).any(|pair| pair == [&b"registry"[..], b"serve"])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn garbage_is_collected_in_a_registrys_folder_and_by_a_registry() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = ["gc", "--root", folder.path().to_str().unwrap()];
+        let matches = command().no_binary_name(true).try_get_matches_from(line).unwrap();
+        let refused = collect(matches.subcommand().unwrap().1).unwrap_err().to_string();
+        assert!(refused.contains("no registry's folder"), "{refused}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(is_registry(b"/usr/bin/hull\0registry\0serve\0--root\0/r\0"));
+        assert!(!is_registry(b"/sbin/init\0") && !is_registry(b"hull\0registry\0gc\0") && !is_registry(b""));
+        // This process is none, so it is not signalled: that would end it.
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(tell(folder.path(), own).unwrap_err().to_string().contains("is no registry here"));
+    }
 
     fn check(line: &str) -> anyhow::Result<Options> {
         let matches = command().no_binary_name(true).try_get_matches_from(line.split(' '))?;

@@ -130,8 +130,15 @@ impl Content {
         self.put_as(Algorithm::Sha256, bytes)
     }
 
-    /// The same under a digest of this kind.
+    /// The same under a digest of this kind. What is here already may be on the disk, and stays.
     pub fn put_as(&self, algorithm: Algorithm, bytes: &[u8]) -> Result<Digest> {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        let digest = hasher.finish();
+        let whole = self.size(&digest)? == Some(bytes.len() as u64);
+        if whole && self.read(&digest, bytes.len() as u64).is_ok() && self.refresh(&digest)? {
+            return Ok(digest);
+        }
         let mut ingest = self.ingest_as(algorithm)?;
         let name = ingest.name.clone().unwrap_or_default();
         ingest.write_all(bytes).map_err(|source| ContentError::Io { action: "write", name, source })?;
@@ -151,10 +158,14 @@ impl Content {
         }
     }
 
-    /// The same for the file `path`, which then has no other name. A blob that is here already is
-    /// replaced: who has it open keeps it.
+    /// The same for the file `path`, which then has no other name. A blob of its size that is here already
+    /// stays, for it may be on the disk, and the file may not be; one of another size is replaced.
     pub fn take(&self, path: &Path, digest: &Digest) -> Result<()> {
         let (folder, name) = self.place(digest);
+        let size = rustix::fs::stat(path).map_err(failed("take", name))?.st_size;
+        if self.size(digest)? == u64::try_from(size).ok() && self.refresh(digest)? {
+            return rustix::fs::unlink(path).map_err(failed("take", name));
+        }
         rustix::fs::renameat(CWD, path, folder, name).map_err(failed("take", name))?;
         self.refresh(digest)?;
         Ok(())

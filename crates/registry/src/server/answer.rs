@@ -1,5 +1,7 @@
 //! Answers, and failures in the codes of the specification (distribution-spec, `spec.md#error-codes`).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -113,7 +115,7 @@ impl Failure {
     }
 
     /// One error for each of them, as the specification wants it.
-    pub(crate) fn unknown_parts(missing: &[Digest]) -> Failure {
+    pub(crate) fn unknown_parts(missing: &BTreeSet<Digest>) -> Failure {
         let errors = missing
             .iter()
             .map(|digest| problem(Code::ManifestBlobUnknown, json!({ "digest": digest.to_string() })));

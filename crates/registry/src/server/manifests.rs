@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use hull_oci::image::{Descriptor, Document, MAX_MANIFEST, media_type};
 use hull_oci::{Algorithm, Digest, Hasher};
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::action::{Name, Target};
 use super::answer::{CONTENT_DIGEST, Code, Failure, Handled, SUBJECT, empty, set};
@@ -18,6 +19,8 @@ use super::blobs;
 use super::routes::{Call, blocking};
 use super::store::{Lack, NewManifest, Store};
 
+/// Most blobs and manifests that one names.
+const PARTS: usize = 10_000;
 /// For all of a manifest to come.
 const TIME: Duration = Duration::from_secs(60);
 
@@ -55,7 +58,7 @@ pub(crate) async fn delete(call: &Call, name: &Name, target: &Target) -> Handled
 }
 
 pub(crate) async fn put(call: &mut Call, name: &Name, target: &Target) -> Handled {
-    let bytes = tokio::time::timeout(TIME, body(call)).await.map_err(|_| {
+    let (bytes, share) = tokio::time::timeout(TIME, body(call)).await.map_err(|_| {
         Failure::new(Code::ManifestInvalid, "the manifest did not come in time")
             .status(StatusCode::REQUEST_TIMEOUT)
     })??;
@@ -68,6 +71,8 @@ pub(crate) async fn put(call: &mut Call, name: &Name, target: &Target) -> Handle
         Target::Digest(_) => None,
     };
     let stored = blocking(move || {
+        // Others wait for their memory until this one's is given back.
+        let _share = share;
         let new = NewManifest {
             digest: checked.digest,
             media_type: &checked.media_type,
@@ -99,7 +104,7 @@ pub(crate) async fn put(call: &mut Call, name: &Name, target: &Target) -> Handle
 
 /// The body, never more of it than a manifest may have, and of all requests together not more than the
 /// registry has set aside.
-async fn body(call: &mut Call) -> Result<bytes::Bytes, Failure> {
+async fn body(call: &mut Call) -> Result<(bytes::Bytes, Option<OwnedSemaphorePermit>), Failure> {
     let too_large = || {
         let what = format!("a manifest has {MAX_MANIFEST} bytes at most");
         Failure::new(Code::ManifestInvalid, what).status(StatusCode::PAYLOAD_TOO_LARGE)
@@ -111,7 +116,7 @@ async fn body(call: &mut Call) -> Result<bytes::Bytes, Failure> {
     }
     let share = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
     // The semaphore is never closed.
-    let _share = Arc::clone(&call.shared.documents).acquire_many_owned(share).await;
+    let share = Arc::clone(&call.shared.documents).acquire_many_owned(share).await.ok();
     let mut bytes = BytesMut::new();
     while let Some(piece) = call.piece().await? {
         if bytes.len() + piece.len() > MAX_MANIFEST {
@@ -119,7 +124,7 @@ async fn body(call: &mut Call) -> Result<bytes::Bytes, Failure> {
         }
         bytes.extend_from_slice(&piece);
     }
-    Ok(bytes.freeze())
+    Ok((bytes.freeze(), share))
 }
 
 /// A manifest that is one.
@@ -139,6 +144,13 @@ struct Checked {
 fn check(header: Option<&str>, bytes: &[u8], target: &Target) -> Result<Checked, Failure> {
     let invalid = |what: String| Failure::new(Code::ManifestInvalid, what);
     let document = Document::parse(bytes).map_err(|error| invalid(super::chain(&error)))?;
+    let named = match &document {
+        Document::Manifest(manifest) => 1 + manifest.layers.len(),
+        Document::Index(index) => index.manifests.len(),
+    };
+    if named > PARTS {
+        return Err(invalid(format!("it names {named} blobs and manifests, at most {PARTS} are taken")));
+    }
     let header = header.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     let header = header.filter(|value| !value.is_empty());
     let (inner, allowed) = match &document {

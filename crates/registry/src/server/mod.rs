@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 pub use auth::AuthError;
 pub use store::gc::{Collected, Policy};
@@ -91,6 +92,8 @@ pub struct Limits {
     pub connections: usize,
     /// Uploads that are begun and not finished.
     pub uploads: usize,
+    /// Of these, one user's.
+    pub uploads_of_one: usize,
     /// For a request's head to arrive, and for the next request to begin.
     pub head: Duration,
     /// For each further piece of a body, in either direction.
@@ -104,6 +107,7 @@ impl Default for Limits {
         Limits {
             connections: 1024,
             uploads: 10_000,
+            uploads_of_one: 1000,
             head: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             stop: Duration::from_secs(30),
@@ -183,6 +187,8 @@ pub struct Registry {
 
 /// KiB of manifests that are received at the same time.
 const DOCUMENTS: usize = 32 << 10;
+/// Before the first collection.
+const FIRST: Duration = Duration::from_secs(60);
 /// distribution-spec, `spec.md#warnings`.
 const WARNINGS: usize = 4096;
 
@@ -197,12 +203,17 @@ impl Registry {
             TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
         };
         let listener = bind(options.address).await?;
+        store.announce()?;
         let metrics = match options.metrics {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
         let shared = Arc::new(Shared {
-            uploads: uploads::Uploads::new(Arc::clone(&store), options.limits.uploads),
+            uploads: uploads::Uploads::new(
+                Arc::clone(&store),
+                options.limits.uploads,
+                options.limits.uploads_of_one,
+            ),
             store,
             auth,
             metrics: Metrics::default(),
@@ -244,10 +255,11 @@ impl Registry {
             tokio::spawn(metrics::serve(Arc::clone(&self.shared), metrics, stopped.clone()));
         }
         let mut collecting = None;
+        let mut ticks = self.options.collect_every.filter(|every| !every.is_zero()).map(ticks);
         loop {
             let order = tokio::select! {
                 order = orders.recv() => order.unwrap_or(Order::Stop),
-                () = pause(self.options.collect_every) => Order::Collect,
+                () = tick(ticks.as_mut()) => Order::Collect,
             };
             match order {
                 Order::Stop => break,
@@ -272,9 +284,18 @@ impl Registry {
     }
 }
 
-async fn pause(every: Option<Duration>) {
-    match every {
-        Some(every) => tokio::time::sleep(every).await,
+/// The first soon after the start: a registry that is started often collects, too.
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(Instant::now() + every.min(FIRST), every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn tick(ticks: Option<&mut Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
         None => std::future::pending().await,
     }
 }

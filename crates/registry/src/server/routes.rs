@@ -39,6 +39,15 @@ impl Call {
         self.shared.auth.allows(&self.identity, Need::Repository(name, Verb::Pull))
     }
 
+    /// Whose the uploads are that it begins; `None` where nobody has a name, or need not have one.
+    pub(crate) fn owner(&self) -> Option<String> {
+        match &self.identity {
+            Identity::User(user) | Identity::Token { user: Some(user), .. } => Some(user.clone()),
+            // All who may push without a name are one.
+            _ => (!self.shared.auth.is_open()).then(String::new),
+        }
+    }
+
     /// Which repositories the caller may know of.
     pub(crate) fn visible(&self) -> impl Fn(&Name) -> bool + Send + use<> {
         let (shared, identity) = (Arc::clone(&self.shared), self.identity.clone());
@@ -71,7 +80,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         let Some(rest) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(uploads::drain(rest, self.idle));
+            let known = self.shared.auth.is_open() || self.identity != Identity::Anonymous;
+            runtime.spawn(uploads::drain(rest, self.idle, known));
         }
     }
 }

@@ -54,6 +54,8 @@ struct Session {
     /// As in `progress`, for who only asks.
     length: AtomicU64,
     progress: Arc<tokio::sync::Mutex<Progress>>,
+    /// Who began it, or has gone on with it first since a restart.
+    owner: Option<String>,
     /// The number of the newest request that sends bytes.
     newest: watch::Sender<u64>,
 }
@@ -63,11 +65,13 @@ pub(crate) struct Uploads {
     store: Arc<Store>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     most: usize,
+    /// Of one user.
+    share: usize,
 }
 
 impl Uploads {
-    pub(crate) fn new(store: Arc<Store>, most: usize) -> Uploads {
-        Uploads { store, sessions: Mutex::new(HashMap::new()), most }
+    pub(crate) fn new(store: Arc<Store>, most: usize, share: usize) -> Uploads {
+        Uploads { store, sessions: Mutex::new(HashMap::new()), most, share }
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
@@ -86,14 +90,24 @@ impl Uploads {
         }
     }
 
-    async fn start(&self, name: &Name, algorithm: Algorithm) -> Result<Arc<Session>, Failure> {
+    async fn start(
+        &self,
+        name: &Name,
+        algorithm: Algorithm,
+        owner: Option<String>,
+    ) -> Result<Arc<Session>, Failure> {
         let id = new_id()?;
         let progress = Progress { length: 0, hash: Some((algorithm, Hasher::new(algorithm))) };
-        let session = Arc::new(Session::new(name, &id, progress));
+        let session = Arc::new(Session::new(name, &id, progress, owner));
         {
             let mut sessions = self.sessions();
             if sessions.len() >= self.most {
                 let what = format!("{} uploads are open: finish or cancel some", sessions.len());
+                return Err(Failure::new(Code::TooManyRequests, what));
+            }
+            let same = |other: &&Arc<Session>| other.owner == session.owner;
+            if session.owner.is_some() && sessions.values().filter(same).count() >= self.share {
+                let what = format!("{} uploads of yours are open: finish or cancel some", self.share);
                 return Err(Failure::new(Code::TooManyRequests, what));
             }
             sessions.insert(id.clone(), Arc::clone(&session));
@@ -111,33 +125,45 @@ impl Uploads {
     }
 
     /// An upload of this repository; also one from before a restart.
-    async fn find(&self, name: &Name, id: &str) -> Result<Arc<Session>, Failure> {
+    async fn find(&self, name: &Name, id: &str, owner: Option<String>) -> Result<Arc<Session>, Failure> {
         let unknown = || Failure::new(Code::BlobUploadUnknown, "no such upload");
         let known = self.sessions().get(id).cloned();
         if let Some(session) = known {
             return if session.name == *name { Ok(session) } else { Err(unknown()) };
         }
-        let (store, place) = (Arc::clone(&self.store), (name.clone(), id.to_owned()));
-        let length = blocking(move || store.upload_length(&place.0, &place.1)).await?.ok_or_else(unknown)?;
-        let session = Arc::new(Session::new(name, id, Progress { length, hash: None }));
-        // Somebody else may have been faster.
-        Ok(Arc::clone(self.sessions().entry(id.to_owned()).or_insert(session)))
+        let length = self.length(name, id).await?.ok_or_else(unknown)?;
+        let session = Arc::new(Session::new(name, id, Progress { length, hash: None }, owner));
+        // Somebody else may have been faster; also with its end.
+        let session = Arc::clone(self.sessions().entry(id.to_owned()).or_insert(session));
+        if self.length(name, id).await?.is_none() {
+            self.sessions().remove(id);
+            return Err(unknown());
+        }
+        Ok(session)
     }
 
+    async fn length(&self, name: &Name, id: &str) -> Result<Option<u64>, Failure> {
+        let (store, name, id) = (Arc::clone(&self.store), name.clone(), id.to_owned());
+        blocking(move || store.upload_length(&name, &id)).await
+    }
+
+    /// The file first: one that has no session would get a new one.
     async fn discard(&self, session: &Session) -> Result<bool, Failure> {
-        self.sessions().remove(&session.id);
         let (store, name, id) = (Arc::clone(&self.store), session.name.clone(), session.id.clone());
-        blocking(move || store.drop_upload(&name, &id)).await
+        let dropped = blocking(move || store.drop_upload(&name, &id)).await?;
+        self.sessions().remove(&session.id);
+        Ok(dropped)
     }
 }
 
 impl Session {
-    fn new(name: &Name, id: &str, progress: Progress) -> Session {
+    fn new(name: &Name, id: &str, progress: Progress, owner: Option<String>) -> Session {
         Session {
             name: name.clone(),
             id: id.to_owned(),
             length: AtomicU64::new(progress.length),
             progress: Arc::new(tokio::sync::Mutex::new(progress)),
+            owner,
             newest: watch::Sender::new(0),
         }
     }
@@ -182,6 +208,7 @@ impl Session {
         }
         let before = (turn.length, turn.hash.clone());
         let Some(file) = self.file(call).await? else {
+            call.shared.uploads.sessions().remove(&self.id);
             return Err(Failure::new(Code::BlobUploadUnknown, "no such upload"));
         };
         let (send, pieces) = mpsc::channel(WAITING);
@@ -396,7 +423,7 @@ pub(crate) async fn start(call: &mut Call, name: &Name) -> Handled {
         }
     };
     let shared = Arc::clone(&call.shared);
-    let session = shared.uploads.start(name, algorithm).await?;
+    let session = shared.uploads.start(name, algorithm, call.owner()).await?;
     match digest {
         None => session.answer(StatusCode::ACCEPTED),
         Some(digest) => {
@@ -433,12 +460,12 @@ fn created(name: &Name, digest: &Digest) -> super::answer::Answer {
 }
 
 pub(crate) async fn status(call: &Call, name: &Name, id: &str) -> Handled {
-    call.shared.uploads.find(name, id).await?.answer(StatusCode::NO_CONTENT)
+    call.shared.uploads.find(name, id, call.owner()).await?.answer(StatusCode::NO_CONTENT)
 }
 
 pub(crate) async fn chunk(call: &mut Call, name: &Name, id: &str) -> Handled {
     let shared = Arc::clone(&call.shared);
-    let session = shared.uploads.find(name, id).await?;
+    let session = shared.uploads.find(name, id, call.owner()).await?;
     session.append(call, None).await?;
     session.answer(StatusCode::ACCEPTED)
 }
@@ -446,7 +473,7 @@ pub(crate) async fn chunk(call: &mut Call, name: &Name, id: &str) -> Handled {
 /// `PUT`: the last bytes, if any are missing, and the digest of all.
 pub(crate) async fn finish(call: &mut Call, name: &Name, id: &str) -> Handled {
     let shared = Arc::clone(&call.shared);
-    let session = shared.uploads.find(name, id).await?;
+    let session = shared.uploads.find(name, id, call.owner()).await?;
     let digest = digest_of(&call.query)?
         .ok_or_else(|| Failure::new(Code::DigestInvalid, "the parameter digest is missing"))?;
     close(call, &session, &digest).await
@@ -471,7 +498,7 @@ async fn close(call: &mut Call, session: &Session, digest: &Digest) -> Handled {
 }
 
 pub(crate) async fn cancel(call: &Call, name: &Name, id: &str) -> Handled {
-    let session = call.shared.uploads.find(name, id).await?;
+    let session = call.shared.uploads.find(name, id, call.owner()).await?;
     // Who is writing to it hears that it is over.
     drop(session.turn().await?);
     if call.shared.uploads.discard(&session).await? {
@@ -480,15 +507,19 @@ pub(crate) async fn cancel(call: &Call, name: &Name, id: &str) -> Handled {
     Err(Failure::new(Code::BlobUploadUnknown, "no such upload"))
 }
 
-/// What a handler left of a body, received within limits, so that who was refused hears why.
-pub(crate) async fn drain(mut body: Incoming, idle: Duration) {
+/// What a handler left of a body, received within limits, so that who was refused hears why: in ten seconds
+/// at most, and little of it from somebody who is not known.
+pub(crate) async fn drain(mut body: Incoming, idle: Duration, known: bool) {
     use http_body_util::BodyExt as _;
-    const MOST: u64 = 64 << 20;
-    let mut received = 0;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(idle, body.frame()).await {
-        received += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if received > MOST {
-            return;
+    let mut left: u64 = if known { 64 << 20 } else { 1 << 20 };
+    let receive = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64)) {
+                Some(rest) => left = rest,
+                None => return,
+            }
         }
-    }
+    };
+    // Who is late is cut off.
+    let _ = tokio::time::timeout(idle.min(Duration::from_secs(10)), receive).await;
 }

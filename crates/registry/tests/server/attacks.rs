@@ -9,7 +9,7 @@ use serde_json::json;
 
 const PASSWORD: &str = "secret";
 
-fn hash() -> String {
+pub(crate) fn hash() -> String {
     bcrypt::hash_with_salt(PASSWORD.as_bytes(), 4, *b"0123456789abcdef").unwrap().to_string()
 }
 

@@ -93,10 +93,28 @@ fn a_push_under_way_keeps_what_it_was_told_is_there() {
     assert_eq!(server.get(&format!("/v2/a/blobs/{mounted}")).is(200).body, b"mounted");
 }
 
+/// Whatever else it is told meanwhile.
+#[test]
+fn a_registry_collects_by_itself_from_time_to_time() {
+    let mut first = Server::open();
+    first.blob("a", b"unused");
+    first.age();
+    first.stop();
+    let server = Server::with(|options| {
+        options.root = first.root.clone();
+        options.collect_every = Some(Duration::from_secs(1));
+    });
+    let limit = Instant::now() + Duration::from_secs(30);
+    while first.blobs() > 0 {
+        server.order(Order::Reload);
+        assert!(Instant::now() < limit, "nothing is collected");
+    }
+}
+
 /// Pushes and collections at the same time, over the same few blobs: whatever is acknowledged is there.
 #[test]
 fn pushes_and_collections_do_not_hurt_each_other() {
-    let mut server = Server::with(|options| options.collection.grace = Duration::from_secs(5));
+    let mut server = Server::with(|options| options.collection.grace = Duration::from_secs(30));
     std::thread::scope(|scope| {
         for worker in 0..4 {
             let server = &server;

@@ -3,8 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use crate::attacks::{basic, hash};
 use crate::support::{MANIFEST, Server, manifest, read, request};
 use hull_oci::Digest;
+use hull_registry::server::Auth;
 use serde_json::json;
 
 /// distribution-spec, `spec.md#pushing-manifests`: at least 4 MiB are taken, and 413 answers what is larger.
@@ -48,21 +50,93 @@ fn open_uploads_have_a_largest_number() {
     }
     assert_eq!(start().is(429).code(), "TOOMANYREQUESTS");
     server.request("DELETE", first.header("location").unwrap(), &[], b"").is(204);
+    let second = start().is(202);
+    start().is(429);
+    // One whose file is gone counts as soon as somebody finds out.
+    let location = second.header("location").unwrap();
+    let id = location.rsplit('/').next().unwrap();
+    std::fs::remove_file(server.root.join("repositories/a/_uploads").join(id)).unwrap();
+    server.request("PATCH", location, &[], b"x").is(404);
     start().is(202);
+}
+
+#[test]
+fn one_user_does_not_take_all_uploads() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("htpasswd");
+    std::fs::write(&file, format!("one:{}\nother:{}\n", hash(), hash())).unwrap();
+    let server = Server::with(|options| {
+        options.auth = Auth::Htpasswd(file);
+        options.limits.uploads_of_one = 2;
+    });
+    let ask = |user: &str, method: &str, path: &str| {
+        server.request(method, path, &[("Authorization", &basic(user))], b"")
+    };
+    let start = |user: &str| ask(user, "POST", "/v2/a/blobs/uploads/");
+    let first = start("one").is(202);
+    start("one").is(202);
+    assert_eq!(start("one").is(429).code(), "TOOMANYREQUESTS");
+    start("other").is(202);
+    ask("one", "DELETE", first.header("location").unwrap()).is(204);
+    start("one").is(202);
+}
+
+#[test]
+fn a_manifest_names_so_many_parts() {
+    let server = Server::open();
+    server.image("a", "v1", b"layer");
+    let push = |layers: usize| {
+        let layers: Vec<_> = (0..layers)
+            .map(|number| json!({ "digest": format!("sha256:{number:064x}"), "size": 1 }))
+            .collect();
+        server.manifest("a", "many", &manifest(b"layer", json!({ "layers": layers })))
+    };
+    assert_eq!(push(10_000).is(400).code(), "MANIFEST_INVALID");
+    // Of those that are missing some are told.
+    let missing = push(9_999).is(400);
+    assert_eq!(missing.code(), "MANIFEST_BLOB_UNKNOWN");
+    assert_eq!(missing.json()["errors"].as_array().unwrap().len(), 100);
+}
+
+/// A body that goes on for ever, a byte at a time, holds no place after its request was refused.
+#[test]
+fn what_is_left_of_a_refused_body_is_not_waited_for_long() {
+    let server = Server::with(|options| options.limits.idle = Duration::from_secs(1));
+    let mut stream = server.connect();
+    let head = "PUT /v2/a/nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    read(&mut stream, "PUT").is(404);
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let limit = Instant::now() + Duration::from_secs(30);
+    loop {
+        if stream.write_all(b"1\r\nx\r\n").is_err() {
+            break;
+        }
+        match stream.read(&mut [0]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // Closed, or reset.
+            _ => break,
+        }
+        assert!(Instant::now() < limit, "it is listened to for ever");
+    }
 }
 
 /// Who sends nothing, or takes nothing, is parted with; others are served meanwhile.
 #[test]
 fn slow_clients_hold_nothing_for_long() {
     let short = Duration::from_millis(300);
+    // What is there was pushed with all the time it takes.
+    let mut ample = Server::open();
+    let bytes = vec![7; 32 << 20];
+    let digest = ample.blob("a", &bytes);
+    ample.stop();
     let server = Server::with(|options| {
+        options.root = ample.root.clone();
         options.limits.connections = 8;
         options.limits.head = short;
         options.limits.idle = short;
         options.metrics = Some(([127, 0, 0, 1], 0).into());
     });
-    let bytes = vec![7; 32 << 20];
-    let digest = server.blob("a", &bytes);
     let mut silent = server.connect();
     let mut half = server.connect();
     half.write_all(b"GET /v2/ HTTP/1.1\r\nHost").unwrap();

@@ -277,3 +277,33 @@ fn a_subject_is_acknowledged_and_may_come_later() {
         None
     );
 }
+
+/// What was synced for the first push stays what it is: a power failure would take what replaced it.
+#[test]
+fn a_second_push_of_the_same_replaces_no_file() {
+    use std::os::unix::fs::MetadataExt as _;
+    fn files(folder: &std::path::Path, found: &mut std::collections::BTreeMap<std::path::PathBuf, u64>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files(&path, found);
+            } else {
+                found.insert(path.clone(), std::fs::metadata(&path).unwrap().ino());
+            }
+        }
+    }
+    let server = Server::open();
+    let files = || {
+        let mut found = std::collections::BTreeMap::new();
+        files(&server.root.join("blobs"), &mut found);
+        files(&server.root.join("repositories"), &mut found);
+        found
+    };
+    server.image("a", "v1", b"layer");
+    let before = files();
+    assert_eq!(before.len(), 7, "three blobs, an entry of each, a tag");
+    server.image("a", "v1", b"layer");
+    assert_eq!(files(), before);
+    let other = server.image("a", "v1", b"other");
+    assert_eq!(server.get("/v2/a/manifests/v1").is(200).body, other);
+}

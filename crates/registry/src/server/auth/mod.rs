@@ -134,6 +134,11 @@ impl Authority {
         }
     }
 
+    /// Nobody is asked who they are.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(*self.known(), Known::Open)
+    }
+
     /// # Errors
     /// 401 for credentials that are none, 429 for somebody who tries too often.
     pub(crate) async fn identify(&self, headers: &HeaderMap, from: IpAddr) -> Result<Identity, Failure> {

@@ -59,6 +59,19 @@ pub(crate) struct Links {
     pub subject: Option<Digest>,
 }
 
+impl Links {
+    /// Leaves out what the repository does not have, and what is there twice: memory for what exists.
+    fn bound(&mut self, blobs: &HashSet<Digest>, manifests: &BTreeSet<Digest>) {
+        self.blobs.retain(|digest| blobs.contains(digest));
+        self.manifests.retain(|digest| manifests.contains(digest));
+        for links in [&mut self.blobs, &mut self.manifests] {
+            links.sort();
+            links.dedup();
+            links.shrink_to_fit();
+        }
+    }
+}
+
 /// `None` for what is no manifest.
 pub(crate) fn links(bytes: &[u8]) -> Option<Links> {
     Some(match Document::parse(bytes).ok()? {
@@ -214,22 +227,30 @@ impl Store {
         for tag in tags {
             tagged.extend(self.resolve(name, &tag)?);
         }
-        let mut digests = Vec::new();
-        self.each_entry(name, Kind::Manifest, &mut |digest| digests.push(digest))?;
+        let mut digests = BTreeSet::new();
+        self.each_entry(name, Kind::Manifest, &mut |digest| {
+            digests.insert(digest);
+        })?;
+        // What comes later is too young to go.
+        let mut blobs = HashSet::new();
+        self.each_entry(name, Kind::Blob, &mut |digest| {
+            blobs.insert(digest);
+        })?;
         let mut nodes = BTreeMap::new();
-        for digest in digests {
-            if self.read_entry(name, Kind::Manifest, &digest)?.is_none() {
+        for digest in &digests {
+            if self.read_entry(name, Kind::Manifest, digest)?.is_none() {
                 // Deleted meanwhile, or of bytes that a power failure took.
                 continue;
             }
-            let Some(links) =
-                self.content.read(&digest, MAX_MANIFEST as u64).ok().and_then(|bytes| links(&bytes))
+            let Some(mut links) =
+                self.content.read(digest, MAX_MANIFEST as u64).ok().and_then(|bytes| links(&bytes))
             else {
                 return Ok(None);
             };
-            let young = modified(&self.entry(name, Kind::Manifest, &digest))?.is_none_or(|at| at >= grace);
-            let root = young || tagged.contains(&digest);
-            nodes.insert(digest, Node { links, root });
+            links.bound(&blobs, &digests);
+            let young = modified(&self.entry(name, Kind::Manifest, digest))?.is_none_or(|at| at >= grace);
+            let root = young || tagged.contains(digest);
+            nodes.insert(digest.clone(), Node { links, root });
         }
         Ok(Some(nodes))
     }
@@ -356,6 +377,17 @@ mod tests {
             &[("tagged", &["a", "b"], &[], None, true), ("untagged", &["b", "c"], &[], None, false)];
         assert_eq!(check(nodes, false), [vec!["tagged", "untagged"], vec!["a", "b", "c"]]);
         assert_eq!(check(nodes, true), [vec!["tagged"], vec!["a", "b"]]);
+    }
+
+    #[test]
+    fn what_a_manifest_leads_to_takes_no_more_than_what_is_there() {
+        let digests = |names: &[&str]| names.iter().map(|name| digest(name)).collect::<Vec<_>>();
+        let blobs = digests(&["a", "none", "a", "b"]);
+        let mut links = Links { blobs, manifests: digests(&["m", "gone", "m"]), subject: None };
+        links.bound(&digests(&["a", "b", "c"]).into_iter().collect(), &[digest("m")].into());
+        let mut kept = digests(&["a", "b"]);
+        kept.sort();
+        assert_eq!(links, Links { blobs: kept, manifests: digests(&["m"]), subject: None });
     }
 
     #[test]

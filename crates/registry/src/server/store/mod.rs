@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/
-//!   lock                                      held by the registry that serves it: its process id
+//!   lock                                      held by who uses it: its process id, if it serves it
 //!   token-key                                 what tokens are signed with
 //!   blobs/ALGORITHM/HEX, ingest/              the image crate's store of content
 //!   repositories/NAME/
@@ -26,6 +26,7 @@
 pub(super) mod gc;
 mod list;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -44,10 +45,10 @@ use super::action::Name;
 pub enum StoreError {
     #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("a registry serves {} already", root.display())]
+    #[error("{} is in use already: a registry serves it, or its garbage is collected", root.display())]
     Locked {
         root: PathBuf,
-        /// Its process, if that can be told.
+        /// Of the registry that serves it, if it has said so.
         pid: Option<i32>,
     },
     #[error(transparent)]
@@ -81,7 +82,7 @@ pub struct Store {
     gate: RwLock<()>,
     serial: AtomicU64,
     /// The kernel gives the lock up when the process ends, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 /// A manifest that is to be stored.
@@ -98,16 +99,16 @@ pub(crate) struct NewManifest<'a> {
     pub subject: Option<(&'a Digest, String)>,
 }
 
+/// So many missing parts of a manifest are looked for.
+const MISSING: usize = 100;
+
 /// What a manifest lacked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
-    Missing(Vec<Digest>),
+    /// The first of them.
+    Missing(BTreeSet<Digest>),
     /// It tells another size than this has.
-    Size {
-        digest: Digest,
-        told: u64,
-        found: u64,
-    },
+    Size { digest: Digest, told: u64, found: u64 },
 }
 
 /// What can be sent: an open file at its beginning.
@@ -146,17 +147,19 @@ impl Store {
             let _ = lock.read_to_string(&mut text);
             return Err(StoreError::Locked { root: root.to_owned(), pid: text.trim().parse().ok() });
         }
-        let pid = format!("{}\n", std::process::id());
-        let lock = lock
-            .set_len(0)
-            .and_then(|()| lock.write_all(pid.as_bytes()))
-            .and_then(|()| lock.try_clone())
-            .map_err(io("write", &path))?;
+        // Whose was there has ended.
+        let lock = lock.set_len(0).and_then(|()| lock.try_clone()).map_err(io("write", &path))?;
         let content = Content::open(root)?;
         let repositories = root.join("repositories");
         fs::create_dir_all(&repositories).map_err(io("make", &repositories))?;
         let (gate, serial) = (RwLock::new(()), AtomicU64::new(0));
-        Ok(Store { root: root.to_owned(), content, gate, serial, _lock: lock })
+        Ok(Store { root: root.to_owned(), content, gate, serial, lock })
+    }
+
+    /// Says that this process serves the folder, and takes orders for it.
+    pub(crate) fn announce(&self) -> Result<()> {
+        let pid = format!("{}\n", std::process::id());
+        (&self.lock).write_all(pid.as_bytes()).map_err(io("write", &self.root.join("lock")))
     }
 
     fn repository(&self, name: &Name) -> PathBuf {
@@ -183,11 +186,19 @@ impl Store {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A small file, whole or not at all.
+    /// A small file, whole or not at all. What is there already, and may be on the disk, is not replaced by
+    /// the same that is not, nor by another before that is on the disk.
     fn place(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let old = found(fs::read(path), "read", path)?;
+        if old.as_deref() == Some(bytes) {
+            return keep_young(path);
+        }
         let number = self.serial.fetch_add(1, Ordering::Relaxed);
         let early = self.root.join("ingest").join(format!("entry-{number}"));
         fs::write(&early, bytes).map_err(io("write", &early))?;
+        if old.is_some() {
+            File::open(&early).and_then(|file| file.sync_data()).map_err(io("sync", &early))?;
+        }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io("make", folder))?;
         }
@@ -293,12 +304,16 @@ impl Store {
         new: &NewManifest<'_>,
     ) -> Result<std::result::Result<(), Lack>> {
         let _entered = self.enter();
-        let mut missing = Vec::new();
+        let mut missing = BTreeSet::new();
         let needs = new.blobs.iter().map(|part| (Kind::Blob, part));
         for (kind, (digest, told)) in needs.chain(new.manifests.iter().map(|part| (Kind::Manifest, part))) {
             match self.read_entry(name, kind, digest)? {
-                None if missing.contains(digest) => {}
-                None => missing.push(digest.clone()),
+                None => {
+                    missing.insert(digest.clone());
+                    if missing.len() == MISSING {
+                        break;
+                    }
+                }
                 Some((size, _)) if size != *told => {
                     return Ok(Err(Lack::Size { digest: digest.clone(), told: *told, found: size }));
                 }
@@ -367,7 +382,9 @@ impl Store {
 
     /// Whether it can be written to: for a health check.
     pub(crate) fn is_well(&self) -> bool {
-        let path = self.root.join("ingest").join("health");
+        // Two may ask at the same time.
+        let number = self.serial.fetch_add(1, Ordering::Relaxed);
+        let path = self.root.join("ingest").join(format!("health-{number}"));
         fs::write(&path, b"").and_then(|()| fs::remove_file(&path)).is_ok()
     }
 }
