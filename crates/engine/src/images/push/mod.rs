@@ -22,6 +22,7 @@ use hull_oci::{Digest, Reference};
 use hull_registry::Credentials;
 use hull_registry::client::push::{Mounted, Source};
 use hull_registry::client::{self, Access, Repository};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
@@ -310,7 +311,7 @@ impl Going {
         let config = Descriptor::new("", self.image.id.clone(), 0);
         let (inner, id) = (&self.images.0, &self.image.id);
         let size = inner.content.size(id).map_err(failed)?.unwrap_or(0);
-        let bytes = manifest(Descriptor { size, ..config }, layers);
+        let bytes = manifest(&Descriptor { size, ..config }, &layers);
         let bytes = Bytes::from(bytes.map_err(failed)?);
         let Ok(Document::Manifest(written)) = Document::parse(&bytes) else {
             return Err(Error::Invalid("the image has too many layers for a manifest".to_owned()));
@@ -393,29 +394,50 @@ fn is_plain(layer: &Descriptor) -> bool {
     [media_type::OCI_LAYER, media_type::DOCKER_LAYER].contains(&&*layer.media_type)
 }
 
+/// A manifest, its fields in the reference's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    schema_version: u32,
+    media_type: &'a str,
+    config: Part<'a>,
+    layers: Vec<Part<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Part<'a> {
+    media_type: &'a str,
+    size: u64,
+    digest: &'a Digest,
+}
+
+impl<'a> Part<'a> {
+    fn of(of: &'a Descriptor, media_type: &'a str) -> Part<'a> {
+        Part { media_type, size: of.size, digest: &of.digest }
+    }
+}
+
 /// A manifest as the reference writes it, to the last space.
-fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> serde_json::Result<Vec<u8>> {
+fn manifest(config: &Descriptor, layers: &[Descriptor]) -> serde_json::Result<Vec<u8>> {
     let zstd = layers.iter().any(|layer| layer.media_type.ends_with("zstd"));
-    let typed = |layer: Descriptor| match zstd {
-        true => layer,
-        false => Descriptor { media_type: media_type::DOCKER_LAYER_GZIP.to_owned(), ..layer },
-    };
+    let plain = media_type::DOCKER_LAYER_GZIP;
     let (own, config_type) = match zstd {
         true => (media_type::OCI_MANIFEST, media_type::OCI_CONFIG),
         false => (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG),
     };
-    let manifest = Manifest {
+    let written = Written {
         schema_version: 2,
-        media_type: own.to_owned(),
-        artifact_type: String::new(),
-        config: Descriptor { media_type: config_type.to_owned(), ..config },
-        layers: layers.into_iter().map(typed).collect(),
-        subject: None,
-        annotations: BTreeMap::new(),
+        media_type: own,
+        config: Part::of(config, config_type),
+        layers: layers
+            .iter()
+            .map(|layer| Part::of(layer, if zstd { &layer.media_type } else { plain }))
+            .collect(),
     };
     let mut bytes = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"   ");
-    serde::Serialize::serialize(&manifest, &mut serde_json::Serializer::with_formatter(&mut bytes, format))?;
+    written.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))?;
     Ok(bytes)
 }
 
@@ -433,7 +455,7 @@ mod tests {
         let config = digest("5c7d7fd7b619166d7be77128d00f4ee1d94ff8266ed8689daa04fc70fa684c59");
         let only = digest("88ebb5ae49061980c6afad0a75abf8ab43d045aab227124acc8cc59b8544212d");
         let layers = vec![Descriptor::new(media_type::OCI_LAYER_GZIP, only, 1_141_301)];
-        let bytes = manifest(Descriptor::new("", config, 960), layers).unwrap();
+        let bytes = manifest(&Descriptor::new("", config, 960), &layers).unwrap();
         // Size and digest of what the reference has pushed, as recorded.
         let expected = digest("420c5185f9da81b260cc956121b20e2fd955c053439e09ddfa12291bf34c0060");
         assert_eq!((bytes.len(), Digest::sha256(&bytes)), (527, expected));
@@ -442,7 +464,7 @@ mod tests {
     #[test]
     fn a_layer_of_zstd_makes_it_a_manifest_of_oci() {
         let layers = vec![layer(media_type::OCI_LAYER_ZSTD, b"z"), layer(media_type::OCI_LAYER_GZIP, b"g")];
-        let bytes = manifest(layer("", b"config"), layers.clone()).unwrap();
+        let bytes = manifest(&layer("", b"config"), &layers).unwrap();
         let Ok(Document::Manifest(manifest)) = Document::parse(&bytes) else { panic!("it is no manifest") };
         assert_eq!(
             (&*manifest.media_type, &*manifest.config.media_type),
