@@ -134,8 +134,9 @@ impl Inner {
         self.mark_layer(chain, || staging.fill(chain))
     }
 
-    /// Removes blobs and layers that nothing names.
+    /// Removes blobs and layers that nothing names, and old beginnings of blobs.
     pub(super) fn collect(&self) -> Result<Swept> {
+        self.content.sweep_partials(false).map_err(failed)?;
         // An attempt that begins later is at a layer that has come again.
         let gone = |layers: &[Digest]| drop(self.unpacking.stop(|chain| layers.contains(chain)));
         collect(&self.content, &self.snapshots, &self.leases, || self.roots(), gone).map_err(failed)

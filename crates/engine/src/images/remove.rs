@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hull_oci::{Digest, Reference};
 
-use super::{Images, Inner, ListFilters, blocking, id_prefix};
+use super::{Images, Inner, ListFilters, blocking, failed, id_prefix};
 use crate::store::Change;
 use crate::{Error, Result};
 
@@ -25,7 +25,7 @@ pub enum Removed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub removed: Vec<Removed>,
-    /// Sizes of the layers' files.
+    /// Sizes of the layers' files, and of what unfinished pulls have left.
     pub bytes: u64,
 }
 
@@ -223,6 +223,8 @@ impl Inner {
             pruned.bytes += removal.bytes;
             pruned.removed.extend(removal.removed);
         }
+        // Nobody is at these: the next pull fetches them from their first byte on.
+        pruned.bytes += self.content.sweep_partials(true).map_err(failed)?;
         Ok(pruned)
     }
 }

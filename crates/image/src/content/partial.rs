@@ -14,9 +14,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Content, ContentError, Folders, Result, failed};
+use crate::folder;
 
 const PREFIX: &str = "partial-";
-/// One that nobody has gone on with for so long goes when the store is opened.
+/// One that nobody has gone on with for so long goes when the store is opened or swept.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many have one open, by its name.
@@ -52,6 +53,26 @@ impl Content {
         *known.entry(name.clone()).or_default() += 1;
         drop(known);
         Ok(Partial { folders: Arc::clone(&self.folders), name, file, length, stays: false })
+    }
+}
+
+impl Content {
+    /// Removes the beginnings that nobody has open: those that are old, or `all`. Gives their bytes.
+    pub fn sweep_partials(&self, all: bool) -> Result<u64> {
+        let known = self.folders.partials.lock().unwrap_or_else(PoisonError::into_inner);
+        let ingest = &self.folders.ingest;
+        let mut bytes = 0;
+        for name in folder::names(ingest).map_err(failed("list", "ingest"))? {
+            let Some(text) = name.to_str().ok().filter(|text| text.starts_with(PREFIX)) else { continue };
+            if known.contains_key(text) || (!all && stays(ingest, &name)) {
+                continue;
+            }
+            let found = rustix::fs::statat(ingest, text, AtFlags::SYMLINK_NOFOLLOW);
+            let found = found.map_err(failed("examine", text))?;
+            rustix::fs::unlinkat(ingest, text, AtFlags::empty()).map_err(failed("remove", text))?;
+            bytes += u64::try_from(found.st_size).unwrap_or(0);
+        }
+        Ok(bytes)
     }
 }
 
@@ -178,6 +199,22 @@ mod tests {
         partial.stay(true);
         drop(partial);
         let yesterday = SystemTime::now() - KEPT - Duration::from_secs(60);
+        File::options().write(true).open(&path).unwrap().set_modified(yesterday).unwrap();
+        let opened = content.partial(&digest).unwrap();
+        assert_eq!((content.sweep_partials(true).unwrap(), path.exists()), (0, true), "somebody has it open");
+        let young = Digest::sha256(b"young");
+        let mut partial = content.partial(&young).unwrap();
+        partial.append(b"young").unwrap();
+        partial.stay(true);
+        drop(partial);
+        drop(opened);
+        std::fs::write(&path, "old").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(yesterday).unwrap();
+        assert_eq!((content.sweep_partials(false).unwrap(), path.exists()), (3, false));
+        assert_eq!(content.partial(&young).unwrap().length(), 5);
+        std::fs::write(&path, "old").unwrap();
+        assert_eq!((content.sweep_partials(true).unwrap(), path.exists()), (3, false));
+        std::fs::write(&path, "old").unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(yesterday).unwrap();
         Content::open(scratch.path()).unwrap();
         assert!(!path.exists(), "nobody has gone on with it");
