@@ -12,10 +12,10 @@ use hull_registry::client::{Access, Client, Error, Hosts, Kind, Repository};
 use hull_testkit::{answer, serve};
 
 fn hosts() -> Hosts {
-    let second = Duration::from_secs(1);
+    let long = Duration::from_secs(30);
     let fetch = hull_fetch::Options {
-        connect: second,
-        idle: second,
+        connect: long,
+        idle: long,
         proxies: Some(Proxies::default()),
         ..hull_fetch::Options::default()
     };
@@ -110,6 +110,22 @@ async fn tokens_are_had_from_the_realm_remembered_and_had_anew_when_refused() {
     let other = client.repository(&name, Credentials::Anonymous, Access::Pull);
     let refused = other.manifest("1").await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Unauthorized, "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_server_wants_is_learned_from_its_first_refusal() {
+    // It lets everybody ask who is there.
+    let (server, heads) = noting(|head| match (head.contains(BASIC), path(head)) {
+        (_, "/v2/") => json("{}"),
+        (true, _) => as_manifest("", &manifest()),
+        (false, _) => refusal("Basic realm=\"here\""),
+    });
+    let repository = at(server, password());
+    for tag in ["1", "2"] {
+        repository.manifest(tag).await.unwrap();
+    }
+    let told: Vec<bool> = heads.lock().unwrap().iter().map(|head| head.contains(BASIC)).collect();
+    assert_eq!(told, [false, false, true, true]);
 }
 
 #[tokio::test]

@@ -190,8 +190,7 @@ impl One<'_> {
         let (inner, digest) = (Arc::clone(&self.images.0), wanted.digest.clone());
         let bytes =
             blocking(move || inner.content.read(&digest, MAX_MANIFEST as u64).map_err(failed)).await.ok()?;
-        let document = Document::parse(&bytes).ok().filter(|_| bytes.len() as u64 == wanted.size)?;
-        Some(Fetched { descriptor: wanted.clone(), bytes: bytes.into(), document })
+        Fetched::described("the store", wanted, bytes.into()).ok()
     }
 
     async fn config(&self, lease: &Lease, wanted: &Descriptor) -> Result<Vec<u8>> {
@@ -199,7 +198,7 @@ impl One<'_> {
         lease.hold(Held::Blob(wanted.digest.clone()));
         let (inner, digest) = (Arc::clone(&self.images.0), wanted.digest.clone());
         let known = blocking(move || inner.content.read(&digest, MAX_CONFIG as u64).map_err(failed)).await;
-        if let Ok(known) = known {
+        if let Some(known) = known.ok().filter(|known| known.len() as u64 == wanted.size) {
             return Ok(known);
         }
         let fetched = self.repository.bytes(wanted, MAX_CONFIG as u64).await;

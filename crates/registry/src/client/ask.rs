@@ -76,7 +76,7 @@ impl Repository {
 impl Way<'_> {
     async fn go(&self, method: Method, headers: HeaderMap, mut body: Body) -> Result<Answer> {
         let own = self.address.same_origin(&self.open.base);
-        let (mut challenge, mut fresh, mut let_in, mut tries) = (self.open.challenge.clone(), false, !own, 1);
+        let (mut challenge, mut fresh, mut let_in, mut tries) = (self.open.challenge(), false, !own, 1);
         loop {
             let mut headers = headers.clone();
             if own {
@@ -93,6 +93,7 @@ impl Way<'_> {
                 && !let_in
                 && let Some(asked) = self.asked(refused, challenge.as_ref())?
             {
+                self.open.learn(&asked);
                 (challenge, fresh, let_in, body) = (Some(asked), true, true, again);
                 continue;
             }

@@ -27,6 +27,23 @@ pub struct Fetched {
     pub document: Document,
 }
 
+impl Fetched {
+    /// What a descriptor describes, from `address`: bytes whose digest has been verified.
+    ///
+    /// # Errors
+    /// For a document of another size or type than the descriptor says, or none.
+    pub fn described(address: &str, wanted: &Descriptor, bytes: Bytes) -> Result<Fetched> {
+        let (expected, found) = (wanted.size, bytes.len() as u64);
+        if found != expected {
+            return Err(Error::Size { address: address.to_owned(), expected, found });
+        }
+        let document = parse(address, &bytes)?;
+        // Whatever the header says: the descriptor is part of what is verified.
+        type_of(address, &document, &wanted.media_type)?;
+        Ok(Fetched { descriptor: wanted.clone(), bytes, document })
+    }
+}
+
 impl Repository {
     /// The manifest or index that a tag or a digest stands for.
     pub async fn manifest(&self, reference: &str) -> Result<Fetched> {
@@ -55,14 +72,7 @@ impl Repository {
 
     async fn described_from(&self, door: &Door, reference: &str, wanted: &Descriptor) -> Result<Fetched> {
         let (answer, bytes) = self.document_bytes(door, reference, Some(&wanted.digest)).await?;
-        let address = answer.address.to_string();
-        if bytes.len() as u64 != wanted.size {
-            return Err(Error::Size { address, expected: wanted.size, found: bytes.len() as u64 });
-        }
-        let document = parse(&address, &bytes)?;
-        // Whatever the header says: the descriptor is part of what is verified.
-        type_of(&address, &document, &wanted.media_type)?;
-        Ok(Fetched { descriptor: wanted.clone(), bytes, document })
+        Fetched::described(&answer.address.to_string(), wanted, bytes)
     }
 
     async fn document_bytes(

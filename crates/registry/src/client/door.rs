@@ -5,7 +5,7 @@
 //! further request. It is asked once for each [`super::Repository`].
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, StatusCode};
@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::challenge::{self, Challenge};
 use super::error::Problem;
-use super::hosts::{self, Server};
+use super::hosts::Server;
 use super::{Error, Inner, Result, token};
 use crate::Credentials;
 
@@ -34,8 +34,19 @@ pub(super) struct Open {
     /// The same as an address.
     pub(super) base: Address,
     pub(super) client: hull_fetch::Client,
-    /// How it wants to be asked; `None`: it lets everybody in.
-    pub(super) challenge: Option<Challenge>,
+    /// How it wants to be asked, as far as it has said; `None`: it lets everybody in.
+    challenge: Mutex<Option<Challenge>>,
+}
+
+impl Open {
+    pub(super) fn challenge(&self) -> Option<Challenge> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Some servers say it only where it matters. What can be sent but once is to be right then.
+    pub(super) fn learn(&self, challenge: &Challenge) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+    }
 }
 
 impl Door {
@@ -64,7 +75,7 @@ impl Door {
             }
             None => vec![format!("https://{}", self.server.authority)],
         };
-        let client = self.client(insecure, hosts::places(&addresses)).await?;
+        let client = self.client(insecure, self.inner.hosts.places(&self.server, &addresses)).await?;
         let mut last = None;
         for base in bases {
             match self.first(&client, &base).await {
@@ -111,7 +122,12 @@ impl Door {
             StatusCode::UNAUTHORIZED if answer.address.same_origin(&address) => choose(&answer),
             _ => None,
         };
-        Ok(Open { root: format!("{base}/v2"), base: address, client: client.clone(), challenge })
+        Ok(Open {
+            root: format!("{base}/v2"),
+            base: address,
+            client: client.clone(),
+            challenge: Mutex::new(challenge),
+        })
     }
 
     /// What is to be shown for a request that needs `scopes`. With `fresh` no token will do that is remembered.

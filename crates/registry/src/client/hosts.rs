@@ -120,6 +120,18 @@ impl Hosts {
         self.insecure.iter().any(named) || (!addresses.is_empty() && addresses.iter().all(inside))
     }
 
+    /// Where a server, and whatever it leads to, may be. One that need not prove itself only because its name was this
+    /// host's when it was looked up is to be nowhere else later.
+    pub(super) fn places(&self, server: &Server, addresses: &[IpAddr]) -> Vec<Place> {
+        let steady =
+            server.host().eq_ignore_ascii_case("localhost") || server.host().parse::<IpAddr>().is_ok();
+        let here = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);
+        match here && !steady && !self.is_insecure(server, &[]) {
+            true => vec![Place::Loopback],
+            false => places(addresses),
+        }
+    }
+
     /// The certificates for a server, and its client's: `*.crt` are authorities, `NAME.cert` with `NAME.key` is
     /// who this client is (the first by name, if there are several). Reads files.
     pub(super) fn certificates(&self, server: &Server) -> Result<Tls, Error> {
@@ -177,7 +189,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Where a registry at these addresses may send its clients: nowhere that is nearer to them than itself. Nobody
 /// is sent to a link-local address (a cloud's metadata) but by a registry that is on one.
-pub(super) fn places(addresses: &[IpAddr]) -> Vec<Place> {
+fn places(addresses: &[IpAddr]) -> Vec<Place> {
     let nearest = addresses.iter().map(|address| Place::of(*address)).max();
     match nearest {
         None | Some(Place::Public) => vec![Place::Public],
@@ -246,6 +258,15 @@ mod tests {
         assert_eq!(allowed("169.254.1.1"), [public, Place::LinkLocal]);
         assert_eq!(allowed("127.0.0.1"), [public, private, Place::Loopback]);
         assert_eq!(places(&[]), [public]);
+        let hosts = hosts(&[], &["named.example"]);
+        let of = |authority: &str| {
+            let server = Server { authority: authority.to_owned(), base: None };
+            hosts.places(&server, &["127.0.0.1".parse().unwrap()])
+        };
+        assert_eq!(of("any.example:5000"), [Place::Loopback], "its name may stand for another address later");
+        for other in ["127.0.0.1:5000", "localhost", "named.example"] {
+            assert_eq!(of(other), [public, private, Place::Loopback], "{other}");
+        }
     }
 
     #[test]

@@ -21,12 +21,13 @@ impl Client {
         let door = Door::new(Arc::clone(&self.0), server, credentials.clone());
         let open = door.open().await?;
         let mut identity = None;
-        if let Some(challenge) = open.challenge.as_ref().filter(|challenge| challenge.scheme == "bearer") {
+        let challenge = open.challenge();
+        if let Some(challenge) = challenge.as_ref().filter(|challenge| challenge.scheme == "bearer") {
             let mut asked = token::Asked::new(challenge, &[], &credentials, &open.base)?;
             asked.offline = true;
             identity = token::identity(&open.client, &asked).await?;
         }
-        let shown = door.authorization(open, open.challenge.as_ref(), &[], true).await?;
+        let shown = door.authorization(open, challenge.as_ref(), &[], true).await?;
         let mut headers = HeaderMap::new();
         headers.extend(shown.map(|shown| (AUTHORIZATION, shown)));
         let request = Request { method: Method::GET, address: open.base.clone(), headers };

@@ -487,13 +487,16 @@ async fn lies_are_refused_and_nothing_of_them_stays() {
     assert!(error.starts_with("Encountered remote \"application/vnd.example.chart\""), "{error}");
 }
 
+/// An index's entry for the host.
+fn index_entry(manifest: &Descriptor) -> Descriptor {
+    Descriptor { platform: Some(Platform::host()), ..manifest.clone() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_an_index_the_hosts_image_comes_and_the_index_stays() {
     let (world, registry) = (world(), Registry::start());
     let own = registry.image("own", &["base"]);
-    let host = Platform::host();
-    let mut entry = own.manifest.clone();
-    entry.platform = Some(host.clone());
+    let entry = index_entry(&own.manifest);
     let mut other = registry.image("other", &["other"]).manifest;
     other.platform = Some(Platform::new("linux", "riscv64", ""));
     let index = serde_json::json!({
@@ -508,6 +511,20 @@ async fn of_an_index_the_hosts_image_comes_and_the_index_stays() {
     assert!(told.contains(&format!("Digest: {}", index.digest)), "{told:?}");
     for document in kept {
         assert!(world.images.0.content.read(document, 1 << 20).is_ok());
+    }
+    // What is here is no better known than what comes.
+    let mut entry = index_entry(&own.manifest);
+    entry.media_type = media_type::DOCKER_MANIFEST.into();
+    let lie = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [entry],
+    });
+    registry.document("lie", media_type::OCI_INDEX, lie.to_string().as_bytes());
+    let text = String::from_utf8(registry.having().files["/manifests/own"].1.clone()).unwrap();
+    let size = format!(r#""size":{}"#, own.config.size);
+    registry.document("size", media_type::OCI_MANIFEST, text.replacen(&size, r#""size":1"#, 1).as_bytes());
+    for tag in [":lie", ":size"] {
+        let (refused, _) = pulled(&world, registry.reference(tag)).await;
+        assert!(matches!(refused.unwrap_err(), Error::Registry(_)), "{tag}");
     }
     let (tell, _told) = unbounded_channel();
     let platform = Some(Platform::new("linux", "s390x", ""));
