@@ -133,14 +133,15 @@ impl Context {
         Arc::clone(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The entries as they are now. Who asks once more wants to know what has changed.
-    fn look(&self) -> io::Result<Arc<Vec<Entry>>> {
-        if self.told.swap(true, Ordering::Relaxed) {
+    /// The entries as they are now, and whether they are asked for again: who does wants to know what has changed.
+    fn look(&self) -> io::Result<(Arc<Vec<Entry>>, bool)> {
+        let again = self.told.swap(true, Ordering::Relaxed);
+        if again {
             let ignore = Ignore::parse(&self.ignore).map_err(io::Error::other)?;
             let now = walk(&Folder::new(self.root.as_fd(), ignore)).map_err(io::Error::other)?;
             self.know(now);
         }
-        Ok(self.entries())
+        Ok((self.entries(), again))
     }
 
     fn know(&self, entries: Vec<Entry>) {
@@ -149,7 +150,7 @@ impl Context {
 
     /// The list of what is there, sealed, and the folder; `None` where it is too long for a list.
     pub(super) fn list(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-        let bytes = listing::encode(&self.look()?);
+        let bytes = listing::encode(&self.look()?.0);
         if bytes.len() as u64 > LISTING_MAX {
             return Ok(None);
         }
@@ -166,12 +167,13 @@ impl Context {
 
     /// The same for a daemon elsewhere: the list, and the digests of its files.
     pub(super) fn far_list(&self, cache: Option<&Path>) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let mut entries = self.look()?.to_vec();
+        let (entries, again) = self.look()?;
+        let mut entries = entries.to_vec();
         let list = listing::encode(&entries);
         if list.len() as u64 > LISTING_MAX {
             return Ok(None);
         }
-        let digests = known::digests(&self.root, &mut entries, cache)?.encode();
+        let digests = known::digests(&self.root, &mut entries, cache, again)?.encode();
         let list = listing::encode(&entries);
         self.know(entries);
         Ok(Some((list, digests)).filter(|(_, digests)| digests.len() as u64 <= DIGESTS_MAX))
@@ -359,6 +361,30 @@ mod tests {
         assert!(missing.message.starts_with("unable to prepare context: unable to evaluate symlinks"));
         let missing = Context::open("/nosuch", "").err().unwrap();
         assert_eq!(missing.message, "unable to prepare context: path \"/nosuch\" not found");
+    }
+
+    #[test]
+    fn who_asks_again_is_told_what_is_there_and_not_what_is_remembered() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, cache) = (scratch.path().join("context"), scratch.path().join("cache"));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("a"), "a").unwrap();
+        let open = || Context::other(root.to_str().unwrap()).unwrap();
+        let told = |context: &Context| {
+            let (_, digests) = context.far_list(Some(&cache)).unwrap().unwrap();
+            let digests = hull_context::Digests::decode(&digests);
+            digests.promised(Path::new("a"), 0).unwrap().clone()
+        };
+        let right = told(&open());
+        let mut table = hull_context::Digests::default();
+        let digest = hull_oci::Digest::sha256(b"wrong");
+        table.put("a".into(), hull_context::Remembered { digest, settled: true, build: 1, ..right });
+        let file = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&file, table.encode()).unwrap();
+        let context = open();
+        assert_ne!(told(&context).digest, right.digest);
+        assert_eq!(told(&context).digest, right.digest);
+        assert_eq!(told(&open()).digest, right.digest);
     }
 
     #[test]

@@ -35,11 +35,21 @@ pub(super) fn folder() -> Option<PathBuf> {
 
 /// What is known of the files of `root`, by their digests: those that are not remembered in `cache` are read. An
 /// entry whose file has changed since becomes what was read.
-pub(super) fn digests(root: &File, entries: &mut [Entry], cache: Option<&Path>) -> io::Result<Digests> {
+///
+/// `again`: a daemon did not get what it was told. Nothing that is remembered is believed then: a file whose bytes
+/// have changed under the same times (a clock that was set back, a disk that was written past the file system)
+/// would be told wrongly for ever.
+pub(super) fn digests(
+    root: &File,
+    entries: &mut [Entry],
+    cache: Option<&Path>,
+    again: bool,
+) -> io::Result<Digests> {
     let about = root.metadata()?;
     let key = Digest::sha256(format!("{} {}", about.dev(), about.ino()).as_bytes());
     let table = cache.map(|cache| cache.join(key.hex()));
-    let bytes = table.as_ref().and_then(|table| std::fs::read(table).ok()).unwrap_or_default();
+    let remembered = table.as_ref().filter(|_| !again);
+    let bytes = remembered.and_then(|table| std::fs::read(table).ok()).unwrap_or_default();
     let mut digests = Digests::decode(&bytes);
     // No build that was before this one.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -136,7 +146,7 @@ mod tests {
         let (root, mut entries) = look(&folder);
         // It has changed since it was listed.
         std::fs::write(folder.join("a"), "longer").unwrap();
-        let told = digests(&root, &mut entries, Some(&cache)).unwrap();
+        let told = digests(&root, &mut entries, Some(&cache), false).unwrap();
         assert_eq!(digest(&told, &entries, "a"), Some(Digest::sha256(b"longer")));
         assert_eq!(digest(&told, &entries, "d/b"), Some(Digest::sha256(b"b")));
         assert_eq!(digest(&told, &entries, "link"), None);
@@ -144,7 +154,7 @@ mod tests {
         // What is remembered of it is too young to be relied on: it is read again.
         std::fs::write(folder.join("a"), "others").unwrap();
         let (root, mut entries) = look(&folder);
-        let told = digests(&root, &mut entries, Some(&cache)).unwrap();
+        let told = digests(&root, &mut entries, Some(&cache), false).unwrap();
         assert_eq!(digest(&told, &entries, "a"), Some(Digest::sha256(b"others")));
         assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
     }
@@ -168,10 +178,15 @@ mod tests {
             keep(&cache.join(key.hex()), &table.encode()).unwrap();
         };
         remember(true);
-        let told = digests(&root, &mut entries.clone(), Some(&cache)).unwrap();
+        let told = digests(&root, &mut entries.clone(), Some(&cache), false).unwrap();
         assert_eq!(digest(&told, &entries, "a"), Some(Digest::sha256(b"remembered")));
+        // Who asks again is told what was read now, and so is who asks after that.
+        for again in [true, false] {
+            let told = digests(&root, &mut entries.clone(), Some(&cache), again).unwrap();
+            assert_eq!(digest(&told, &entries, "a"), Some(Digest::sha256(b"a")));
+        }
         remember(false);
-        let told = digests(&root, &mut entries, Some(&cache)).unwrap();
+        let told = digests(&root, &mut entries, Some(&cache), false).unwrap();
         assert_eq!(digest(&told, &entries, "a"), Some(Digest::sha256(b"a")));
     }
 

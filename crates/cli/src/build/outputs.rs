@@ -16,6 +16,7 @@ use hull_api::build::{Form, Output};
 use hull_image::layer::{self, ApplyError, Limits, Owner, Unpack};
 use hull_oci::Digest;
 use hull_oci::digest::Algorithm;
+use rustix::fs::FlockOperation;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
@@ -131,11 +132,10 @@ fn push() -> Failure {
 /// Takes an output's bytes.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// `cache`: the folder that it is in, if it is to take the place of what is there.
+    /// With what is to take a cache's place.
     Folder {
         pipe: pipe::Sender,
-        work: JoinHandle<Result<u64, ApplyError>>,
-        cache: Option<PathBuf>,
+        work: JoinHandle<(Result<u64, ApplyError>, Option<NewCache>)>,
     },
     File(Unfinished),
     Stdout,
@@ -161,16 +161,16 @@ impl Sink {
             Place::File(file) => {
                 Unfinished::create(file).map(Sink::File).map_err(|error| failed(file, &error))
             }
-            Place::Folder(path) => Sink::folder(path, None),
+            Place::Folder(path) => Sink::folder(Path::new(path), None),
             Place::Cache(path) => {
-                clear(Path::new(path)).map_err(|error| failed(path, &error))?;
-                Sink::folder(&format!("{path}/{NEW}"), Some(PathBuf::from(path)))
+                let new = NewCache::begin(Path::new(path)).map_err(|error| failed(path, &error))?;
+                Sink::folder(&new.folder.clone(), Some(new))
             }
         }
     }
 
-    fn folder(path: &str, cache: Option<PathBuf>) -> Result<Sink, Failure> {
-        let failed = |error: std::io::Error| fail(format!("open {path}: {}", reason(&error)));
+    fn folder(path: &Path, cache: Option<NewCache>) -> Result<Sink, Failure> {
+        let failed = |error: std::io::Error| fail(format!("open {}: {}", path.display(), reason(&error)));
         std::fs::create_dir_all(path).map_err(failed)?;
         let folder = File::open(path).map_err(failed)?;
         let (source, pipe) = std::io::pipe()?;
@@ -178,9 +178,11 @@ impl Sink {
             let options = Unpack { keep_kinds: true, owner: Owner::Caller, ..Unpack::default() };
             let source = layer::Source::Pipe(source.as_fd());
             let count = AtomicU64::new(0);
-            layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count)
+            let unpacked = layer::unpack(source, folder.as_fd(), b"", &options, &Limits::default(), &count);
+            // Where nobody waits for it any more it goes now, when nothing comes into it.
+            (unpacked, cache)
         });
-        Ok(Sink::Folder { pipe: pipe::Sender::from_owned_fd(pipe.into())?, work, cache })
+        Ok(Sink::Folder { pipe: pipe::Sender::from_owned_fd(pipe.into())?, work })
     }
 
     pub(super) async fn write(&mut self, bytes: &Bytes) -> Result<(), Failure> {
@@ -200,11 +202,13 @@ impl Sink {
     /// All has come.
     pub(super) async fn end(self) -> Result<(), Failure> {
         match self {
-            Sink::Folder { pipe, work, cache } => {
+            Sink::Folder { pipe, work } => {
                 drop(pipe);
-                let unpacked = work.await.map_err(|error| fail(error.to_string()))?;
+                let lost = |error: tokio::task::JoinError| fail(error.to_string());
+                let (unpacked, cache) = work.await.map_err(lost)?;
                 unpacked.map_err(|error| fail(chain(&error)))?;
-                let replaced = cache.as_deref().map_or(Ok(()), replace);
+                let Some(cache) = cache else { return Ok(()) };
+                let replaced = tokio::task::spawn_blocking(move || cache.replace()).await.map_err(lost)?;
                 replaced.map_err(|error| fail(format!("the cache cannot be written: {}", reason(&error))))
             }
             Sink::File(file) => file
@@ -215,45 +219,64 @@ impl Sink {
     }
 }
 
-/// Where a cache is until it is whole.
-const NEW: &str = ".new";
 const BLOBS: &str = "blobs/sha256";
 
-/// What an export that was broken off has left.
-fn clear(cache: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(cache.join(NEW)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Where a cache is until it is whole: `.new-PID-RANDOM` in the folder that is to have it. Others may write one for
+/// the same folder meanwhile. Dropped, it goes; what a kill has left is nobody's to sweep, it may be another's.
+#[derive(Debug)]
+pub(super) struct NewCache {
+    cache: PathBuf,
+    folder: PathBuf,
+}
+
+impl NewCache {
+    fn begin(cache: &Path) -> std::io::Result<NewCache> {
+        std::fs::create_dir_all(cache)?;
+        let mut chance = [0; 8];
+        rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty())?;
+        let name = format!(".new-{}-{:016x}", std::process::id(), u64::from_ne_bytes(chance));
+        let folder = cache.join(name);
+        std::fs::create_dir(&folder)?;
+        Ok(NewCache { cache: cache.to_owned(), folder })
+    }
+
+    /// Moves a cache that is whole to its place. Blobs go first, so what names them finds them; those that it has
+    /// not got go last. Nothing else in the folder is touched. Blocks, as long as another does the same.
+    fn replace(&self) -> std::io::Result<()> {
+        // It ends with the descriptor.
+        let lock = File::open(&self.cache)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
+        let blobs = self.cache.join(BLOBS);
+        std::fs::create_dir_all(&blobs)?;
+        let mut kept = HashSet::new();
+        for blob in std::fs::read_dir(self.folder.join(BLOBS))? {
+            let blob = blob?;
+            std::fs::rename(blob.path(), blobs.join(blob.file_name()))?;
+            kept.insert(blob.file_name());
+        }
+        for document in std::fs::read_dir(&self.folder)? {
+            let document = document?;
+            if document.file_type()?.is_file() {
+                std::fs::rename(document.path(), self.cache.join(document.file_name()))?;
+            }
+        }
+        for blob in std::fs::read_dir(&blobs)? {
+            let blob = blob?;
+            let is_blob =
+                blob.file_name().to_str().is_some_and(|hex| Digest::from_hex(Algorithm::Sha256, hex).is_ok());
+            if is_blob && !kept.contains(&blob.file_name()) {
+                std::fs::remove_file(blob.path())?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Moves a cache that is whole to its place. Blobs go first, so what names them finds them; those that it has not
-/// got go last. Nothing else in the folder is touched.
-fn replace(cache: &Path) -> std::io::Result<()> {
-    let (new, blobs) = (cache.join(NEW), cache.join(BLOBS));
-    std::fs::create_dir_all(&blobs)?;
-    let mut kept = HashSet::new();
-    for blob in std::fs::read_dir(new.join(BLOBS))? {
-        let blob = blob?;
-        std::fs::rename(blob.path(), blobs.join(blob.file_name()))?;
-        kept.insert(blob.file_name());
+impl Drop for NewCache {
+    fn drop(&mut self) {
+        // What is left of it is in nobody's way.
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
-    for document in std::fs::read_dir(&new)? {
-        let document = document?;
-        if document.file_type()?.is_file() {
-            std::fs::rename(document.path(), cache.join(document.file_name()))?;
-        }
-    }
-    clear(cache)?;
-    for blob in std::fs::read_dir(&blobs)? {
-        let blob = blob?;
-        let is_blob =
-            blob.file_name().to_str().is_some_and(|hex| Digest::from_hex(Algorithm::Sha256, hex).is_ok());
-        if is_blob && !kept.contains(&blob.file_name()) {
-            std::fs::remove_file(blob.path())?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -275,19 +298,27 @@ mod tests {
         for path in ["index.json", "mine", "blobs/sha256/mine"] {
             write(path, "as it was");
         }
-        write(".new/rest", "of one that was broken off");
-        clear(scratch.path()).unwrap();
+        // Another is on its way at the same time.
+        let [new, other] = [(); 2].map(|()| NewCache::begin(scratch.path()).unwrap());
+        let place = |new: &NewCache| new.folder.file_name().unwrap().to_str().unwrap().to_owned();
+        write(&format!("{}/index.json", place(&other)), "another's");
         for text in ["both", "new"] {
-            write(&format!("{NEW}/{}", blob(text)), text);
+            write(&format!("{}/{}", place(&new), blob(text)), text);
         }
-        write(".new/index.json", "as it is");
-        replace(scratch.path()).unwrap();
+        write(&format!("{}/index.json", place(&new)), "as it is");
+        new.replace().unwrap();
+        drop(new);
         let read = |path: &str| std::fs::read_to_string(scratch.path().join(path)).ok();
         let all = [blob("old"), blob("both"), blob("new")].map(|path| read(&path));
         assert_eq!(all, [None, Some("both".to_owned()), Some("new".to_owned())]);
         assert_eq!(read("index.json").as_deref(), Some("as it is"));
         assert_eq!((read("mine").is_some(), read("blobs/sha256/mine").is_some()), (true, true));
-        assert!(!scratch.path().join(NEW).exists());
+        assert_eq!(read(&format!("{}/index.json", place(&other))).as_deref(), Some("another's"));
+        drop(other);
+        let mut names: Vec<_> =
+            std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["blobs", "index.json", "mine"]);
     }
 
     fn read(texts: &[&str]) -> Result<Wanted, String> {

@@ -56,7 +56,7 @@ impl Contents {
 
     /// Removes everything. Blocks.
     pub(super) fn clear(&self) -> Result<()> {
-        self.list()?.into_iter().try_for_each(|(path, _, _)| self.remove(&path))
+        self.kept()?.try_for_each(|(path, _, _)| self.remove(&path))
     }
 
     /// Removes what was not used for longest, as far as there is more than may be kept on a disk of `total` bytes.
@@ -67,7 +67,7 @@ impl Contents {
 
     fn keep(&self, most: u64) -> Result<()> {
         let mut bytes = 0;
-        for (path, size, _) in self.list()? {
+        for (path, size, _) in self.kept()? {
             bytes += size;
             if bytes > most {
                 self.remove(&path)?;
@@ -79,6 +79,11 @@ impl Contents {
     fn failed(&self, call: &'static str) -> impl Fn(io::Error) -> Error {
         let path = self.folder.clone();
         move |source| Error::Io { call, path: path.clone(), source }
+    }
+
+    /// Without those on their way: another build waits for them.
+    fn kept(&self) -> Result<impl Iterator<Item = (PathBuf, u64, SystemTime)>> {
+        Ok(self.list()?.into_iter().filter(|(path, _, _)| path.extension().is_none()))
     }
 
     /// Each with the bytes that it costs, the one that was used last first.
@@ -223,6 +228,19 @@ mod tests {
         coming.write(b"new").unwrap();
         assert!(coming.end(&Ask { digest: None, ..ask("new") }).unwrap().is_some());
         assert_eq!(read(&contents, "new").as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_nobody_elses_to_remove() {
+        let scratch = tempfile::tempdir().unwrap();
+        let contents = Contents::open(scratch.path(), "").unwrap();
+        keep(&contents, "old");
+        let mut coming = contents.begin().unwrap();
+        coming.write(b"new").unwrap();
+        contents.keep(0).unwrap();
+        contents.clear().unwrap();
+        assert!(coming.end(&ask("new")).unwrap().is_some());
+        assert_eq!((read(&contents, "old"), read(&contents, "new")), (None, Some("new".into())));
     }
 
     #[test]
