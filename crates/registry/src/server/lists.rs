@@ -13,7 +13,7 @@ use super::answer::{Answer, Code, FILTERS, Failure, Handled, bytes_answer, json_
 use super::pages::{self, Chosen, Page};
 use super::routes::{Call, blocking};
 
-/// A page of referrers ends behind so many bytes, for each may have large annotations.
+/// A page of referrers ends when so many bytes were read for it, for each may have large annotations.
 const REFERRERS: usize = 1 << 20;
 
 fn linked(mut answer: Answer, link: Option<String>) -> Answer {
@@ -61,27 +61,26 @@ pub(crate) async fn referrers(call: &Call, name: &Name, subject: &Digest) -> Han
     let wanted = call.query.get("artifactType").filter(|kind| !kind.is_empty()).map(str::to_owned);
     let page = Page::of(&call.query)?;
     let (most, filter) = (page.most, wanted.clone());
+    // With a filter more are looked at than are shown, and a page with few of them has a next one.
+    let mut chosen = Chosen::new(Page { most: pages::MOST, ..page });
     let (store, of, digest) = (Arc::clone(&call.shared.store), name.clone(), subject.clone());
     let found = blocking(move || {
         let (mut descriptors, mut bytes, mut last) = (Vec::new(), 0, None);
-        for (referrer, path) in store.referrers_of(&of, &digest)? {
-            if page.last.as_ref().is_some_and(|last| referrer <= *last) {
-                continue;
-            }
-            let Some(descriptor) = store.descriptor(&path)? else { continue };
-            if filter.as_ref().is_some_and(|kind| descriptor["artifactType"] != **kind) {
-                continue;
-            }
-            let size = descriptor.to_string().len();
-            let full = descriptors.len() >= most || (bytes + size > REFERRERS && !descriptors.is_empty());
-            if full {
+        store.each_referrer(&of, &digest, &mut |referrer| chosen.offer(referrer))?;
+        let (referrers, more) = chosen.names();
+        for referrer in referrers {
+            if descriptors.len() >= most || bytes > REFERRERS {
                 return Ok((descriptors, last));
             }
-            bytes += size;
-            descriptors.push(descriptor);
+            if let Some(descriptor) = store.descriptor(&of, &digest, &referrer)? {
+                bytes += descriptor.to_string().len();
+                if filter.as_ref().is_none_or(|kind| descriptor["artifactType"] == **kind) {
+                    descriptors.push(descriptor);
+                }
+            }
             last = Some(referrer);
         }
-        Ok((descriptors, None))
+        Ok((descriptors, last.filter(|_| more)))
     });
     let (descriptors, last) = found.await?;
     let index: Value =

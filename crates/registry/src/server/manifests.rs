@@ -17,7 +17,7 @@ use super::action::{Name, Target};
 use super::answer::{CONTENT_DIGEST, Code, Failure, Handled, SUBJECT, empty, set};
 use super::blobs;
 use super::routes::{Call, blocking};
-use super::store::{Lack, NewManifest, Store};
+use super::store::{Lack, NewManifest, StoreError};
 
 /// Most blobs and manifests that one names.
 const PARTS: usize = 10_000;
@@ -92,7 +92,8 @@ pub(crate) async fn put(call: &mut Call, name: &Name, target: &Target) -> Handle
             return Err(Failure::new(Code::ManifestInvalid, what));
         }
     }
-    call.shared.syncs.done(&call.shared.store).await?;
+    let store = Arc::clone(&call.shared.store);
+    call.shared.syncs.done(move || store.sync()).await?;
     let mut answer = empty(StatusCode::CREATED);
     set(&mut answer, LOCATION, &format!("/v2/{name}/manifests/{digest}"));
     set(&mut answer, CONTENT_DIGEST, &digest.to_string());
@@ -223,23 +224,40 @@ fn parts(document: Document, digest: Digest, kind: String, size: usize) -> Check
 #[derive(Debug, Default)]
 pub(crate) struct Syncs {
     begun: AtomicU64,
-    done: tokio::sync::Mutex<u64>,
+    ended: tokio::sync::Mutex<Ended>,
+}
+
+/// Numbers of syncs.
+#[derive(Debug, Default)]
+struct Ended {
+    done: u64,
+    failed: u64,
 }
 
 impl Syncs {
-    /// Returns when everything written before the call is on the disk.
-    pub(crate) async fn done(&self, store: &Arc<Store>) -> Result<(), Failure> {
+    /// Returns when everything written before the call is on the disk. A failure is one of all that had come by
+    /// then: the kernel tells it once, and a second sync would succeed without their bytes.
+    pub(crate) async fn done(
+        &self,
+        sync: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), Failure> {
         // One that has begun already may have passed by what was just written.
         let needed = self.begun.load(Ordering::SeqCst) + 1;
-        let mut done = self.done.lock().await;
-        if *done >= needed {
+        let mut ended = self.ended.lock().await;
+        if ended.failed >= needed {
+            return Err(Failure::new(Code::Unknown, "the manifest may not be on the disk: push it again"));
+        }
+        if ended.done >= needed {
             return Ok(());
         }
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let store = Arc::clone(store);
-        blocking(move || store.sync()).await?;
-        *done = number;
-        Ok(())
+        let synced = blocking(sync).await;
+        match &synced {
+            Ok(()) => ended.done = number,
+            // Who came while it ran waits for the next number, which is skipped.
+            Err(_) => ended.failed = self.begun.fetch_add(1, Ordering::SeqCst) + 1,
+        }
+        synced
     }
 }
 
@@ -257,6 +275,23 @@ mod tests {
 
     fn refused(header: Option<&str>, bytes: &[u8]) -> bool {
         check(header, bytes, &Target::Tag("v1".to_owned())).is_err()
+    }
+
+    #[tokio::test]
+    async fn a_sync_that_failed_is_nobodys_success() {
+        let syncs = Syncs::default();
+        let (tell, told) = std::sync::mpsc::channel();
+        let fails = move || {
+            // The sender is there until the others wait.
+            let _ = told.recv();
+            let source = std::io::Error::other("lost");
+            Err(StoreError::Io { action: "sync", path: "/".into(), source })
+        };
+        let first = syncs.done(fails);
+        let second = syncs.done(|| Ok(()));
+        let (first, second, ()) = tokio::join!(first, second, async { tell.send(()).unwrap() });
+        assert!(first.is_err() && second.is_err());
+        assert!(syncs.done(|| Ok(())).await.is_ok());
     }
 
     #[test]

@@ -147,6 +147,8 @@ pub enum ServeError {
     Tls { certificates: PathBuf, key: PathBuf, why: String },
     #[error("the warnings have {found} bytes, and at most {limit} may be sent")]
     Warnings { found: usize, limit: usize },
+    #[error("the warning {0:?} has characters that a header cannot carry, such as a line break")]
+    Warning(String),
 }
 
 /// What its owner tells a running registry.
@@ -301,13 +303,17 @@ async fn tick(ticks: Option<&mut Interval>) {
 }
 
 fn reload(shared: &Shared, tls: &connection::Acceptor, options: &Options) {
-    if let Err(error) = shared.auth.reload(&options.auth) {
-        tracing::error!(error = %chain(&error), "the users are not read again: the old ones stay");
+    let users = shared.auth.reload(&options.auth);
+    if let Err(error) = &users {
+        tracing::error!(error = %chain(error), "the users cannot be read: the old ones stay");
     }
-    if let Err(error) = tls.reload(options.tls.as_ref()) {
-        tracing::error!(error = %chain(&error), "the certificate is not read again: the old one stays");
+    let certificate = tls.reload(options.tls.as_ref());
+    if let Err(error) = &certificate {
+        tracing::error!(error = %chain(error), "the certificate cannot be read: the old one stays");
     }
-    tracing::info!("read again");
+    if users.is_ok() && certificate.is_ok() {
+        tracing::info!("read again");
+    }
 }
 
 async fn collect(shared: Arc<Shared>, policy: Policy) {
@@ -331,16 +337,16 @@ async fn collect(shared: Arc<Shared>, policy: Policy) {
 }
 
 fn warnings(texts: &[String]) -> Result<Vec<http::HeaderValue>, ServeError> {
-    let values: Vec<String> = texts
-        .iter()
-        .map(|text| format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")))
-        .collect();
-    let found: usize = values.iter().map(String::len).sum();
-    let fit = values.iter().map(|value| http::HeaderValue::from_str(value)).collect::<Result<Vec<_>, _>>();
-    match fit {
-        Ok(values) if found <= WARNINGS => Ok(values),
-        _ => Err(ServeError::Warnings { found, limit: WARNINGS }),
+    let value = |text: &String| {
+        let quoted = format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        http::HeaderValue::from_str(&quoted).map_err(|_| ServeError::Warning(text.clone()))
+    };
+    let values = texts.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+    let found: usize = values.iter().map(http::HeaderValue::len).sum();
+    if found > WARNINGS {
+        return Err(ServeError::Warnings { found, limit: WARNINGS });
     }
+    Ok(values)
 }
 
 /// An error and what it comes from, on one line.
@@ -353,4 +359,17 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_quoted_or_refused_for_what_is_wrong_with_them() {
+        let given = |text: &str| warnings(&[text.to_owned()]);
+        assert_eq!(given("moves \"soon\"").unwrap(), ["299 - \"moves \\\"soon\\\"\""]);
+        assert!(matches!(given("two\nlines"), Err(ServeError::Warning(_))));
+        assert!(matches!(given(&"x".repeat(WARNINGS)), Err(ServeError::Warnings { .. })));
+    }
 }

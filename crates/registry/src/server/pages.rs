@@ -122,11 +122,16 @@ impl Chosen {
         }
     }
 
+    /// The names, and whether there are more.
+    pub(crate) fn names(self) -> (Vec<String>, bool) {
+        let more = self.kept.len() > self.page.most;
+        (self.kept.into_keys().map(|(_, name)| name).take(self.page.most).collect(), more)
+    }
+
     /// The names, and the `Link` of the next page of `path` (with further parameters, each begun by `&`).
     pub(crate) fn finish(self, path: &str, parameters: &str) -> (Vec<String>, Option<String>) {
-        let more = self.kept.len() > self.page.most;
         let most = self.page.most;
-        let names: Vec<String> = self.kept.into_keys().map(|(_, name)| name).take(most).collect();
+        let (names, more) = self.names();
         let link = names.last().filter(|_| more).map(|last| link(path, most, last, parameters));
         (names, link)
     }

@@ -182,6 +182,39 @@ fn a_head_has_a_largest_size() {
     server.get("/v2/").is(200);
 }
 
+/// Referrers that are many, and some of them large: what is read for a page has an end, and no one is lost.
+#[test]
+fn a_page_of_referrers_is_bounded_in_what_is_read_for_it() {
+    let server = Server::open();
+    let image = server.image("a", "v1", b"layer");
+    let subject = Digest::sha256(&image);
+    let folder = server.root.join("repositories/a/_referrers/sha256").join(subject.hex());
+    std::fs::create_dir_all(&folder).unwrap();
+    let large = "x".repeat(600 << 10);
+    for number in 0..2500 {
+        let digest = format!("sha256:{number:064x}");
+        let note = if number < 5 { large.as_str() } else { "" };
+        let kind = if number % 1000 == 999 { "x/rare" } else { "x/often" };
+        let entry = json!({ "mediaType": MANIFEST, "digest": digest, "size": 1, "artifactType": kind,
+            "annotations": { "note": note } });
+        std::fs::write(folder.join(&digest), entry.to_string()).unwrap();
+    }
+    let pages = |query: &str| {
+        let mut sizes = Vec::new();
+        let mut next = Some(format!("/v2/a/referrers/{subject}{query}"));
+        while let Some(path) = next.take() {
+            let answer = server.get(&path).is(200);
+            assert!(answer.body.len() < 2 << 20, "{}", answer.body.len());
+            sizes.push(answer.json()["manifests"].as_array().unwrap().len());
+            let link = answer.header("link").map(|link| link[1..link.find('>').unwrap()].to_owned());
+            next = link;
+        }
+        sizes
+    };
+    assert_eq!(pages(""), [2, 2, 1000, 1000, 496]);
+    assert_eq!(pages("?artifactType=x%2Frare"), [0, 0, 1, 1, 0]);
+}
+
 /// A list of very many tags is a page, whatever is asked for.
 #[test]
 fn a_long_list_is_cut_into_pages() {

@@ -1,8 +1,9 @@
 //! Passwords: bcrypt hashes, and how often they may be tried.
 //!
 //! One check takes tens of milliseconds of a processor by design. So a pair that was right is remembered for
-//! some minutes (as a keyed hash, of the user's stored hash too, so that a changed password is another pair),
-//! two checks run at a time, and an address that is wrong too often waits.
+//! some minutes after its last use (as a keyed hash, of the user's stored hash too, so that a changed password
+//! is another pair), two checks run at a time, and an address that is wrong too often about a user waits: others
+//! behind it do not.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -18,28 +19,39 @@ use tokio::sync::Semaphore;
 
 use super::AuthError;
 
-/// For so long a pair that was right is not checked again.
+/// For so long after its last use a pair that was right is not checked again.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Checks at a time, and those that wait for one.
 const RUNNING: usize = 2;
 const WAITING: usize = 64;
-/// Wrong tries of an address within the time.
+/// Wrong tries of an address for a user within the time.
 const TRIES: u32 = 20;
 const WITHIN: Duration = Duration::from_secs(60);
 /// Entries of either memory.
 const MOST: usize = 10_000;
 /// A hash above takes more than a second.
 const COST: u32 = 14;
-/// What is checked for a user that does not exist, so that it takes as long; of cost 10.
+/// What is checked for a user that does not exist, so that it takes as long, with the file's highest cost.
 const NOBODY: &str = "$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
 
 /// Users and the hashes of their passwords.
 #[derive(Debug, Default)]
-pub(super) struct Hashes(HashMap<String, String>);
+pub(super) struct Hashes {
+    users: HashMap<String, String>,
+    /// The highest of any.
+    cost: u32,
+}
 
 impl Hashes {
     pub(super) fn get(&self, user: &str) -> Option<&str> {
-        self.0.get(user).map(String::as_str)
+        self.users.get(user).map(String::as_str)
+    }
+
+    fn nobody(&self) -> String {
+        match self.cost {
+            0 => NOBODY.to_owned(),
+            cost => NOBODY.replacen("$10$", &format!("${cost:02}$"), 1),
+        }
     }
 
     /// # Errors
@@ -54,7 +66,8 @@ impl Hashes {
                 parts.get_cost()
             ));
         }
-        match self.0.insert(user.to_owned(), hash.to_owned()) {
+        self.cost = self.cost.max(parts.get_cost());
+        match self.users.insert(user.to_owned(), hash.to_owned()) {
             None => Ok(()),
             Some(_) => Err(format!("the user {user:?} is there twice")),
         }
@@ -84,10 +97,13 @@ pub(super) enum Verdict {
     TooMany { seconds: u64 },
 }
 
+/// An address, and the keyed hash of the user's name that it tries.
+type Who = (IpAddr, Vec<u8>);
+
 pub(super) struct Passwords {
     key: hmac::Key,
     right: Mutex<HashMap<Vec<u8>, Instant>>,
-    wrong: Mutex<HashMap<IpAddr, (u32, Instant)>>,
+    wrong: Mutex<HashMap<Who, (u32, Instant)>>,
     running: Semaphore,
     waiting: Semaphore,
 }
@@ -139,13 +155,17 @@ impl Passwords {
         from: IpAddr,
     ) -> Verdict {
         let known = hashes.get(user);
-        let hash = known.unwrap_or(NOBODY).to_owned();
+        let hash = known.map_or_else(|| hashes.nobody(), str::to_owned);
         let pair = self.pair(user, &hash, &password);
-        if known.is_some() && lock(&self.right).get(&pair).is_some_and(|since| since.elapsed() < REMEMBERED) {
+        if known.is_some()
+            && let Some(since) = lock(&self.right).get_mut(&pair)
+            && since.elapsed() < REMEMBERED
+        {
+            *since = Instant::now();
             return Verdict::Right;
         }
-        let from = network(from);
-        if let Some(seconds) = self.too_many(from) {
+        let who = (network(from), self.pair(user, "", b""));
+        if let Some(seconds) = self.too_many(&who) {
             return Verdict::TooMany { seconds };
         }
         let Ok(_place) = self.waiting.try_acquire() else { return Verdict::TooMany { seconds: 1 } };
@@ -161,7 +181,7 @@ impl Passwords {
         }
         let mut memory = lock(&self.wrong);
         bound(&mut memory, |(_, since)| *since, WITHIN);
-        let (tries, since) = memory.entry(from).or_insert_with(|| (0, Instant::now()));
+        let (tries, since) = memory.entry(who).or_insert_with(|| (0, Instant::now()));
         if since.elapsed() > WITHIN {
             (*tries, *since) = (0, Instant::now());
         }
@@ -178,10 +198,10 @@ impl Passwords {
         context.sign().as_ref().to_vec()
     }
 
-    /// How long an address has to wait.
-    fn too_many(&self, from: IpAddr) -> Option<u64> {
+    /// How long an address has to wait with a user's name.
+    fn too_many(&self, who: &Who) -> Option<u64> {
         let memory = lock(&self.wrong);
-        let (tries, since) = memory.get(&from)?;
+        let (tries, since) = memory.get(who)?;
         let left = WITHIN.checked_sub(since.elapsed())?;
         (*tries >= TRIES).then(|| left.as_secs() + 1)
     }
@@ -212,9 +232,13 @@ mod tests {
             assert_eq!(check("alice", "guess").await, Verdict::Wrong);
         }
         assert!(matches!(check("alice", "guess").await, Verdict::TooMany { .. }));
-        assert!(matches!(check("mallory", "secret").await, Verdict::TooMany { .. }));
-        // Who was right lately is not kept out by others behind the same address.
+        // Who was right lately is not kept out by others behind the same address, and is remembered anew; nor is
+        // another user.
+        let since = || *lock(&passwords.right).values().next().unwrap();
+        let before = since();
         assert_eq!(check("alice", "secret").await, Verdict::Right);
+        assert!(since() > before);
+        assert_eq!(check("mallory", "secret").await, Verdict::Wrong);
         let elsewhere = passwords.verify(&hashes, "alice", b"guess".to_vec(), [192, 0, 2, 1].into()).await;
         assert_eq!(elsewhere, Verdict::Wrong);
     }
@@ -229,6 +253,13 @@ mod tests {
         let other = bcrypt::hash_with_salt(b"other", 4, *b"0123456789abcdef").unwrap().to_string();
         let changed = Hashes::of_htpasswd(&format!("alice:{other}")).unwrap();
         assert_eq!(verify(&changed).await, Verdict::Wrong);
+    }
+
+    #[test]
+    fn nobody_is_checked_as_long_as_the_users() {
+        assert!(hashes().nobody().starts_with("$2a$04$"));
+        assert_eq!(Hashes::default().nobody(), NOBODY);
+        assert!(HashParts::from_str(&hashes().nobody()).is_ok());
     }
 
     #[test]

@@ -260,15 +260,8 @@ impl Store {
         if modified(&self.entry(name, Kind::Manifest, digest))?.is_none_or(|at| at >= before) {
             return Ok(false);
         }
-        // A tag that came meanwhile.
-        let mut tags = Vec::new();
-        self.each_tag(name, &mut |tag| tags.push(tag.to_owned()))?;
-        for tag in tags {
-            if self.resolve(name, &tag)?.as_ref() == Some(digest) {
-                return Ok(false);
-            }
-        }
-        self.delete_manifest(name, digest)
+        // A tag that came meanwhile would have made it young.
+        self.drop_manifest(name, digest)
     }
 
     /// Removes a file that was not written to since.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hull_oci::Digest;
 
@@ -52,21 +52,29 @@ impl Store {
         walk(&self.root.join("repositories"), "", seen)
     }
 
-    /// Descriptors of the manifests whose subject this is, by their digests.
-    pub(crate) fn referrers_of(&self, name: &Name, subject: &Digest) -> Result<Vec<(String, PathBuf)>> {
-        let folder = self.referrers(name, subject);
-        let mut names = Vec::new();
-        each(&folder, &mut |referrer| {
-            if let Ok(digest) = referrer.into_string() {
-                names.push((digest.clone(), folder.join(&digest)));
+    /// The digest of each manifest whose subject this is, in no order.
+    pub(crate) fn each_referrer(
+        &self,
+        name: &Name,
+        subject: &Digest,
+        seen: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        each(&self.referrers(name, subject), &mut |referrer| {
+            if let Some(digest) = referrer.to_str() {
+                seen(digest);
             }
-        })?;
-        names.sort();
-        Ok(names)
+        })
     }
 
-    pub(crate) fn descriptor(&self, path: &Path) -> Result<Option<serde_json::Value>> {
-        Ok(small(path)?.and_then(|text| serde_json::from_str(&text).ok()))
+    /// The descriptor of one of them.
+    pub(crate) fn descriptor(
+        &self,
+        name: &Name,
+        subject: &Digest,
+        referrer: &str,
+    ) -> Result<Option<serde_json::Value>> {
+        let text = small(&self.referrers(name, subject).join(referrer))?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 }
 

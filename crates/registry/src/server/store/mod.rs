@@ -358,17 +358,10 @@ impl Store {
         Ok(found(fs::remove_file(&path), "remove", &path)?.is_some())
     }
 
-    /// Removes a manifest and the tags that stand for it; its place among a subject's referrers goes first.
+    /// Removes a manifest and the tags that stand for it.
     pub(crate) fn delete_manifest(&self, name: &Name, digest: &Digest) -> Result<bool> {
-        let path = self.entry(name, Kind::Manifest, digest);
-        if !path.exists() {
+        if !self.entry(name, Kind::Manifest, digest).exists() {
             return Ok(false);
-        }
-        if let Ok(bytes) = self.content.read(digest, hull_oci::image::MAX_MANIFEST as u64)
-            && let Some(subject) = gc::links(&bytes).and_then(|links| links.subject)
-        {
-            let path = self.referrers(name, &subject).join(digest.to_string());
-            found(fs::remove_file(&path), "remove", &path)?;
         }
         let mut tags = Vec::new();
         self.each_tag(name, &mut |tag| tags.push(tag.to_owned()))?;
@@ -376,6 +369,18 @@ impl Store {
             if self.resolve(name, &tag)?.as_ref() == Some(digest) {
                 self.delete_tag(name, &tag)?;
             }
+        }
+        self.drop_manifest(name, digest)
+    }
+
+    /// Removes one that no tag stands for; its place among a subject's referrers goes first.
+    fn drop_manifest(&self, name: &Name, digest: &Digest) -> Result<bool> {
+        let path = self.entry(name, Kind::Manifest, digest);
+        if let Ok(bytes) = self.content.read(digest, hull_oci::image::MAX_MANIFEST as u64)
+            && let Some(subject) = gc::links(&bytes).and_then(|links| links.subject)
+        {
+            let path = self.referrers(name, &subject).join(digest.to_string());
+            found(fs::remove_file(&path), "remove", &path)?;
         }
         Ok(found(fs::remove_file(&path), "remove", &path)?.is_some())
     }
