@@ -19,8 +19,8 @@ fn to(location: &str) -> Vec<u8> {
 }
 
 fn options() -> Options {
-    let second = Duration::from_secs(1);
-    Options { connect: second, idle: second, proxies: Some(Proxies::default()), ..Options::default() }
+    let patience = Duration::from_secs(30);
+    Options { connect: patience, idle: patience, proxies: Some(Proxies::default()), ..Options::default() }
 }
 
 async fn ask(options: Options, address: &str) -> Result<Answer, Error> {
@@ -163,7 +163,9 @@ async fn bodies_that_break_off_hang_or_never_end_are_errors() {
     let mut answer = ask(options(), &format!("http://{server}/large")).await.unwrap();
     let failed = answer.save(&mut Vec::new(), 1 << 20, |_| {}).await.unwrap_err();
     assert!(matches!(failed, Error::Large { most: 1_048_576, .. }), "{failed}");
-    let failed = ask(options(), &format!("http://{server}/silent")).await.unwrap_err();
+    let second = Duration::from_secs(1);
+    let hasty = Options { connect: second, idle: second, ..options() };
+    let failed = ask(hasty, &format!("http://{server}/silent")).await.unwrap_err();
     assert!(matches!(failed, Error::Late { .. }), "{failed}");
     let failed = ask(options(), &format!("http://{server}/other")).await.unwrap_err();
     assert!(matches!(failed, Error::Connect { .. }), "{failed}");

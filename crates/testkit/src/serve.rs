@@ -1,7 +1,7 @@
 //! An HTTP server that says exactly what a test wants said, right or wrong.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 /// Answers each request on a free port of 127.0.0.1 with the bytes that `answer` gives for its head, and
@@ -25,6 +25,9 @@ pub fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Socket
                 }
                 // Who has gone does not read it.
                 stream.write_all(&answer(&String::from_utf8_lossy(&head))).ok();
+                // Closed with something unread it would be reset, and the answer might be lost with it.
+                stream.shutdown(Shutdown::Write).ok();
+                std::io::copy(&mut stream, &mut std::io::sink()).ok();
             });
         }
     });
