@@ -470,6 +470,7 @@ fn every_point_in_the_code_is_died_at_here_and_described() {
         .chain(volumes::FILL)
         .chain(builds::DAEMON.iter().map(|row| row.0))
         .chain([crate::filled::SYNCED])
+        .chain(crate::push::POINTS.iter().map(|row| row.0))
         .chain(FORWARDING)
         .map(str::to_owned)
         .collect();

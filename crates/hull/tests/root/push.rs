@@ -60,6 +60,15 @@ fn large(host: &Host, name: &str, mib: usize) {
     host.hull(&["build", "-q", "-t", name, folder.to_str().unwrap()]).ok();
 }
 
+/// Where the daemon dies of a push, and at which of the times that it comes by.
+pub(crate) const POINTS: [(&str, u32); 5] = [
+    ("engine.push.piece", 1),
+    ("engine.push.piece", 9),
+    ("engine.push.layer", 1),
+    ("engine.push.manifest", 1),
+    ("engine.push.named", 1),
+];
+
 #[test]
 fn both_clients_push_and_say_what_the_reference_says() {
     let host = host();
@@ -135,9 +144,8 @@ fn a_daemon_that_dies_on_the_way_leaves_what_the_next_push_makes_whole() {
     let name = format!("{}/app:1", registry.address());
     large(&host, &name, 24);
     let armed = armed(&mut host);
-    let points = ["piece 1", "piece 9", "layer 1", "manifest 1", "named 1"];
-    for point in points.map(|point| format!("engine.push.{point}")) {
-        fs::write(&armed, &point).unwrap();
+    for (point, time) in POINTS {
+        fs::write(&armed, format!("{point} {time}")).unwrap();
         let broken = host.hull(&["push", &name]);
         assert_ne!(broken.code, 0, "{point}: {broken}");
         host.await_daemon();
