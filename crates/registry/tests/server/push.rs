@@ -1,6 +1,6 @@
 //! distribution-spec, `spec.md#push`.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use crate::support::{INDEX, MANIFEST, Server, manifest, read, sha512};
 use hull_oci::Digest;
@@ -161,8 +161,12 @@ fn a_newer_request_ends_an_older_one_of_the_same_upload() {
     let server = Server::open();
     let location = started(&server);
     let mut stream = server.connect();
-    let head = format!("PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
+    let head = "HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(format!("PATCH {location} {head}").as_bytes()).unwrap();
+    // It has the upload and asks for its bytes.
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     let digest = Digest::sha256(b"new");
     server.request("PUT", &format!("{location}?digest={digest}"), &[], b"new").is(201);
     // The older one is refused, in whichever order the two came to their turn.
